@@ -1,0 +1,46 @@
+"""The digests that ftpy speaks: md5 for whole files by default, BLAKE3 for parts and for speed.
+
+Digests guard against accidents; TLS guards against people (docs/protocol.md, digests).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Literal, Protocol, get_args
+
+from blake3 import blake3
+
+DigestName = Literal["md5", "blake3"]
+DIGEST_NAMES: tuple[DigestName, ...] = get_args(DigestName)
+HEX_LENGTH: dict[DigestName, int] = {"md5": 32, "blake3": 64}
+"""Hexadecimal digits of each digest."""
+
+
+class Hasher(Protocol):
+    """What ``hashlib`` and ``blake3`` have in common."""
+
+    def update(self, data: bytes | bytearray | memoryview, /) -> object:
+        """Add bytes."""
+
+    def hexdigest(self) -> str:
+        """The digest of what was added so far, lower-case hexadecimal."""
+
+
+def _md5() -> Hasher:
+    return hashlib.md5(usedforsecurity=False)
+
+
+_MAKERS: dict[DigestName, Callable[[], Hasher]] = {"md5": _md5, "blake3": blake3}
+
+
+def new_hasher(name: DigestName) -> Hasher:
+    """An empty hasher; both kinds release the interpreter lock for large updates."""
+    return _MAKERS[name]()
+
+
+def hexdigest(name: DigestName, data: bytes | bytearray | memoryview) -> str:
+    """The digest of ``data``, lower-case hexadecimal."""
+    hasher = _MAKERS[name]()
+    hasher.update(data)
+    return hasher.hexdigest()

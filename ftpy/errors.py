@@ -1,0 +1,233 @@
+"""Every exception that ftpy raises on purpose.
+
+::
+
+    FtpyError
+    ├── ConfigError                 a settings file is wrong                            exit 2
+    ├── LocalFileError              a file on this side cannot be read or written       exit 1
+    │   ├── TargetExists            get would overwrite a different file                exit 1
+    │   └── SourceChanged           the file changed while it was being sent            exit 1
+    ├── ConnectionFailed            no working connection to the server                 exit 3
+    │   ├── ConnectionLost          it broke; what was stored stays stored
+    │   ├── Stalled                 it is open but nothing moves
+    │   └── ProtocolError           the peer does not speak the protocol
+    ├── AuthenticationFailed        one side could not prove who it is                  exit 4
+    │   ├── Denied                  the server refuses this user and key
+    │   └── ServerNotTrusted        the server has another certificate, or no proof
+    └── RequestError                the server refuses one request; a *code* each       exit 1
+        ├── …                       one class per code, see ``CODES``
+        └── DigestMismatch                                                              exit 5
+
+A ``RequestError`` travels: the server raises it, the wire carries its ``code``, the client raises
+the same class again. The first line of a class's docstring is what a user reads when nothing more
+precise was said. Whatever is raised that is not in this tree is a defect: the server answers
+``internal`` without detail and logs the traceback, the command line says so in one line.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class FtpyError(Exception):
+    """Something went wrong."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message or self.sentence())
+
+    @classmethod
+    def sentence(cls) -> str:
+        """The first line of the class's docstring."""
+        return (cls.__doc__ or cls.__name__).strip().splitlines()[0]
+
+
+class ConfigError(FtpyError):
+    """The settings are wrong."""
+
+    exit_code = 2
+
+
+class LocalFileError(FtpyError):
+    """A file on this side cannot be read or written."""
+
+
+class TargetExists(LocalFileError):
+    """A different file is already there; --force replaces it."""
+
+
+class SourceChanged(LocalFileError):
+    """The file changed while it was being sent; nothing was stored."""
+
+
+class ConnectionFailed(FtpyError):
+    """The server cannot be reached."""
+
+    exit_code = 3
+
+
+class ConnectionLost(ConnectionFailed):
+    """The connection was lost; what was stored stays stored."""
+
+
+class Stalled(ConnectionLost):
+    """Nothing moved for too long on an open connection."""
+
+
+class ProtocolError(ConnectionFailed):
+    """The peer does not speak this protocol."""
+
+    code: ClassVar[str] = "protocol-error"
+
+
+class AuthenticationFailed(FtpyError):
+    """One side could not prove who it is."""
+
+    exit_code = 4
+
+
+class Denied(AuthenticationFailed):
+    """The server refused this user and key."""
+
+
+class ServerNotTrusted(AuthenticationFailed):
+    """The server is not the one that this client was paired with."""
+
+
+class RequestError(FtpyError):
+    """The request was refused."""
+
+    code: ClassVar[str] = ""
+
+
+class AlreadyExists(RequestError):
+    """Something is already there."""
+
+    code = "already-exists"
+
+
+class Busy(RequestError):
+    """The server is at its limit; try again later."""
+
+    code = "busy"
+
+
+class Changed(RequestError):
+    """The file on the server is no longer the version that was asked for."""
+
+    code = "changed"
+
+
+class DigestMismatch(RequestError):
+    """The bytes that arrived are not the bytes that were sent; nothing was changed. Try again."""
+
+    code = "digest-mismatch"
+    exit_code = 5
+
+
+class Incomplete(RequestError):
+    """Some parts of the upload are missing."""
+
+    code = "incomplete"
+
+
+class InternalError(RequestError):
+    """The server failed; its log says why."""
+
+    code = "internal"
+
+
+class InvalidPath(RequestError):
+    """This path is not allowed."""
+
+    code = "invalid-path"
+
+
+class InvalidRequest(RequestError):
+    """The request contradicts itself or what was agreed."""
+
+    code = "invalid-request"
+
+
+class IoError(RequestError):
+    """The server's disk failed."""
+
+    code = "io-error"
+
+
+class IsADirectory(RequestError):
+    """That is a directory."""
+
+    code = "is-a-directory"
+
+
+class NoSpace(RequestError):
+    """The server's disk is full."""
+
+    code = "no-space"
+
+
+class NotADirectory(RequestError):
+    """That is not a directory."""
+
+    code = "not-a-directory"
+
+
+class NotAFile(RequestError):
+    """That is not a regular file."""
+
+    code = "not-a-file"
+
+
+class NotFound(RequestError):
+    """There is no such file."""
+
+    code = "not-found"
+
+
+class PermissionDenied(RequestError):
+    """This user may not do that."""
+
+    code = "permission-denied"
+
+
+class QuotaExceeded(RequestError):
+    """The quota is used up."""
+
+    code = "quota-exceeded"
+
+
+class ShuttingDown(RequestError):
+    """The server is shutting down; go on when it is back."""
+
+    code = "shutting-down"
+
+
+class UnknownUpload(RequestError):
+    """There is no such upload; it was finished, aborted or has expired."""
+
+    code = "unknown-upload"
+
+
+class Unsupported(RequestError):
+    """The server does not know this verb or option."""
+
+    code = "unsupported"
+
+
+def _codes(base: type[RequestError]) -> dict[str, type[RequestError]]:
+    found = {base.code: base} if base.code else {}
+    for child in base.__subclasses__():
+        found.update(_codes(child))
+    return found
+
+
+CODES: dict[str, type[RequestError]] = _codes(RequestError)
+"""Wire code -> class, one to one (docs/protocol.md, errors)."""
+
+
+def request_error(code: str, message: str) -> RequestError:
+    """The exception for a code that came over the wire; a code from a newer peer stays readable."""
+    known = CODES.get(code)
+    return known(message) if known else RequestError(f"{code}: {message}" if message else code)

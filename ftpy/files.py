@@ -1,0 +1,152 @@
+"""What a file is called and what is known about it, before any socket or disk is involved.
+
+A peer's name is parsed once into a ``RemotePath`` and **refused, never normalised**: two readers of
+the same string can then never disagree about which file it means.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+from typing import Literal
+
+from ftpy.errors import InvalidPath
+
+COMPONENT_BYTES = 255
+"""Longest component, bytes: NAME_MAX of every common file system."""
+PATH_BYTES = 1024
+"""Longest path, bytes: PATH_MAX of macOS, a quarter of Linux's."""
+DEPTH = 64
+"""Most components: deep enough for any real tree, shallow enough to walk by hand."""
+RESERVED_PREFIX = ".ftpy"
+"""Names that begin like this are ours (staging, partials) and invisible to peers."""
+
+_WINDOWS_DEVICES = frozenset(
+    ["CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in "123456789¹²³")]
+)
+_BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+FileType = Literal["file", "directory", "symlink", "other"]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class RemotePath:
+    """A legal path below a user's root: a tuple of components, none of them special; ``()`` is the root.
+
+    A component that is not UTF-8 on disk is held with surrogate escapes (PEP 383).
+    """
+
+    parts: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> RemotePath:
+        """Parse ``/``-separated text; the empty text is the root.
+
+        Raises InvalidPath, which says what is wrong with which component.
+        """
+        if not text:
+            return cls()
+        try:
+            size = len(text.encode("utf-8", "surrogateescape"))
+        except UnicodeEncodeError:
+            raise InvalidPath(f"{display(text)}: not encodable as a file name") from None
+        if size > PATH_BYTES:
+            raise InvalidPath(f"the path has {size} bytes, more than {PATH_BYTES}")
+        parts = tuple(text.split("/"))
+        if len(parts) > DEPTH:
+            raise InvalidPath(f"the path has {len(parts)} components, more than {DEPTH}")
+        for part in parts:
+            if reason := _refusal(part):
+                raise InvalidPath(f"{display(text)}: {reason}")
+        return cls(parts)
+
+    @property
+    def name(self) -> str:
+        """The last component; the root has none."""
+        return self.parts[-1] if self.parts else ""
+
+    @property
+    def parent(self) -> RemotePath:
+        """The path without its last component; the root is its own parent."""
+        return RemotePath(self.parts[:-1])
+
+    def __truediv__(self, name: str) -> RemotePath:
+        """The path of ``name`` (one component or several) below this one, checked like any other."""
+        return RemotePath.parse(f"{self}/{name}" if self.parts else name)
+
+    def __str__(self) -> str:
+        return "/".join(self.parts)
+
+
+def _refusal(part: str) -> str | None:
+    """Why a component is not legal anywhere, or None."""
+    if part in ("", ".", ".."):
+        return f"{part or 'an empty component'} is not a name"
+    if part.isascii() and part.isprintable():
+        if len(part) > COMPONENT_BYTES:
+            return f"a component has more than {COMPONENT_BYTES} bytes"
+    else:
+        if any(c < " " or "\x7f" <= c <= "\x9f" for c in part):
+            return "control characters are not allowed"
+        if len(part.encode("utf-8", "surrogateescape")) > COMPONENT_BYTES:
+            return f"a component has more than {COMPONENT_BYTES} bytes"
+    if part.startswith(RESERVED_PREFIX):
+        return f"names that begin with {RESERVED_PREFIX} are reserved"
+    return None
+
+
+def check_portable(path: RemotePath) -> None:
+    """Refuse a name that another system could not hold, or that reads as something else there.
+
+    Asked of every name that a put creates, unless the server's config says otherwise. Raises InvalidPath.
+    """
+    for part in path.parts:
+        if reason := _not_portable(part):
+            raise InvalidPath(f"{display(str(path))}: {reason}")
+
+
+def _not_portable(part: str) -> str | None:
+    if "\\" in part or ":" in part:
+        return "backslash and colon are separators elsewhere"
+    if part[-1] in ". ":
+        return "a trailing dot or space is lost elsewhere"
+    if part.partition(".")[0].rstrip(" ").upper() in _WINDOWS_DEVICES:
+        return "the name of a device elsewhere"
+    if part.isascii():
+        return None
+    if any("\udc80" <= c <= "\udcff" for c in part):
+        return "not UTF-8"
+    if not _BIDI_CONTROLS.isdisjoint(part):
+        return "bidirectional control characters hide what a name is"
+    if not unicodedata.is_normalized("NFC", part):
+        return "not in Unicode's composed form (NFC)"
+    return None
+
+
+def display(text: str) -> str:
+    """``text`` fit for a terminal or a log: control, bidi and undecodable characters escaped."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() and c not in _BIDI_CONTROLS else c.encode("unicode_escape").decode("ascii")
+        for c in text
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """What is known of one file or directory.
+
+    ``size`` in bytes (0 for a directory), ``mtime_ns`` since the epoch, ``mode`` the permission bits,
+    ``etag`` names this version of a regular file (opaque, equal only while the file is unchanged),
+    ``md5`` and ``blake3`` the digests remembered for it, if any.
+    """
+
+    path: RemotePath
+    type: FileType
+    size: int
+    mtime_ns: int
+    mode: int
+    etag: str | None = None
+    md5: str | None = None
+    blake3: str | None = None

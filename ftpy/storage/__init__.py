@@ -1,0 +1,1 @@
+"""Files by ``RemotePath``: staged, verified, published, durable. Knows no users and no wire."""

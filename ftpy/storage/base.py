@@ -1,0 +1,208 @@
+"""The contract of every storage, and what its words mean.
+
+*staged*: stored under a name that no reader sees. *published*: readable under its path, as one complete
+version. *durable*: still there after a power cut. A file is published only after its digest was verified,
+and acknowledged only when it is durable; until then, and after any failure, readers see the old version.
+
+Nothing here needs rename, append or a local lock to be correct: an object store can keep this contract
+(an ``Upload`` is a multipart upload, part ``i`` its part number ``i + 1``).
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Literal, Self
+
+from ftpy.digests import DigestName
+from ftpy.errors import RequestError
+from ftpy.files import FileInfo, RemotePath
+
+MIB = 1024 * 1024
+PART_BYTES = 8 * MIB
+"""Least part size, bytes: over the 5 MiB that object stores ask for, small enough to send again."""
+STREAM_PART_BYTES = 16 * MIB
+"""Part size of an upload of unknown length, bytes: 10,000 of them are 160 GiB."""
+MOST_PARTS = 10_000
+"""Most parts of one upload."""
+
+
+def part_size_for(file_size: int | None) -> int:
+    """Bytes of each part but the last, so that no file needs more than MOST_PARTS; whole MiB."""
+    if file_size is None:
+        return STREAM_PART_BYTES
+    return max(PART_BYTES, -(-file_size // MOST_PARTS // MIB) * MIB)
+
+
+@dataclass(frozen=True, slots=True)
+class KnownDigest:
+    """A digest and its name."""
+
+    name: DigestName
+    hex: str
+
+
+Condition = Literal["absent"] | KnownDigest | None
+"""What must be true of the path at publication: nothing there, this content there, or anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    """What a client wants published: ``file_size`` in bytes (None: not known yet), ``mode`` None for the default."""
+
+    path: RemotePath
+    file_size: int | None
+    mtime_ns: int
+    mode: int | None = None
+    digest: DigestName = "md5"
+    condition: Condition = None
+
+
+class Closing:
+    """A thing that is closed at the end of a ``with``."""
+
+    def close(self) -> None:
+        """Let go; safe to call twice."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Reader(Closing, abc.ABC):
+    """One version of a regular file, open for reading."""
+
+    info: FileInfo
+    """As it was when it was opened, with ``etag`` and the digests remembered for it."""
+
+    @abc.abstractmethod
+    def read_at(self, offset: int, view: memoryview) -> int:
+        """Fill ``view`` from ``offset`` (as far as the file goes): the bytes read. Raises Changed, IoError."""
+
+    @abc.abstractmethod
+    def fileno(self) -> int | None:
+        """A descriptor for sendfile, or None where there is none."""
+
+    @abc.abstractmethod
+    def check_unchanged(self) -> None:
+        """Raises Changed unless the file is still the version that ``info`` describes."""
+
+    @abc.abstractmethod
+    def remember(self, digest: KnownDigest) -> None:
+        """Keep the digest of this version's whole content, if it is still unchanged."""
+
+
+class PartWriter(Closing, abc.ABC):
+    """Where one part's bytes go: iterate to be offered views, fill each one whole, then ``finish``.
+
+    Closed without ``finish`` the part counts as never sent.
+    """
+
+    @abc.abstractmethod
+    def __iter__(self) -> Iterator[memoryview]:
+        """Views to fill, in order, in all exactly the part's length."""
+
+    @abc.abstractmethod
+    def finish(self, blake3: str) -> None:
+        """Count the part as stored. Raises DigestMismatch (the part stays missing), NoSpace, IoError."""
+
+
+class Upload(Closing, abc.ABC):
+    """A put in progress. Connections of its owner share one object in a process; ``close`` lets go of one."""
+
+    id: str
+    """32 hexadecimal digits."""
+    file_size: int | None
+    part_size: int
+
+    @abc.abstractmethod
+    def missing(self) -> list[tuple[int, int]]:
+        """Ranges (first, last; both in) of parts that are not stored yet; empty for an unknown size."""
+
+    @abc.abstractmethod
+    def part(self, number: int, length: int) -> PartWriter:
+        """Begin to store a part of ``length`` bytes.
+
+        Raises InvalidRequest for a number or length that this upload cannot have, NoSpace.
+        """
+
+    @abc.abstractmethod
+    def commit(self, digest: KnownDigest, file_size: int | None) -> FileInfo:
+        """Verify the whole, publish it, make it durable; ``file_size`` where it was not known before.
+
+        Raises Incomplete (go on sending), DigestMismatch (the upload is dropped), AlreadyExists, Changed, NoSpace.
+        """
+
+    @property
+    @abc.abstractmethod
+    def verified(self) -> int:
+        """Bytes of the whole hashed so far; grows during ``commit``."""
+
+    @abc.abstractmethod
+    def abort(self) -> None:
+        """Drop the upload and all that was stored of it."""
+
+
+class Staged(Closing, abc.ABC):
+    """A small file, staged; publish it with ``Storage.publish`` or close it to drop it."""
+
+    path: RemotePath
+
+
+class Storage(Closing, abc.ABC):
+    """Files below one root, shared by all who use that root; every method is safe in any thread.
+
+    All raise the RequestError that fits (NotFound, NotAFile, IsADirectory, NotADirectory, PermissionDenied,
+    InvalidPath, NoSpace, IoError…), never OSError.
+    """
+
+    @abc.abstractmethod
+    def stat(self, path: RemotePath) -> FileInfo:
+        """What is at ``path``; symlinks are reported, never followed."""
+
+    @abc.abstractmethod
+    def list(self, path: RemotePath, *, recursive: bool) -> Iterator[FileInfo]:
+        """What is below a directory, each directory before its content, in the order of names.
+
+        Memory stays flat in the depth-first sense: one directory's names at a time.
+        """
+
+    @abc.abstractmethod
+    def open(self, path: RemotePath) -> Reader:
+        """Open a regular file."""
+
+    @abc.abstractmethod
+    def stage(self, file: NewFile, data: memoryview, digest: KnownDigest) -> Staged:
+        """Store a small file whole, out of sight; ``digest`` was verified by the caller and is remembered."""
+
+    @abc.abstractmethod
+    def publish(self, group: Sequence[Staged]) -> list[FileInfo | RequestError]:
+        """Make staged files durable together, publish each, make that durable: a result each, in order.
+
+        Later ones of the same path win. A failed fsync is never retried: that file's result is IoError.
+        """
+
+    @abc.abstractmethod
+    def open_upload(self, owner: str, file: NewFile) -> Upload:
+        """Open an upload, or find the unfinished one of (owner, path, file_size, mtime_ns). Reserves the space.
+
+        Raises AlreadyExists or Changed at once where the condition fails already; NoSpace.
+        """
+
+    @abc.abstractmethod
+    def find_upload(self, owner: str, upload_id: str) -> Upload:
+        """An open upload of this owner by its id. Raises UnknownUpload."""
+
+    @abc.abstractmethod
+    def uploads(self) -> list[str]:
+        """Ids of unfinished uploads."""
+
+    @abc.abstractmethod
+    def sweep(self, *, expire_seconds: float) -> int:
+        """Drop uploads untouched for that long and staged leftovers of dead processes: how many went."""

@@ -1,0 +1,555 @@
+"""One struct per message, decoded strictly; the wire's whole vocabulary on one page (docs/protocol.md).
+
+A header that is not exactly one of these raises ProtocolError: wrong types, numbers out of range,
+unknown fields, a field twice. Paths and what a request *means* are judged later, with their own codes.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from ftpy.digests import HEX_LENGTH, DigestName
+from ftpy.errors import InvalidPath, ProtocolError, RequestError, request_error
+from ftpy.files import FileInfo, FileType, RemotePath
+
+PROTOCOL_VERSION = 1
+MOST_PARTS = 10_000
+"""Most parts of one upload: what the strictest object stores allow."""
+PAGE_ENTRIES = 1_000
+"""Most entries in one page of a listing."""
+
+Size = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+RequestId = Annotated[int, Meta(ge=1, le=2**53 - 1)]
+ConnectionId = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+Time = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Mode = Annotated[int, Meta(ge=0, le=0o777)]
+PartNumber = Annotated[int, Meta(ge=0, lt=MOST_PARTS)]
+Hex32 = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
+Hex64 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Etag = Hex32
+UploadId = Hex32
+Base64 = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]*\Z")]
+Text = Annotated[str, Meta(max_length=1024)]
+UserName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
+Binding = Literal["tls-cert-sha256", "none"]
+
+
+class Message(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What every header has in common: fields by name only, none unknown."""
+
+
+# ------------------------------------------------------------------ handshake
+
+
+class Hello(Message, frozen=True, kw_only=True, tag_field="cmd", tag="hello"):
+    """Client: who I am, and what binds this proof to this channel."""
+
+    protocol: int
+    user: UserName
+    client_nonce: Base64
+    binding: Binding
+
+
+class Challenge(Message, frozen=True, kw_only=True, tag_field="cmd", tag="challenge"):
+    """Server: prove it, for this nonce."""
+
+    server_nonce: Base64
+
+
+class Proof(Message, frozen=True, kw_only=True, tag_field="cmd", tag="proof"):
+    """Client: the proof."""
+
+    client_proof: Base64
+
+
+class Limits(Message, frozen=True, kw_only=True):
+    """What the server takes: largest inline body in bytes, most requests under way on a connection."""
+
+    inline_bytes: Size
+    requests: Annotated[int, Meta(ge=1)]
+
+
+class Welcome(Message, frozen=True, kw_only=True, tag_field="cmd", tag="welcome"):
+    """Server: my own proof; requests may follow."""
+
+    server_proof: Base64
+    server: Text
+    time_ns: Time
+    limits: Limits
+    digests: list[str]
+    rights: list[str]
+
+
+class Denied(Message, frozen=True, kw_only=True, tag_field="cmd", tag="denied"):
+    """Server: no. The same for an unknown user and a wrong key."""
+
+
+# ------------------------------------------------------------------ requests
+
+
+class DigestOf(Message, frozen=True, kw_only=True):
+    """A digest with its name: exactly one of the fields."""
+
+    md5: Hex32 | None = None
+    blake3: Hex64 | None = None
+
+    def __post_init__(self) -> None:
+        if (self.md5 is None) == (self.blake3 is None):
+            raise ValueError("exactly one of md5 and blake3 is due")
+
+    @property
+    def name(self) -> DigestName:
+        """Which digest it is."""
+        return "md5" if self.md5 is not None else "blake3"
+
+    @property
+    def hex(self) -> str:
+        """The digest, lower-case hexadecimal."""
+        return self.md5 or self.blake3 or ""
+
+
+class Trailer(DigestOf, frozen=True, kw_only=True):
+    """Follows every body: the digest of its bytes."""
+
+
+class Request(Message, frozen=True, kw_only=True, tag_field="cmd"):
+    """A request; ``id`` is the client's choice and comes back in the reply."""
+
+    id: RequestId
+
+    @property
+    def body_length(self) -> int | None:
+        """Bytes of body that follow the header, None where no body and no trailer follow."""
+        return None
+
+
+class PathRequest(Request, frozen=True, kw_only=True):
+    """A request about one path: ``path``, or ``path_b64`` for a name that is not UTF-8."""
+
+    path: str = ""
+    path_b64: Base64 | None = None
+
+    def remote_path(self) -> RemotePath:
+        """The path, checked. Raises InvalidPath."""
+        return wire_to_path(self.path, self.path_b64)
+
+
+class PutRequest(PathRequest, frozen=True, kw_only=True, tag="put"):
+    """Store a file: inline with its body when ``length`` is there, else open or resume an upload."""
+
+    file_size: Size | None = None
+    mtime_ns: Time
+    mode: Mode | None = None
+    digest: DigestName = "md5"
+    condition: Literal["absent"] | DigestOf | None = None
+    length: Size | None = None
+
+    @property
+    def body_length(self) -> int | None:
+        """The inline body's bytes."""
+        return self.length
+
+
+class PartRequest(Request, frozen=True, kw_only=True, tag="part"):
+    """Store part number ``part``; ``length`` bytes follow."""
+
+    upload: UploadId
+    part: PartNumber
+    length: Size
+
+    @property
+    def body_length(self) -> int | None:
+        """The part's bytes."""
+        return self.length
+
+
+class CommitRequest(Request, frozen=True, kw_only=True, tag="commit"):
+    """Verify the whole and publish it; ``file_size`` only where the put could not know it."""
+
+    upload: UploadId
+    digest: DigestOf
+    file_size: Size | None = None
+
+
+class AbortRequest(Request, frozen=True, kw_only=True, tag="abort"):
+    """Forget an upload and what was stored of it."""
+
+    upload: UploadId
+
+
+class GetRequest(PathRequest, frozen=True, kw_only=True, tag="get"):
+    """Send ``count`` bytes from ``offset`` (all that follow, when null) of the version ``etag``, if named."""
+
+    offset: Size = 0
+    count: Size | None = None
+    etag: Etag | None = None
+    digest: DigestName = "md5"
+
+
+class LsRequest(PathRequest, frozen=True, kw_only=True, tag="ls"):
+    """List a directory, page by page."""
+
+    recursive: bool = False
+
+
+class StatRequest(PathRequest, frozen=True, kw_only=True, tag="stat"):
+    """What is known of one path."""
+
+
+class DigestRequest(PathRequest, frozen=True, kw_only=True, tag="digest"):
+    """The digest of a file's content; computed now if it is not remembered."""
+
+    digest: DigestName = "md5"
+
+
+class UnknownRequest(Struct, frozen=True, kw_only=True):
+    """A request of a newer peer: never understood, always answered."""
+
+    cmd: str
+    id: RequestId
+    length: Size | None = None
+
+    @property
+    def body_length(self) -> int | None:
+        """Bytes to pass over."""
+        return self.length
+
+
+# ------------------------------------------------------------------ replies
+
+
+class Reply(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every good reply has in common."""
+
+    id: RequestId
+    ok: bool = True
+
+    @property
+    def body_length(self) -> int | None:
+        """Bytes of body that follow the header, None where no body and no trailer follow."""
+        return None
+
+    @property
+    def last(self) -> bool:
+        """Whether this reply ends the request."""
+        return True
+
+
+class StoredReply(Reply, frozen=True, kw_only=True):
+    """The file is published: verified, visible, and durable if it says so."""
+
+    path: str | UnsetType = UNSET
+    file_size: Size
+    digest: DigestOf
+    durable: bool
+    etag: Etag
+
+
+class UploadReply(Reply, frozen=True, kw_only=True):
+    """An upload is open: part ``i`` begins at byte ``i*part_size``; ``missing`` are ranges, both ends in."""
+
+    upload: UploadId
+    part_size: Annotated[int, Meta(ge=1)]
+    missing: list[tuple[int, int]]
+
+
+class PartReply(Reply, frozen=True, kw_only=True):
+    """The part is stored."""
+
+
+class AbortReply(Reply, frozen=True, kw_only=True):
+    """The upload is gone."""
+
+
+class GetReply(Reply, frozen=True, kw_only=True):
+    """``length`` bytes of body follow; ``md5`` and ``blake3`` are the whole file's, where remembered."""
+
+    file_size: Size
+    offset: Size
+    length: Size
+    mtime_ns: Time
+    mode: Mode
+    etag: Etag
+    md5: Hex32 | None
+    blake3: Hex64 | None
+
+    @property
+    def body_length(self) -> int | None:
+        """The range's bytes."""
+        return self.length
+
+
+class Entry(Message, frozen=True, kw_only=True):
+    """One file in a listing, or the answer to stat: ``name`` below what was listed."""
+
+    name: str = ""
+    name_b64: Base64 | None = None
+    type: FileType
+    size: Size
+    mtime_ns: Time
+    mode: Mode
+    etag: Etag | None = None
+    md5: Hex32 | None = None
+    blake3: Hex64 | None = None
+
+
+class LsReply(Reply, frozen=True, kw_only=True):
+    """A page of a listing; only the one that says ``complete`` ends it."""
+
+    entries: list[Entry]
+    complete: bool
+
+    @property
+    def last(self) -> bool:
+        """Whether this is the last page."""
+        return self.complete
+
+
+class StatReply(Reply, frozen=True, kw_only=True):
+    """What is known of the path."""
+
+    entry: Entry
+
+
+class DigestReply(Reply, frozen=True, kw_only=True):
+    """The digest of the version ``etag``."""
+
+    digest: DigestOf
+    file_size: Size
+    etag: Etag
+
+
+class ProgressReply(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Still at work on the oldest request: ``progress`` bytes done. Any number may come before its reply."""
+
+    id: RequestId
+    progress: Size
+
+    body_length = None
+    last = False
+
+
+class FailureReply(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The request failed; ``id`` 0 speaks of the connection itself, which then closes."""
+
+    id: ConnectionId
+    ok: bool = False
+    error: Annotated[str, Meta(pattern=r"^[a-z][a-z-]{0,63}\Z")]
+    message: Text = ""
+
+    body_length = None
+    last = True
+
+    def exception(self) -> RequestError | ProtocolError:
+        """The failure as the exception that the client raises."""
+        if self.error == ProtocolError.code:
+            return ProtocolError(self.message)
+        return request_error(self.error, self.message)
+
+
+Requests = (
+    PutRequest
+    | PartRequest
+    | CommitRequest
+    | AbortRequest
+    | GetRequest
+    | LsRequest
+    | StatRequest
+    | DigestRequest
+)
+AnyReply = Reply | ProgressReply | FailureReply
+
+REPLIES: dict[type[Request], type[Reply]] = {
+    PutRequest: UploadReply,  # StoredReply when the body came inline, see reply_type
+    PartRequest: PartReply,
+    CommitRequest: StoredReply,
+    AbortRequest: AbortReply,
+    GetRequest: GetReply,
+    LsRequest: LsReply,
+    StatRequest: StatReply,
+    DigestRequest: DigestReply,
+}
+
+
+def reply_type(request: Request) -> type[Reply]:
+    """What a good reply to ``request`` looks like."""
+    if type(request) is PutRequest and request.length is not None:
+        return StoredReply
+    return REPLIES[type(request)]
+
+
+# ------------------------------------------------------------------ bytes
+
+T = TypeVar("T")
+
+
+class _Verb(Struct):
+    """Just enough of a request to answer one that is not understood."""
+
+    cmd: str
+    id: RequestId
+    length: Size | None = None
+
+
+class _Outcome(Struct):
+    """Just enough of a reply to know which struct it is."""
+
+    id: ConnectionId
+    ok: bool | None = None
+
+
+_encoder = msgspec.json.Encoder()
+_requests: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Requests)
+_verb = msgspec.json.Decoder(_Verb)
+_outcome = msgspec.json.Decoder(_Outcome)
+_progress = msgspec.json.Decoder(ProgressReply)
+_failure = msgspec.json.Decoder(FailureReply)
+_decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
+_VERBS = frozenset(str(kind.__struct_config__.tag) for kind in REPLIES)
+
+encode = _encoder.encode
+"""A message as the bytes of a header."""
+
+
+def decode(header: bytes, kind: type[T]) -> T:
+    """The header as a ``kind`` (a struct, or a union of tagged ones). Raises ProtocolError."""
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        decoder = _decoders[kind] = msgspec.json.Decoder(kind)
+    message: T = _strictly(decoder, header)
+    return message
+
+
+def decode_request(header: bytes) -> Request | UnknownRequest:
+    """The header as a request. Raises ProtocolError."""
+    try:
+        message = _requests.decode(header)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        verb = _strictly(_verb, header, check=False)
+        if verb.cmd in _VERBS:
+            return _strictly(_requests, header)  # raises, and says which field
+        _refuse_ambiguity(header)
+        return UnknownRequest(cmd=verb.cmd, id=verb.id, length=verb.length)
+    if _encoder.encode(message) != header:
+        _refuse_ambiguity(header)
+    return message
+
+
+def decode_reply(header: bytes, kind: type[Reply]) -> AnyReply:
+    """The header as the reply that is due: a ``kind``, a failure or progress. Raises ProtocolError."""
+    outcome = _strictly(_outcome, header, check=False)
+    if outcome.ok is True:
+        return decode(header, kind)
+    if outcome.ok is False:
+        return _strictly(_failure, header)
+    return _strictly(_progress, header)
+
+
+def _strictly(decoder: msgspec.json.Decoder[T], header: bytes, *, check: bool = True) -> T:
+    try:
+        message: T = decoder.decode(header)
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+        raise ProtocolError(f"not a legal header: {error}") from None
+    # What encodes back to the same bytes has no field twice; only what differs needs the slow look.
+    if check and _encoder.encode(message) != header:
+        _refuse_ambiguity(header)
+    return message
+
+
+def _refuse_ambiguity(header: bytes) -> None:
+    """Refuse a field that comes twice: two readers could take different ones for the truth."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        fields = dict(pairs)
+        if len(fields) != len(pairs):
+            raise ProtocolError("not a legal header: a field comes twice")
+        return fields
+
+    try:
+        json.loads(header, object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"not a legal header: {error}") from None
+
+
+def b64encode(data: bytes) -> str:
+    """Canonical base64url without padding."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+def b64decode(text: str) -> bytes:
+    """The bytes of canonical base64url without padding. Raises ProtocolError for any other spelling."""
+    try:
+        data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    except (binascii.Error, ValueError):
+        data = b""
+    if b64encode(data) != text:
+        raise ProtocolError("not canonical base64url")
+    return data
+
+
+# ------------------------------------------------------------------ paths and entries
+
+
+def wire_to_path(text: str, text_b64: str | None) -> RemotePath:
+    """The path that a field and its ``_b64`` twin spell. Raises InvalidPath, ProtocolError."""
+    if text_b64 is None:
+        return RemotePath.parse(text)
+    raw = b64decode(text_b64)
+    if text:
+        raise InvalidPath("path and path_b64 exclude each other")
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return RemotePath.parse(raw.decode("utf-8", "surrogateescape"))
+    raise InvalidPath("path_b64 is only for names that are not UTF-8")
+
+
+def path_to_wire(path: RemotePath, field: str = "path") -> dict[str, str]:
+    """The fields that spell ``path``: as it is, or ``_b64`` for a name that is not UTF-8."""
+    text = str(path)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return {f"{field}_b64": b64encode(text.encode("utf-8", "surrogateescape"))}
+    return {field: text}
+
+
+def digest_of(name: DigestName, value: str, kind: type[DigestOf] = DigestOf) -> Any:
+    """A ``DigestOf`` (or ``Trailer``) from a digest's name and hexadecimal value."""
+    assert len(value) == HEX_LENGTH[name]
+    return kind(md5=value) if name == "md5" else kind(blake3=value)
+
+
+def info_to_entry(info: FileInfo, below: RemotePath) -> Entry:
+    """``info`` as an entry of a listing of ``below``."""
+    return Entry(
+        **path_to_wire(RemotePath(info.path.parts[len(below.parts) :]), "name"),
+        type=info.type,
+        size=info.size,
+        mtime_ns=info.mtime_ns,
+        mode=info.mode,
+        etag=info.etag,
+        md5=info.md5,
+        blake3=info.blake3,
+    )
+
+
+def entry_to_info(entry: Entry, below: RemotePath) -> FileInfo:
+    """A listing's entry with its whole path. Raises InvalidPath: a server's names are not trusted either."""
+    name = wire_to_path(entry.name, entry.name_b64)
+    return FileInfo(
+        path=RemotePath(below.parts + name.parts),
+        type=entry.type,
+        size=entry.size,
+        mtime_ns=entry.mtime_ns,
+        mode=entry.mode,
+        etag=entry.etag,
+        md5=entry.md5,
+        blake3=entry.blake3,
+    )

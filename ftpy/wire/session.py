@@ -1,0 +1,206 @@
+"""One state table for both ends: what is legal now, and how many body bytes are due.
+
+The two ends run the same ``Session``; it never touches a body, it only counts. A row that is missing
+from a table *is* the violation (docs/protocol.md, session).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from typing import Any
+
+from ftpy.errors import ProtocolError
+from ftpy.wire import messages
+from ftpy.wire.framing import HANDSHAKE_HEADER_BYTES, HEADER_BYTES, frame
+from ftpy.wire.messages import (
+    AnyReply,
+    Challenge,
+    Denied,
+    FailureReply,
+    Hello,
+    ProgressReply,
+    Proof,
+    Reply,
+    Request,
+    Trailer,
+    UnknownRequest,
+    Welcome,
+)
+
+
+class Side(enum.Enum):
+    """Who speaks."""
+
+    CLIENT = "client"
+    SERVER = "server"
+
+
+class State(enum.Enum):
+    """How far the connection is."""
+
+    HELLO_DUE = "hello is due"
+    CHALLENGE_DUE = "challenge is due"
+    PROOF_DUE = "proof is due"
+    VERDICT_DUE = "welcome or denied is due"
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+class Lane(enum.Enum):
+    """What one direction carries next."""
+
+    HEADER = "header"
+    BODY = "body"
+    TRAILER = "trailer"
+
+
+HANDSHAKE: dict[tuple[State, Side, type[Any]], State] = {
+    (State.HELLO_DUE, Side.CLIENT, Hello): State.CHALLENGE_DUE,
+    (State.CHALLENGE_DUE, Side.SERVER, Challenge): State.PROOF_DUE,
+    (State.PROOF_DUE, Side.CLIENT, Proof): State.VERDICT_DUE,
+    (State.VERDICT_DUE, Side.SERVER, Welcome): State.OPEN,
+    (State.VERDICT_DUE, Side.SERVER, Denied): State.CLOSED,
+}
+"""Who may say what before requests flow, and where it leads; a server's failure of id 0 is always legal."""
+
+NEXT_LANE: dict[tuple[Lane, bool], Lane] = {
+    (Lane.HEADER, False): Lane.HEADER,
+    (Lane.HEADER, True): Lane.BODY,
+    (Lane.BODY, False): Lane.TRAILER,
+    (Lane.BODY, True): Lane.BODY,
+    (Lane.TRAILER, False): Lane.HEADER,
+}
+"""(what was carried, whether body bytes are due after it) -> what comes next."""
+
+Message = Hello | Challenge | Proof | Welcome | Denied | Request | UnknownRequest | AnyReply | Trailer
+
+_DUE: dict[tuple[State, Side], Any] = {}
+for _state, _side, _kind in HANDSHAKE:
+    _DUE[_state, _side] = _DUE[_state, _side] | _kind if (_state, _side) in _DUE else _kind
+
+
+class _Direction:
+    """One direction of the stream: what it carries next and the body bytes still due."""
+
+    __slots__ = ("due", "lane")
+
+    def __init__(self) -> None:
+        self.lane = Lane.HEADER
+        self.due = 0
+
+    def header(self, body_length: int | None) -> None:
+        if body_length is not None:
+            self.due = body_length
+            self.lane = NEXT_LANE[Lane.HEADER, True]
+            self.body(0)
+
+    def body(self, count: int) -> None:
+        if self.lane is not Lane.BODY or count > self.due:
+            raise ProtocolError(f"{count} body bytes where {self.due} are due")
+        self.due -= count
+        self.lane = NEXT_LANE[Lane.BODY, self.due > 0]
+
+    def trailer(self) -> None:
+        self.lane = NEXT_LANE[Lane.TRAILER, False]
+
+
+class Session:
+    """The protocol's state at one end; ``send`` and ``receive`` move it, or raise ProtocolError."""
+
+    def __init__(self, own: Side) -> None:
+        self.own = own
+        self.peer = Side.SERVER if own is Side.CLIENT else Side.CLIENT
+        self.state = State.HELLO_DUE
+        self._directions = {Side.CLIENT: _Direction(), Side.SERVER: _Direction()}
+        self.incoming = self._directions[self.peer]
+        self.outgoing = self._directions[own]
+        self._pending: deque[tuple[int, type[Reply]]] = deque()
+
+    @property
+    def header_limit(self) -> int:
+        """Longest header acceptable now, bytes."""
+        return HEADER_BYTES if self.state is State.OPEN else HANDSHAKE_HEADER_BYTES
+
+    @property
+    def pending(self) -> int:
+        """Requests without their last reply."""
+        return len(self._pending)
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether no request is under way and both directions are between frames."""
+        return not self._pending and self.incoming.lane is Lane.HEADER and self.outgoing.lane is Lane.HEADER
+
+    def send(self, message: Message) -> bytes:
+        """Say ``message``: the frame to put on the wire."""
+        self._step(self.own, message)
+        return frame(messages.encode(message))
+
+    def receive(self, header: bytes) -> Message:
+        """Hear a header: the message that it is."""
+        message = self._decode(header)
+        self._step(self.peer, message)
+        return message
+
+    def _decode(self, header: bytes) -> Message:
+        if self.incoming.lane is Lane.TRAILER:
+            return messages.decode(header, Trailer)
+        if self.state is State.OPEN:
+            if self.peer is Side.CLIENT:
+                return messages.decode_request(header)
+            kind = self._pending[0][1] if self._pending else Reply
+            return messages.decode_reply(header, kind)
+        due = _DUE.get((self.state, self.peer))
+        if self.peer is Side.SERVER and b'"error"' in header:
+            due = FailureReply
+        if due is None:
+            raise ProtocolError(f"nothing may be said now: {self.state.value}")
+        message: Message = messages.decode(header, due)
+        return message
+
+    def _step(self, side: Side, message: Message) -> None:
+        direction = self._directions[side]
+        if direction.lane is Lane.BODY:
+            raise ProtocolError(f"a header where {direction.due} body bytes are due")
+        if isinstance(message, Trailer):
+            if direction.lane is not Lane.TRAILER:
+                raise ProtocolError("a trailer without a body")
+            direction.trailer()
+            return
+        if direction.lane is Lane.TRAILER:
+            raise ProtocolError("a trailer is due")
+        if side is Side.SERVER and isinstance(message, FailureReply) and message.id == 0:
+            self.state = State.CLOSED
+        elif self.state is not State.OPEN:
+            after = HANDSHAKE.get((self.state, side, type(message)))
+            if after is None:
+                raise ProtocolError(f"a {type(message).__name__} of the {side.value}: {self.state.value}")
+            self.state = after
+        elif side is Side.CLIENT:
+            self._request(message, direction)
+        else:
+            self._reply(message, direction)
+
+    def _request(self, message: Message, direction: _Direction) -> None:
+        if isinstance(message, Request):
+            self._pending.append((message.id, messages.reply_type(message)))
+        elif isinstance(message, UnknownRequest):
+            self._pending.append((message.id, Reply))
+        else:
+            raise ProtocolError(f"a {type(message).__name__} is not a request")
+        direction.header(message.body_length)
+
+    def _reply(self, message: Message, direction: _Direction) -> None:
+        if not isinstance(message, Reply | ProgressReply | FailureReply):
+            raise ProtocolError(f"a {type(message).__name__} is not a reply")
+        if not self._pending:
+            raise ProtocolError("a reply that nobody asked for")
+        due, kind = self._pending[0]
+        if message.id != due:
+            raise ProtocolError(f"a reply to {message.id} where {due} is due")
+        if isinstance(message, Reply) and type(message) is not kind:
+            raise ProtocolError(f"a {type(message).__name__} where a {kind.__name__} is due")
+        if message.last:
+            self._pending.popleft()
+        direction.header(message.body_length)

@@ -128,8 +128,7 @@ def display(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(
-        c if c.isprintable() and c not in _BIDI_CONTROLS else c.encode("unicode_escape").decode("ascii")
-        for c in text
+        c if c.isprintable() and c not in _BIDI_CONTROLS else c.encode("unicode_escape").decode("ascii") for c in text
     )
 
 

@@ -167,7 +167,7 @@ class Storage(Closing, abc.ABC):
         """What is at ``path``; symlinks are reported, never followed."""
 
     @abc.abstractmethod
-    def list(self, path: RemotePath, *, recursive: bool) -> Iterator[FileInfo]:
+    def ls(self, path: RemotePath, *, recursive: bool) -> Iterator[FileInfo]:
         """What is below a directory, each directory before its content, in the order of names.
 
         Memory stays flat in the depth-first sense: one directory's names at a time.

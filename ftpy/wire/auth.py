@@ -127,9 +127,7 @@ class ServerHandshake:
         right = hmac.compare_digest(hashlib.sha256(claimed).digest(), keys.stored_key)
         if not right or len(client_proof) != KEY_BYTES:
             raise Denied
-        return b64encode(
-            _hmac(keys.server_key, b"FTPY-AUTH-1 server proof\0" + self._transcript + client_proof)
-        )
+        return b64encode(_hmac(keys.server_key, b"FTPY-AUTH-1 server proof\0" + self._transcript + client_proof))
 
 
 def _hmac(key: bytes, message: bytes) -> bytes:

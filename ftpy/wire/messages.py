@@ -354,14 +354,7 @@ class FailureReply(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 Requests = (
-    PutRequest
-    | PartRequest
-    | CommitRequest
-    | AbortRequest
-    | GetRequest
-    | LsRequest
-    | StatRequest
-    | DigestRequest
+    PutRequest | PartRequest | CommitRequest | AbortRequest | GetRequest | LsRequest | StatRequest | DigestRequest
 )
 AnyReply = Reply | ProgressReply | FailureReply
 

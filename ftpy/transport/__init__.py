@@ -1,0 +1,1 @@
+"""Bytes over sockets; every OSError of a socket is translated here and nowhere above."""

@@ -75,6 +75,14 @@ class FrameBuffer:
         self._start = begin + size
         return bytes(self._view[begin : self._start])
 
+    def holds(self, body: int, limit: int) -> bool:
+        """Whether ``body`` bytes and a whole frame behind them are here."""
+        at = self._start + body
+        if self._end - at < 4:
+            return False
+        (size,) = _PREFIX.unpack_from(self._view, at)
+        return bool(1 <= size <= limit and self._end - at >= 4 + size)
+
     def take(self, count: int) -> memoryview:
         """Up to ``count`` body bytes without a copy; valid until the next ``space()`` or ``feed()``."""
         begin = self._start

@@ -83,15 +83,16 @@ for _state, _side, _kind in HANDSHAKE:
 class _Direction:
     """One direction of the stream: what it carries next and the body bytes still due."""
 
-    __slots__ = ("due", "lane")
+    __slots__ = ("due", "lane", "length")
 
     def __init__(self) -> None:
         self.lane = Lane.HEADER
         self.due = 0
+        self.length = 0
 
     def header(self, body_length: int | None) -> None:
         if body_length is not None:
-            self.due = body_length
+            self.due = self.length = body_length
             self.lane = NEXT_LANE[Lane.HEADER, True]
             self.body(0)
 
@@ -100,6 +101,15 @@ class _Direction:
             raise ProtocolError(f"{count} body bytes where {self.due} are due")
         self.due -= count
         self.lane = NEXT_LANE[Lane.BODY, self.due > 0]
+
+    @property
+    def done(self) -> int:
+        """Body bytes that passed."""
+        return self.length - self.due
+
+    @property
+    def awaits_trailer(self) -> bool:
+        return self.lane is Lane.TRAILER
 
     def trailer(self) -> None:
         self.lane = NEXT_LANE[Lane.TRAILER, False]
@@ -126,6 +136,11 @@ class Session:
     def pending(self) -> int:
         """Requests without their last reply."""
         return len(self._pending)
+
+    @property
+    def oldest(self) -> int | None:
+        """The id of the request whose reply is due next, or None."""
+        return self._pending[0][0] if self._pending else None
 
     @property
     def at_rest(self) -> bool:

@@ -1,0 +1,154 @@
+"""A stream driven by ``wire.session``: messages and bodies, in step with the peer or not at all."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from ftpy.errors import ConnectionLost, ProtocolError
+from ftpy.transport.stream import Stream
+from ftpy.wire.messages import ProgressReply, Trailer
+from ftpy.wire.session import Message, Session, Side
+
+PROGRESS_SECONDS = 1.0
+"""A request under way is never silent for longer: the client's stall limit counts silence."""
+JOIN_BYTES = 64 * 1024
+"""Frames and small bodies are joined up to this many bytes before they are sent."""
+
+T = TypeVar("T")
+
+
+class Channel:
+    """Messages and bodies over one stream; used by one thread at a time."""
+
+    def __init__(self, stream: Stream, side: Side) -> None:
+        self.stream = stream
+        self.session = Session(side)
+        self._out: list[bytes | memoryview] = []
+        self._out_bytes = 0
+        self._spoke = time.monotonic()
+
+    # ---- out
+
+    def send(self, message: Message) -> None:
+        """Queue a message; it leaves with the next ``flush``, which every wait for the peer implies."""
+        data = self.session.send(message)
+        self._out.append(data)
+        self._out_bytes += len(data)
+        if self._out_bytes > JOIN_BYTES:
+            self.flush()
+
+    def send_body(self, view: bytes | memoryview) -> None:
+        """Send a piece of the body that the last header announced."""
+        self.session.outgoing.body(len(view))
+        if len(view) <= JOIN_BYTES:
+            self._out.append(bytes(view))
+            self._out_bytes += len(view)
+            if self._out_bytes > JOIN_BYTES:
+                self.flush()
+        else:
+            self.flush()
+            self.stream.send(view)
+
+    def send_file(self, descriptor: int, offset: int, count: int) -> None:
+        """Send the body that the last header announced straight from a file; plain connections only."""
+        self.flush()
+        self.session.outgoing.body(count)
+        self.stream.send_file(descriptor, offset, count)
+
+    def flush(self) -> None:
+        """Send what is queued."""
+        if self._out:
+            data = b"".join(self._out)
+            self._out.clear()
+            self._out_bytes = 0
+            self._spoke = time.monotonic()
+            self.stream.send(data)
+
+    # ---- in
+
+    def readable(self) -> bool:
+        """Whether a receive would find bytes at once."""
+        return self.stream.readable()
+
+    def receive(self, *, silence_seconds: float | None = None) -> Message | None:
+        """The next message, or None where the peer ended the stream between two frames."""
+        header = self.receive_raw(silence_seconds=silence_seconds)
+        return None if header is None else self.session.receive(header)
+
+    def receive_raw(self, *, silence_seconds: float | None = None) -> bytes | None:
+        """The next header's bytes, which the handshake hashes; hand them to ``session.receive``."""
+        self.flush()
+        return self.stream.receive_header(self.session.header_limit, silence_seconds=silence_seconds)
+
+    def receive_into(self, view: memoryview) -> None:
+        """Fill ``view`` with body bytes; a slow sender is told meanwhile that we are still there."""
+        self.session.incoming.body(len(view))
+        self.flush()
+        while view:
+            view = view[self.stream.receive_some(view) :]
+            if self.session.own is Side.SERVER and time.monotonic() - self._spoke > PROGRESS_SECONDS:
+                self._progress(self.session.incoming.done - len(view) if self.session.pending == 1 else 0)
+
+    def receive_body(self) -> memoryview:
+        """The whole body that is due, for small ones; valid until the next receive."""
+        due = self.session.incoming.due
+        if (view := self.stream.held(due, self.session.header_limit)) is not None:
+            self.session.incoming.body(due)
+            return view
+        view = memoryview(bytearray(due))
+        self.receive_into(view)
+        return view
+
+    def receive_trailer(self) -> Trailer:
+        """The trailer that follows a body. Raises ConnectionLost at end of stream."""
+        header = self.stream.receive_header(self.session.header_limit)
+        if header is None:
+            raise ConnectionLost("the connection ended before a trailer")
+        message = self.session.receive(header)
+        if not isinstance(message, Trailer):
+            raise ProtocolError("a trailer is due")
+        return message
+
+    def skip_body(self) -> None:
+        """Read and drop what is left of a body and its trailer, so that the next frame can be found."""
+        scratch = memoryview(bytearray(JOIN_BYTES))
+        while due := self.session.incoming.due:
+            self.receive_into(scratch[:due])
+        if self.session.incoming.awaits_trailer:
+            self.receive_trailer()
+
+    # ---- long work
+
+    def patiently(self, work: Callable[[], T], progress: Callable[[], int]) -> T:
+        """Do ``work`` in another thread and say every second how many bytes it has done; returns what it returns."""
+        outcome: list[T] = []
+        failure: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                outcome.append(work())
+            except BaseException as error:  # noqa: BLE001  (raised again in the thread that waits)
+                failure.append(error)
+
+        self.flush()
+        thread = threading.Thread(target=run, name="ftpy-work")
+        thread.start()
+        try:
+            thread.join(PROGRESS_SECONDS)
+            while thread.is_alive():
+                self._progress(progress())
+                thread.join(PROGRESS_SECONDS)
+        finally:
+            thread.join()
+        if failure:
+            raise failure[0]
+        return outcome[0]
+
+    def _progress(self, count: int) -> None:
+        oldest = self.session.oldest
+        if oldest is not None:
+            self.send(ProgressReply(id=oldest, progress=count))
+            self.flush()

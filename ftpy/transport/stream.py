@@ -1,0 +1,200 @@
+"""One connected socket, plain or TLS: whole headers in, whole buffers out, one timeout for silence.
+
+A timeout here is a length of *silence*: any byte that moves starts it anew. A limit over several steps is a
+``Deadline``. Raises only ConnectionLost, Stalled and ProtocolError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import ssl
+from collections.abc import Iterator
+
+from ftpy.errors import ConnectionLost, ProtocolError, Stalled
+from ftpy.transport.deadline import Deadline
+from ftpy.wire.framing import FrameBuffer
+
+SEND_BYTES = 256 * 1024
+"""Bytes handed to one send: a TLS send is all or nothing, so this bounds what must move within the silence limit."""
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    """The one place where a socket's OSError becomes ours."""
+    try:
+        yield
+    except TimeoutError:
+        raise Stalled from None
+    except ssl.SSLError as error:
+        raise ConnectionLost(f"the encrypted connection failed: {error.reason or error}") from error
+    except (OSError, ValueError) as error:  # ValueError: an SSL socket that another thread shut down
+        raise ConnectionLost(f"the connection was lost: {getattr(error, 'strerror', None) or error}") from error
+
+
+class Stream:
+    """A connected socket and the bytes received ahead of their use."""
+
+    def __init__(self, sock: socket.socket, *, silence_seconds: float) -> None:
+        self._sock = sock
+        self._tls = isinstance(sock, ssl.SSLSocket)
+        self._buffer = FrameBuffer()
+        self._silence = silence_seconds
+        self._deadline: Deadline | None = None
+        self._timeout = -1.0
+        if sock.family != getattr(socket, "AF_UNIX", None):
+            with _translated():
+                # Frames are joined before they are sent; waiting for more would only delay the last.
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether the bytes go through TLS."""
+        return self._tls
+
+    @contextlib.contextmanager
+    def silence(self, seconds: float) -> Iterator[None]:
+        """Another limit of silence for a while, seconds."""
+        before, self._silence = self._silence, seconds
+        try:
+            yield
+        finally:
+            self._silence = before
+
+    @contextlib.contextmanager
+    def until(self, deadline: Deadline) -> Iterator[None]:
+        """All that is done inside ends by ``deadline``."""
+        self._deadline = deadline
+        try:
+            yield
+        finally:
+            self._deadline = None
+
+    def _arm(self) -> None:
+        timeout = min(self._silence, self._deadline.remaining()) if self._deadline else self._silence
+        if timeout != self._timeout:
+            self._sock.settimeout(timeout)
+            self._timeout = timeout
+
+    def readable(self) -> bool:
+        """Whether bytes can be had without waiting."""
+        if len(self._buffer) or (self._tls and self._sock.pending()):  # type: ignore[attr-defined]
+            return True
+        with _translated():
+            return _ready(self._sock, write=False, timeout=0)
+
+    def receive_header(self, limit: int, *, silence_seconds: float | None = None) -> bytes | None:
+        """The next header, or None where the peer ended the stream between two frames.
+
+        ``silence_seconds`` is how long its first byte may take; the rest must come within the stream's own limit.
+        """
+        buffer = self._buffer
+        header = buffer.next_header(limit)
+        if header is None:
+            if not len(buffer):
+                with self.silence(silence_seconds or self._silence):
+                    if not self._fill():
+                        return None
+            rest = Deadline(self._silence, "a frame")
+            while (header := buffer.next_header(limit)) is None:
+                with self.silence(rest.remaining()):
+                    if not self._fill():
+                        raise ConnectionLost("the connection ended inside a frame")
+        return header
+
+    def _fill(self) -> int:
+        with _translated():
+            self._arm()
+            count = self._sock.recv_into(self._buffer.space())
+        self._buffer.filled(count)
+        return count
+
+    def receive_some(self, view: memoryview) -> int:
+        """At least one byte of a body into ``view``: how many. Raises ConnectionLost at end of stream."""
+        if len(self._buffer):
+            held = self._buffer.take(len(view))
+            view[: len(held)] = held
+            return len(held)
+        with _translated():
+            self._arm()
+            count = self._sock.recv_into(view)
+        if not count:
+            raise ConnectionLost("the connection ended inside a body")
+        return count
+
+    def held(self, count: int, limit: int) -> memoryview | None:
+        """``count`` body bytes without a copy, if they and the frame behind them are all here already.
+
+        Valid until more is received, which that frame (the trailer) does not need.
+        """
+        return self._buffer.take(count) if self._buffer.holds(count, limit) else None
+
+    def send(self, data: bytes | bytearray | memoryview) -> None:
+        """Send all of ``data``."""
+        view = memoryview(data)
+        with _translated():
+            while view:
+                self._arm()
+                view = view[self._sock.send(view[:SEND_BYTES]) :]
+
+    def send_file(self, descriptor: int, offset: int, count: int) -> None:
+        """Send ``count`` bytes of a file without copying them through this process; plain sockets only.
+
+        Raises ConnectionLost when the file is shorter: the body cannot be finished.
+        """
+        end = offset + count
+        with _translated():
+            while offset < end:
+                self._arm()
+                try:
+                    sent = os.sendfile(self._sock.fileno(), descriptor, offset, min(end - offset, 2**30))
+                except BlockingIOError:
+                    if not _ready(self._sock, write=True, timeout=self._timeout):
+                        raise TimeoutError from None
+                    continue
+                if not sent:
+                    raise ConnectionLost("the file became shorter while it was sent")
+                offset += sent
+
+    def expect_tls(self, protocol: str) -> None:
+        """Raises ProtocolError unless TLS agreed on this application protocol."""
+        if self._tls and self._sock.selected_alpn_protocol() != protocol:  # type: ignore[attr-defined]
+            raise ProtocolError("the peer does not speak ftpy over this TLS connection")
+
+    def stop_receiving(self) -> None:
+        """From another thread: let a waiting receive see the end of the stream."""
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(self._sock, socket.SHUT_RD)
+
+    def abandon(self) -> None:
+        """From another thread: break the connection."""
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+
+    def farewell(self, seconds: float) -> None:
+        """End our half and wait for the peer's: what was said last arrives, even when bytes are left unread."""
+        with contextlib.suppress(ConnectionLost), _translated():
+            self._sock.shutdown(socket.SHUT_WR)
+            with self.until(Deadline(seconds)):
+                while self._raw_receive(64 * 1024):
+                    pass
+
+    def _raw_receive(self, count: int) -> bytes:
+        self._arm()
+        return socket.socket.recv(self._sock, count)
+
+    def close(self) -> None:
+        """Close the socket."""
+        with contextlib.suppress(OSError):
+            self._sock.close()
+
+
+def _ready(sock: socket.socket, *, write: bool, timeout: float) -> bool:
+    if hasattr(select, "poll"):  # select cannot watch descriptors over 1023
+        poll = select.poll()
+        poll.register(sock.fileno(), select.POLLOUT if write else select.POLLIN)
+        return bool(poll.poll(timeout * 1000))
+    fds = [sock.fileno()]
+    return any(select.select([] if write else fds, fds if write else [], [], timeout))

@@ -1,0 +1,59 @@
+"""TLS 1.3 only, without a CA: the client pins the certificate, the handshake's HMAC binds it (docs/protocol.md)."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import socket
+import ssl
+
+from ftpy.errors import ConnectionLost, ServerNotTrusted, Stalled
+
+ALPN = "ftpy/1"
+
+
+def server_context(certificate: str, private_key: str) -> ssl.SSLContext:
+    """What the server accepts: TLS 1.3, our protocol, no tickets. Raises OSError when a file cannot be read."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.set_alpn_protocols([ALPN])
+    context.num_tickets = 0
+    context.load_cert_chain(certificate, private_key)
+    return context
+
+
+def client_context() -> ssl.SSLContext:
+    """What the client offers; the certificate is judged by its pin, not by a CA or a name."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.set_alpn_protocols([ALPN])
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def accept(sock: socket.socket, context: ssl.SSLContext, timeout: float) -> ssl.SSLSocket:
+    """The server's half of the TLS handshake, in the caller's thread, within ``timeout`` seconds."""
+    return _handshake(sock, context, timeout, server_side=True)
+
+
+def connect(sock: socket.socket, pin: bytes, timeout: float) -> ssl.SSLSocket:
+    """The client's half; raises ServerNotTrusted unless the certificate's SHA-256 is ``pin``."""
+    tls = _handshake(sock, client_context(), timeout, server_side=False)
+    certificate = tls.getpeercert(binary_form=True) or b""
+    if not hmac.compare_digest(hashlib.sha256(certificate).digest(), pin):
+        tls.close()
+        raise ServerNotTrusted("the server has another certificate than the one it was paired with")
+    return tls
+
+
+def _handshake(sock: socket.socket, context: ssl.SSLContext, timeout: float, *, server_side: bool) -> ssl.SSLSocket:
+    sock.settimeout(timeout)
+    try:
+        return context.wrap_socket(sock, server_side=server_side)
+    except TimeoutError:
+        raise Stalled("the TLS handshake took too long") from None
+    except ssl.SSLError as error:
+        raise ConnectionLost(f"the TLS handshake failed: {error.reason or error}") from error
+    except OSError as error:
+        raise ConnectionLost(f"the TLS handshake failed: {error.strerror or error}") from error

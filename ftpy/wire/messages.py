@@ -35,7 +35,11 @@ Hex64 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Etag = Hex32
 UploadId = Hex32
 Base64 = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]*\Z")]
-Text = Annotated[str, Meta(max_length=1024)]
+Secret32 = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]\Z")]
+"""32 bytes (a nonce, a proof) as canonical base64url: the two bits that the last digit has too many are 0."""
+TEXT_CHARACTERS = 1024
+"""Longest text that is meant for people, characters."""
+Text = Annotated[str, Meta(max_length=TEXT_CHARACTERS)]
 UserName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
 Binding = Literal["tls-cert-sha256", "none"]
 
@@ -50,35 +54,35 @@ class Message(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
 class Hello(Message, frozen=True, kw_only=True, tag_field="cmd", tag="hello"):
     """Client: who I am, and what binds this proof to this channel."""
 
-    protocol: int
+    protocol: Annotated[int, Meta(ge=1, le=65_535)]
     user: UserName
-    client_nonce: Base64
+    client_nonce: Secret32
     binding: Binding
 
 
 class Challenge(Message, frozen=True, kw_only=True, tag_field="cmd", tag="challenge"):
     """Server: prove it, for this nonce."""
 
-    server_nonce: Base64
+    server_nonce: Secret32
 
 
 class Proof(Message, frozen=True, kw_only=True, tag_field="cmd", tag="proof"):
     """Client: the proof."""
 
-    client_proof: Base64
+    client_proof: Secret32
 
 
 class Limits(Message, frozen=True, kw_only=True):
     """What the server takes: largest inline body in bytes, most requests under way on a connection."""
 
     inline_bytes: Size
-    requests: Annotated[int, Meta(ge=1)]
+    requests: Annotated[int, Meta(ge=1, le=1_000_000)]
 
 
 class Welcome(Message, frozen=True, kw_only=True, tag_field="cmd", tag="welcome"):
     """Server: my own proof; requests may follow."""
 
-    server_proof: Base64
+    server_proof: Secret32
     server: Text
     time_ns: Time
     limits: Limits
@@ -88,6 +92,9 @@ class Welcome(Message, frozen=True, kw_only=True, tag_field="cmd", tag="welcome"
 
 class Denied(Message, frozen=True, kw_only=True, tag_field="cmd", tag="denied"):
     """Server: no. The same for an unknown user and a wrong key."""
+
+
+Handshake = Hello | Challenge | Proof | Welcome | Denied
 
 
 # ------------------------------------------------------------------ requests
@@ -255,8 +262,8 @@ class UploadReply(Reply, frozen=True, kw_only=True):
     """An upload is open: part ``i`` begins at byte ``i*part_size``; ``missing`` are ranges, both ends in."""
 
     upload: UploadId
-    part_size: Annotated[int, Meta(ge=1)]
-    missing: list[tuple[int, int]]
+    part_size: Annotated[int, Meta(ge=1, le=2**63 - 1)]
+    missing: list[tuple[PartNumber, PartNumber]]
 
 
 class PartReply(Reply, frozen=True, kw_only=True):
@@ -302,7 +309,7 @@ class Entry(Message, frozen=True, kw_only=True):
 class LsReply(Reply, frozen=True, kw_only=True):
     """A page of a listing; only the one that says ``complete`` ends it."""
 
-    entries: list[Entry]
+    entries: Annotated[list[Entry], Meta(max_length=PAGE_ENTRIES)]
     complete: bool
 
     @property
@@ -345,6 +352,10 @@ class FailureReply(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     body_length = None
     last = True
+
+    def __post_init__(self) -> None:
+        # A message may quote a path of the peer's, escaped: cut here, so that no end can send what the other refuses.
+        msgspec.structs.force_setattr(self, "message", self.message[:TEXT_CHARACTERS])
 
     def exception(self) -> RequestError | ProtocolError:
         """The failure as the exception that the client raises."""
@@ -390,6 +401,12 @@ class _Verb(Struct):
     length: Size | None = None
 
 
+class _Opening(Struct):
+    """Just enough of what is said in a handshake to tell a message of it from a failure."""
+
+    cmd: str | None = None
+
+
 class _Outcome(Struct):
     """Just enough of a reply to know which struct it is."""
 
@@ -400,11 +417,15 @@ class _Outcome(Struct):
 _encoder = msgspec.json.Encoder()
 _requests: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Requests)
 _verb = msgspec.json.Decoder(_Verb)
+_opening = msgspec.json.Decoder(_Opening)
+_handshake: msgspec.json.Decoder[Handshake] = msgspec.json.Decoder(Handshake)
 _outcome = msgspec.json.Decoder(_Outcome)
 _progress = msgspec.json.Decoder(ProgressReply)
 _failure = msgspec.json.Decoder(FailureReply)
 _decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
 _VERBS = frozenset(str(kind.__struct_config__.tag) for kind in REPLIES)
+_MALFORMED = (msgspec.DecodeError, ValueError, RecursionError)
+"""What the decoders raise, of which RecursionError is for arrays within arrays within arrays."""
 
 encode = _encoder.encode
 """A message as the bytes of a header."""
@@ -419,11 +440,18 @@ def decode(header: bytes, kind: type[T]) -> T:
     return message
 
 
+def decode_handshake(header: bytes) -> Handshake | AnyReply:
+    """The header as a message of the handshake, or as a failure, which has no ``cmd``. Raises ProtocolError."""
+    if _strictly(_opening, header, check=False).cmd is None:
+        return decode_reply(header, Reply)
+    return _strictly(_handshake, header)
+
+
 def decode_request(header: bytes) -> Request | UnknownRequest:
     """The header as a request. Raises ProtocolError."""
     try:
         message = _requests.decode(header)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _MALFORMED:
         verb = _strictly(_verb, header, check=False)
         if verb.cmd in _VERBS:
             return _strictly(_requests, header)  # raises, and says which field
@@ -447,7 +475,7 @@ def decode_reply(header: bytes, kind: type[Reply]) -> AnyReply:
 def _strictly(decoder: msgspec.json.Decoder[T], header: bytes, *, check: bool = True) -> T:
     try:
         message: T = decoder.decode(header)
-    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+    except _MALFORMED as error:
         raise ProtocolError(f"not a legal header: {error}") from None
     # What encodes back to the same bytes has no field twice; only what differs needs the slow look.
     if check and _encoder.encode(message) != header:
@@ -456,7 +484,7 @@ def _strictly(decoder: msgspec.json.Decoder[T], header: bytes, *, check: bool = 
 
 
 def _refuse_ambiguity(header: bytes) -> None:
-    """Refuse a field that comes twice: two readers could take different ones for the truth."""
+    """Refuse what two readers could read differently: a field that comes twice, a number with a fraction."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         fields = dict(pairs)
@@ -464,9 +492,12 @@ def _refuse_ambiguity(header: bytes) -> None:
             raise ProtocolError("not a legal header: a field comes twice")
         return fields
 
+    def fraction(_: str) -> int:
+        raise ProtocolError("not a legal header: a number with a fraction or an exponent")
+
     try:
-        json.loads(header, object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
+        json.loads(header, object_pairs_hook=unique, parse_float=fraction)
+    except _MALFORMED as error:
         raise ProtocolError(f"not a legal header: {error}") from None
 
 

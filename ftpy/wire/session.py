@@ -18,6 +18,7 @@ from ftpy.wire.messages import (
     Challenge,
     Denied,
     FailureReply,
+    Handshake,
     Hello,
     ProgressReply,
     Proof,
@@ -62,7 +63,7 @@ HANDSHAKE: dict[tuple[State, Side, type[Any]], State] = {
     (State.VERDICT_DUE, Side.SERVER, Welcome): State.OPEN,
     (State.VERDICT_DUE, Side.SERVER, Denied): State.CLOSED,
 }
-"""Who may say what before requests flow, and where it leads; a server's failure of id 0 is always legal."""
+"""Who may say what before requests flow, and where it leads; a server's failure of id 0 may end any but a closed one."""
 
 NEXT_LANE: dict[tuple[Lane, bool], Lane] = {
     (Lane.HEADER, False): Lane.HEADER,
@@ -73,11 +74,7 @@ NEXT_LANE: dict[tuple[Lane, bool], Lane] = {
 }
 """(what was carried, whether body bytes are due after it) -> what comes next."""
 
-Message = Hello | Challenge | Proof | Welcome | Denied | Request | UnknownRequest | AnyReply | Trailer
-
-_DUE: dict[tuple[State, Side], Any] = {}
-for _state, _side, _kind in HANDSHAKE:
-    _DUE[_state, _side] = _DUE[_state, _side] | _kind if (_state, _side) in _DUE else _kind
+Message = Handshake | Request | UnknownRequest | AnyReply | Trailer
 
 
 class _Direction:
@@ -109,7 +106,13 @@ class _Direction:
 
     @property
     def awaits_trailer(self) -> bool:
+        """Whether the body is complete but not its trailer."""
         return self.lane is Lane.TRAILER
+
+    @property
+    def between_frames(self) -> bool:
+        """Whether a header may come next."""
+        return self.lane is Lane.HEADER
 
     def trailer(self) -> None:
         self.lane = NEXT_LANE[Lane.TRAILER, False]
@@ -126,6 +129,7 @@ class Session:
         self.incoming = self._directions[self.peer]
         self.outgoing = self._directions[own]
         self._pending: deque[tuple[int, type[Reply]]] = deque()
+        self._most_pending = 0
 
     @property
     def header_limit(self) -> int:
@@ -149,8 +153,12 @@ class Session:
 
     def send(self, message: Message) -> bytes:
         """Say ``message``: the frame to put on the wire."""
+        limit = self.header_limit
+        header = messages.encode(message)
+        if len(header) > limit:
+            raise ProtocolError(f"a header of {len(header)} bytes where {limit} are the most")
         self._step(self.own, message)
-        return frame(messages.encode(message))
+        return frame(header)
 
     def receive(self, header: bytes) -> Message:
         """Hear a header: the message that it is."""
@@ -166,13 +174,7 @@ class Session:
                 return messages.decode_request(header)
             kind = self._pending[0][1] if self._pending else Reply
             return messages.decode_reply(header, kind)
-        due = _DUE.get((self.state, self.peer))
-        if self.peer is Side.SERVER and b'"error"' in header:
-            due = FailureReply
-        if due is None:
-            raise ProtocolError(f"nothing may be said now: {self.state.value}")
-        message: Message = messages.decode(header, due)
-        return message
+        return messages.decode_handshake(header)
 
     def _step(self, side: Side, message: Message) -> None:
         direction = self._directions[side]
@@ -185,19 +187,29 @@ class Session:
             return
         if direction.lane is Lane.TRAILER:
             raise ProtocolError("a trailer is due")
-        if side is Side.SERVER and isinstance(message, FailureReply) and message.id == 0:
+        if self._ends(side, message):
             self.state = State.CLOSED
         elif self.state is not State.OPEN:
             after = HANDSHAKE.get((self.state, side, type(message)))
             if after is None:
                 raise ProtocolError(f"a {type(message).__name__} of the {side.value}: {self.state.value}")
             self.state = after
+            if isinstance(message, Welcome):
+                self._most_pending = message.limits.requests
         elif side is Side.CLIENT:
             self._request(message, direction)
         else:
             self._reply(message, direction)
 
+    def _ends(self, side: Side, message: Message) -> bool:
+        """Whether this is the server's last word: a failure that speaks of the connection."""
+        if side is Side.CLIENT or self.state is State.CLOSED:
+            return False
+        return isinstance(message, FailureReply) and message.id == 0
+
     def _request(self, message: Message, direction: _Direction) -> None:
+        if len(self._pending) >= self._most_pending:
+            raise ProtocolError(f"more than {self._most_pending} requests under way")
         if isinstance(message, Request):
             self._pending.append((message.id, messages.reply_type(message)))
         elif isinstance(message, UnknownRequest):
@@ -217,5 +229,7 @@ class Session:
         if isinstance(message, Reply) and type(message) is not kind:
             raise ProtocolError(f"a {type(message).__name__} where a {kind.__name__} is due")
         if message.last:
+            if len(self._pending) == 1 and self._directions[Side.CLIENT].lane is not Lane.HEADER:
+                raise ProtocolError("a reply before its request's body has ended")
             self._pending.popleft()
         direction.header(message.body_length)

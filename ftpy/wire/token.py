@@ -53,4 +53,5 @@ class PairingToken(Message, frozen=True, kw_only=True):
 
 
 def _check(payload: str) -> str:
-    return hashlib.sha256(payload.encode()).hexdigest()[:8]
+    # What is no text at all (a lone surrogate from a terminal) must fail the check, not the encoder, which quotes it.
+    return hashlib.sha256(payload.encode("utf-8", "replace")).hexdigest()[:8]

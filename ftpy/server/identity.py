@@ -1,0 +1,81 @@
+"""The server's identity: a certificate that it makes itself; clients pin it, so no authority signs it.
+
+The handshake of users proves the certificate (docs/protocol.md, authentication), which is why its names and
+dates carry no meaning.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import os
+
+from ftpy.durable import check_private, read_file, replace_file, writing
+from ftpy.errors import ConfigError
+from ftpy.files import display
+
+YEARS = 100
+"""Validity: a pinned certificate that expires would only lock people out."""
+_BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
+
+
+def make_identity(cert_path: str, key_path: str) -> None:
+    """Make a P-256 key (mode 0600) and its self-signed certificate, PEM, durable. Raises ConfigError."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "ftpy")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))  # clocks differ
+        .not_valid_after(now + datetime.timedelta(days=YEARS * 365.2425))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("ftpy")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    with writing(key_path):
+        replace_file(key_path, secret, 0o600)
+    with writing(cert_path):
+        replace_file(cert_path, certificate.public_bytes(pem), 0o644)
+
+
+def certificate_sha256(cert_path: str) -> bytes:
+    """SHA-256 of the leaf certificate's DER, 32 bytes: the first one in the file. Raises ConfigError."""
+    import ssl
+
+    text = read_file(cert_path)[0].decode("ascii", "replace")
+    start = text.find(_BEGIN)
+    end = text.find(_END, start)
+    if start < 0 or end < 0:
+        raise ConfigError(f"{display(cert_path)}: no certificate in it (PEM)")
+    try:
+        der = ssl.PEM_cert_to_DER_cert(text[start : end + len(_END)])
+    except ValueError:
+        raise ConfigError(f"{display(cert_path)}: the certificate in it is damaged") from None
+    return hashlib.sha256(der).digest()
+
+
+def check_identity(cert_path: str, key_path: str) -> None:
+    """Raises ConfigError unless the key is private, both can be read and belong together."""
+    import ssl
+
+    certificate_sha256(cert_path)
+    check_private(key_path, read_file(key_path)[1])
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # The password stands in for a prompt, which would wait for ever where nobody sits.
+        context.load_cert_chain(cert_path, key_path, password="")
+    except ssl.SSLError as error:
+        names = f"{display(os.path.basename(cert_path))} and {display(key_path)}"
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise ConfigError(f"{names} do not belong together") from None
+        raise ConfigError(f"{names} cannot be used: {error.reason or 'encrypted or damaged'}") from None

@@ -1,0 +1,137 @@
+"""A TOML file's text: typed settings from it, errors that name file and line, and text from settings."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar, get_args, get_type_hints
+
+import msgspec
+from msgspec import Struct
+
+from ftpy.errors import ConfigError
+from ftpy.files import display
+
+T = TypeVar("T")
+
+_WORDS = {
+    "`str`": "a string",
+    "`int`": "a whole number",
+    "`float`": "a number",
+    "`bool`": "true or false",
+    "`array`": "a list",
+    "`object`": "a table",
+}
+"""msgspec's words -> TOML's."""
+
+_PART = r"""(?:"(?:[^"\\]|\\.)*"|'[^']*'|[A-Za-z0-9_-]+)"""
+_NAME = rf"({_PART}(?:\s*\.\s*{_PART})*)"
+_TABLE_LINE = re.compile(rf"\s*\[\s*{_NAME}\s*\]")
+_VALUE_LINE = re.compile(rf"\s*{_NAME}\s*=")
+
+
+class Source:
+    """A TOML file's text, for errors that say where."""
+
+    def __init__(self, path: str, data: bytes) -> None:
+        import tomllib
+
+        self.path = display(path)
+        try:
+            self.text = data.decode("utf-8-sig")
+            self.raw = tomllib.loads(self.text)
+        except UnicodeDecodeError as error:
+            line = data.count(b"\n", 0, error.start) + 1
+            raise ConfigError(f"{self.path}:{line}: not UTF-8") from None
+        except tomllib.TOMLDecodeError as error:
+            what, _, where = str(error).partition(" (at ")
+            found = re.match(r"line (\d+)", where)
+            place = f"{self.path}:{found[1] if found else self.text.count(chr(10)) + 1}"
+            raise ConfigError(f"{place}: not TOML: {display(what)}") from None
+
+    def convert(self, raw: Any, kind: type[T], prefix: tuple[str, ...] = ()) -> T:
+        """``raw``, which stands below ``prefix``, as a ``kind``."""
+        try:
+            return msgspec.convert(raw, kind)
+        except msgspec.ValidationError as error:
+            what, _, where = str(error).partition(" - at `$")
+            path = tuple(re.findall(r"\.(\w+)", where))
+            raise self._invalid(what, kind, prefix, path) from None
+
+    def error(self, path: Iterable[str], message: str) -> ConfigError:
+        """A ConfigError about the key at ``path``."""
+        line = self._line_of(tuple(path))
+        return ConfigError(f"{self.path}:{line}: {message}" if line else f"{self.path}: {message}")
+
+    @contextlib.contextmanager
+    def blaming(self, *path: str) -> Iterator[None]:
+        """Adds file and line of the key at ``path`` to a ConfigError."""
+        try:
+            yield
+        except ConfigError as error:
+            raise self.error(path, str(error)) from None
+
+    def _invalid(self, what: str, kind: Any, prefix: tuple[str, ...], path: tuple[str, ...]) -> ConfigError:
+        for part in path:
+            kind = get_type_hints(kind)[part]
+        table = prefix + path
+        if match := re.match(r"Object contains unknown field `(.*)`\Z", what, re.DOTALL):
+            place = f" in [{display('.'.join(table))}]" if table else ""
+            message = unknown(f"unknown key `{display(match[1])}`{place}", match[1], kind.__struct_fields__)
+            return self.error((*table, match[1]), message)
+        if match := re.match(r"Object missing required field `(.*)`", what):
+            return self.error(table, f"`{match[1]}` is missing")
+        if what.startswith("Invalid enum value"):
+            what += f", known are: {listed(get_args(kind))}"
+        said = re.sub(r"`\w+`", lambda word: _WORDS.get(word[0], word[0]), what)
+        return self.error(table, f"`{display('.'.join(table))}`: {said[:1].lower()}{display(said[1:])}")
+
+    def _line_of(self, path: tuple[str, ...]) -> int | None:
+        """The line of the key at ``path``, else of the nearest table around it."""
+        table: tuple[str, ...] = ()
+        best, best_length = None, 0
+        for number, line in enumerate(self.text.splitlines(), 1):
+            if header := _TABLE_LINE.match(line):
+                found = table = _split(header[1])
+            elif value := _VALUE_LINE.match(line):
+                found = table + _split(value[1])
+            else:
+                continue
+            if len(found) > best_length and found == path[: len(found)]:
+                best, best_length = number, len(found)
+        return best
+
+
+def _split(name: str) -> tuple[str, ...]:
+    return tuple(part.strip("\"'") for part in re.findall(_PART, name))
+
+
+def unknown(message: str, name: str, known: Iterable[str]) -> str:
+    import difflib
+
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"{message}; did you mean {display(near[0])}?" if near else f"{message}; known are: {listed(names)}"
+
+
+def listed(names: Iterable[str]) -> str:
+    return ", ".join(display(name) for name in names)
+
+
+def to_toml(settings: Struct, *, comments: bool = True) -> str:
+    """``settings`` as TOML, every value explicit, each key below what it means; None is left out."""
+    import tomlkit
+
+    lines: list[str] = []
+    tables: list[str] = []
+    hints = get_type_hints(type(settings), include_extras=True)
+    for key, value in msgspec.structs.asdict(settings).items():
+        if isinstance(value, Struct):
+            note = [f"# {(type(value).__doc__ or '').splitlines()[0]}"] if comments else []
+            tables.append("\n".join(["", *note, f"[{key}]", to_toml(value, comments=comments)]))
+        elif value is not None:
+            if comments:
+                lines += [f"# {meta.description}" for meta in get_args(hints[key])[1:] if meta.description]
+            lines.append(f"{key} = {tomlkit.item(value).as_string()}")
+    return "\n".join(lines) + "\n" + "".join(tables)

@@ -534,7 +534,7 @@ def wire_to_path(text: str, text_b64: str | None) -> RemotePath:
     raise InvalidPath("path_b64 is only for names that are not UTF-8")
 
 
-def path_to_wire(path: RemotePath, field: str = "path") -> dict[str, str]:
+def path_to_wire(path: RemotePath, field: str = "path") -> dict[str, Any]:
     """The fields that spell ``path``: as it is, or ``_b64`` for a name that is not UTF-8."""
     text = str(path)
     try:

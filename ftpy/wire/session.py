@@ -63,7 +63,7 @@ HANDSHAKE: dict[tuple[State, Side, type[Any]], State] = {
     (State.VERDICT_DUE, Side.SERVER, Welcome): State.OPEN,
     (State.VERDICT_DUE, Side.SERVER, Denied): State.CLOSED,
 }
-"""Who may say what before requests flow, and where it leads; a server's failure of id 0 may end any but a closed one."""
+"""Who may say what before requests flow, and where it leads; a server's failure of id 0 may end any of them."""
 
 NEXT_LANE: dict[tuple[Lane, bool], Lane] = {
     (Lane.HEADER, False): Lane.HEADER,
@@ -105,7 +105,13 @@ class _Direction:
         return self.length - self.due
 
     @property
+    def between_frames(self) -> bool:
+        """Whether a header is what comes next."""
+        return self.lane is Lane.HEADER
+
+    @property
     def awaits_trailer(self) -> bool:
+        """Whether the body has passed and its digest is what comes next."""
         """Whether the body is complete but not its trailer."""
         return self.lane is Lane.TRAILER
 
@@ -149,7 +155,7 @@ class Session:
     @property
     def at_rest(self) -> bool:
         """Whether no request is under way and both directions are between frames."""
-        return not self._pending and self.incoming.lane is Lane.HEADER and self.outgoing.lane is Lane.HEADER
+        return not self._pending and self.incoming.between_frames and self.outgoing.between_frames
 
     def send(self, message: Message) -> bytes:
         """Say ``message``: the frame to put on the wire."""
@@ -229,7 +235,7 @@ class Session:
         if isinstance(message, Reply) and type(message) is not kind:
             raise ProtocolError(f"a {type(message).__name__} where a {kind.__name__} is due")
         if message.last:
-            if len(self._pending) == 1 and self._directions[Side.CLIENT].lane is not Lane.HEADER:
+            if len(self._pending) == 1 and not self._directions[Side.CLIENT].between_frames:
                 raise ProtocolError("a reply before its request's body has ended")
             self._pending.popleft()
         direction.header(message.body_length)

@@ -111,14 +111,8 @@ class _Direction:
 
     @property
     def awaits_trailer(self) -> bool:
-        """Whether the body has passed and its digest is what comes next."""
         """Whether the body is complete but not its trailer."""
         return self.lane is Lane.TRAILER
-
-    @property
-    def between_frames(self) -> bool:
-        """Whether a header may come next."""
-        return self.lane is Lane.HEADER
 
     def trailer(self) -> None:
         self.lane = NEXT_LANE[Lane.TRAILER, False]

@@ -1,0 +1,1 @@
+"""The host's side: admits connections, proves users, answers requests, drains."""

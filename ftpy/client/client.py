@@ -1,0 +1,262 @@
+"""``Client``: a server as an object. Connects, proves, retries; a method per verb."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import BinaryIO, Literal, Self, TypeVar
+
+from ftpy.client.connection import Connection
+from ftpy.client.getting import FileGet, Get, StreamGet
+from ftpy.client.putting import FilePut, Put, StreamPut
+from ftpy.client.results import Fetched, OnProgress, Stored, ignore
+from ftpy.client.source import Source
+from ftpy.config import Profile, Transfer, choose_profile, client_config_path, load_client_config
+from ftpy.digests import DigestName
+from ftpy.errors import (
+    Busy,
+    ConnectionFailed,
+    DigestMismatch,
+    FtpyError,
+    LocalFileError,
+    ProtocolError,
+    RequestError,
+    ShuttingDown,
+    UnknownUpload,
+)
+from ftpy.files import FileInfo, RemotePath
+from ftpy.storage.base import KnownDigest
+from ftpy.wire.messages import (
+    DigestReply,
+    DigestRequest,
+    LsReply,
+    LsRequest,
+    StatReply,
+    StatRequest,
+    entry_to_info,
+    path_to_wire,
+)
+
+BACKOFF_SECONDS = 0.5
+"""First wait before a new connection; doubles with every failure in a row."""
+MOST_BACKOFF_SECONDS = 15.0
+
+T = TypeVar("T")
+Notify = Callable[[str], None]
+PathLike = str | RemotePath
+
+
+def _silent(_: str) -> None:
+    return None
+
+
+class Client:
+    """A connection to one server, made again when it breaks; use it in a ``with``. Not safe in several threads.
+
+    ``notify`` hears a sentence for everything that a user should know while it happens: a lost connection and the
+    next try, a transfer that starts over. Every method raises the errors of ``ftpy.errors`` and no others.
+    """
+
+    def __init__(self, profile: Profile, transfer: Transfer | None = None, notify: Notify = _silent) -> None:
+        self._profile = profile
+        self._transfer = transfer or Transfer()
+        self._notify = notify
+        self._connection: Connection | None = None
+
+    @classmethod
+    def paired(cls, name: str | None = None, notify: Notify = _silent) -> Client:
+        """A client for a paired server: ``name``, or $FTPY_SERVER, or the default. Raises ConfigError."""
+        config = load_client_config(client_config_path())
+        _, profile = choose_profile(config, name)
+        return cls(profile, config.transfer, notify)
+
+    # ---- life
+
+    def __enter__(self) -> Self:
+        """Connect and prove both ends; the first connection is not retried."""
+        self._connected()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; safe to call twice."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    @property
+    def rights(self) -> frozenset[str]:
+        """What this user may do there."""
+        return frozenset(self._connected().welcome.rights)
+
+    @property
+    def server(self) -> str:
+        """What the server calls itself."""
+        return self._connected().welcome.server
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            self._connection = Connection.open(self._profile, self._transfer)
+        return self._connection
+
+    def _persist(self, attempt: Callable[[Connection], T], moved: Callable[[], int] = lambda: 0) -> T:
+        """Attempt over one connection after the other; the count of failures starts anew whenever ``moved`` grows."""
+        failures, mark = 0, moved()
+        while True:
+            try:
+                return attempt(self._connected())
+            except (ConnectionFailed, Busy, ShuttingDown) as error:
+                self.close()
+                if isinstance(error, ProtocolError):
+                    raise
+                if moved() > mark:
+                    failures, mark = 0, moved()
+                failures += 1
+                if failures > self._transfer.retries:
+                    raise
+                self._wait(error, failures)
+            except BaseException:
+                if self._connection is not None and (self._connection.pending or not self._connection.in_step):
+                    self.close()
+                raise
+
+    def _wait(self, error: FtpyError, failures: int) -> None:
+        delay = min(BACKOFF_SECONDS * 2 ** (failures - 1), MOST_BACKOFF_SECONDS) * random.uniform(0.8, 1.2)  # noqa: S311
+        self._notify(f"{error}; trying again in {delay:.1f} s ({failures} of {self._transfer.retries})")
+        time.sleep(delay)
+
+    # ---- put
+
+    def put(
+        self,
+        source: str | os.PathLike[str] | BinaryIO,
+        path: PathLike,
+        *,
+        digest: DigestName | None = None,
+        condition: Literal["absent"] | KnownDigest | None = None,
+        on_progress: OnProgress = ignore,
+    ) -> Stored:
+        """Store a file of this side, or what a binary stream gives until its end, at ``path``.
+
+        An interrupted put of the same file goes on where it stood. Returns when the content is verified, published
+        and durable. ``condition``: ``"absent"``, or the digest that the file there must have now.
+        Raises SourceChanged, LocalFileError, AlreadyExists, DigestMismatch, NoSpace, ….
+        """
+        wanted = Put(_remote(path), digest or self._transfer.digest, condition, on_progress)
+        if not isinstance(source, str | os.PathLike):
+            stream = StreamPut(wanted, source)
+            return self._persist(stream.attempt, lambda: stream.stored_bytes)
+        with Source(os.fspath(source), wanted.digest) as opened:
+            transfer = FilePut(wanted, opened)
+            try:
+                return self._put_file(transfer)
+            except LocalFileError:
+                self._abandon(transfer)
+                raise
+
+    def _put_file(self, transfer: FilePut) -> Stored:
+        try:
+            return self._persist(transfer.attempt, lambda: transfer.stored_bytes)
+        except (DigestMismatch, UnknownUpload) as error:
+            if isinstance(error, DigestMismatch) and not transfer.resumed:
+                raise
+            # What an earlier run left was of other bytes, or is gone; the server has dropped it.
+            self._notify(f"{error}; starting over")
+            transfer.start_over()
+            return self._persist(transfer.attempt, lambda: transfer.stored_bytes)
+
+    def _abandon(self, transfer: FilePut) -> None:
+        """Drop what the server holds of a file that is no longer that file; it would expire, but why wait."""
+        if not transfer.begun:
+            return
+        try:
+            transfer.abandon(self._connected())
+        except (ConnectionFailed, RequestError) as error:
+            self.close()
+            self._notify(f"what was sent stays on the server until it expires: {error}")
+
+    # ---- get
+
+    def get(
+        self,
+        path: PathLike,
+        target: str | os.PathLike[str] | BinaryIO,
+        *,
+        digest: DigestName | None = None,
+        force: bool = False,
+        on_progress: OnProgress = ignore,
+    ) -> Fetched:
+        """Fetch a file into ``target`` (a file name on this side), or write it to a binary stream.
+
+        A file appears under its name only when it is verified and durable; an interrupted get goes on where it stood.
+        A different file that is there already is replaced only with ``force``.
+        Raises TargetExists, LocalFileError, NotFound, DigestMismatch, ….
+        """
+        server = self._profile.certificate_sha256 or self._profile.addresses[0]
+        wanted = Get(_remote(path), digest or self._transfer.digest, on_progress, server)
+        if not isinstance(target, str | os.PathLike):
+            stream = StreamGet(wanted, target)
+            return self._persist(stream.attempt, lambda: stream.received)
+        with FileGet(wanted, os.fspath(target), force=force, notify=self._notify) as transfer:
+            return self._persist(transfer.attempt, lambda: transfer.received)
+
+    # ---- ls, stat, digest
+
+    def ls(self, path: PathLike = "", *, recursive: bool = False) -> Iterator[FileInfo]:
+        """What is in a directory, as the pages come; ends normally only after the whole listing has come.
+
+        The connection is busy until the iteration ends; an iteration left early closes it.
+        """
+        where = _remote(path)
+        connection = self._persist(lambda live: self._begin_ls(live, where, recursive))
+        complete = False
+        try:
+            while not complete:
+                page = connection.wait(LsReply)
+                complete = page.complete
+                for entry in page.entries:
+                    yield entry_to_info(entry, where)
+        except GeneratorExit:
+            self.close()
+            raise
+        except FtpyError:
+            if connection.pending:
+                self.close()
+            raise
+
+    def _begin_ls(self, connection: Connection, where: RemotePath, recursive: bool) -> Connection:
+        connection.channel.send(LsRequest(id=connection.next_id(), **path_to_wire(where), recursive=recursive))
+        connection.channel.flush()
+        return connection
+
+    def stat(self, path: PathLike) -> FileInfo:
+        """What is known of one path. Raises NotFound."""
+        where = _remote(path)
+        reply = self._persist(
+            lambda connection: connection.call(StatRequest(id=connection.next_id(), **path_to_wire(where)), StatReply)
+        )
+        return entry_to_info(reply.entry, where)
+
+    def digest(self, path: PathLike, digest: DigestName | None = None) -> KnownDigest:
+        """The digest of a file's content, remembered by the server or computed there now."""
+        where, name = _remote(path), digest or self._transfer.digest
+        reply = self._persist(
+            lambda connection: connection.call(
+                DigestRequest(id=connection.next_id(), **path_to_wire(where), digest=name), DigestReply
+            )
+        )
+        return KnownDigest(reply.digest.name, reply.digest.hex)
+
+
+def _remote(path: PathLike) -> RemotePath:
+    """The path, with a leading slash forgiven: both spellings mean the user's root."""
+    if isinstance(path, RemotePath):
+        return path
+    return RemotePath.parse(path.removeprefix("/"))

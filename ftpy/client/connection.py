@@ -1,0 +1,167 @@
+"""One authenticated connection to a server: requests out, replies in, in order."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from collections.abc import Callable
+from typing import TypeVar
+
+from ftpy.config import Profile, Transfer, parse_address
+from ftpy.errors import ConfigError, ConnectionFailed, ConnectionLost, Denied, FtpyError, ProtocolError, Stalled
+from ftpy.transport.channel import Channel
+from ftpy.transport.deadline import Deadline
+from ftpy.transport.stream import Stream
+from ftpy.wire import auth
+from ftpy.wire.messages import Challenge, FailureReply, ProgressReply, Reply, Request, Welcome, b64decode
+from ftpy.wire.messages import Denied as DeniedMessage
+from ftpy.wire.session import Side
+
+R = TypeVar("R", bound=Reply)
+
+
+def _ignore(_: int) -> None:
+    return None
+
+
+class Connection:
+    """A channel that has proven both ends; not safe in several threads.
+
+    After any error with requests under way the connection is out of step: close it and make another.
+    """
+
+    def __init__(self, channel: Channel, welcome: Welcome) -> None:
+        self.channel = channel
+        self.welcome = welcome
+        self._next_id = 1
+
+    @classmethod
+    def open(cls, profile: Profile, transfer: Transfer) -> Connection:
+        """Dial the profile's addresses in turn, prove both ends, within ``connect_seconds`` each.
+
+        Raises ConnectionFailed, Denied, ServerNotTrusted.
+        """
+        failures = []
+        for address in profile.addresses:
+            try:
+                return cls._open_one(address, profile, transfer)
+            except ConnectionFailed as error:
+                failures.append(f"{address}: {error}")
+        raise ConnectionFailed("no connection: " + "; ".join(failures))
+
+    @classmethod
+    def _open_one(cls, address: str, profile: Profile, transfer: Transfer) -> Connection:
+        deadline = Deadline(transfer.connect_seconds, "connecting")
+        sock = _dial(address, deadline)
+        pin = b""
+        try:
+            if profile.certificate_sha256 is not None:
+                from ftpy.transport import tls
+
+                pin = bytes.fromhex(profile.certificate_sha256)
+                sock = tls.connect(sock, pin, deadline.remaining())
+            stream = Stream(sock, silence_seconds=transfer.stall_seconds)
+            if pin:
+                stream.expect_tls(tls.ALPN)
+            channel = Channel(stream, Side.CLIENT)
+            with stream.until(deadline):
+                welcome = _authenticate(channel, profile, pin)
+        except BaseException:
+            sock.close()
+            raise
+        return cls(channel, welcome)
+
+    @property
+    def pending(self) -> int:
+        """Requests without their last reply."""
+        return self.channel.session.pending
+
+    @property
+    def in_step(self) -> bool:
+        """Whether the next thing sent would be read as a request."""
+        return self.channel.session.outgoing.between_frames
+
+    @property
+    def inline_bytes(self) -> int:
+        """Largest body that a put may carry inline."""
+        return self.welcome.limits.inline_bytes
+
+    def next_id(self) -> int:
+        """A fresh request id."""
+        self._next_id += 1
+        return self._next_id - 1
+
+    def call(self, request: Request, kind: type[R], on_progress: Callable[[int], None] = _ignore) -> R:
+        """Send a request and wait for its reply; nothing else may be under way. Raises the failure that it carries."""
+        self.channel.send(request)
+        return self.wait(kind, on_progress)
+
+    def wait(self, kind: type[R], on_progress: Callable[[int], None] = _ignore) -> R:
+        """The reply that is due next; ``on_progress`` hears the bytes that the server says it has done meanwhile."""
+        while True:
+            message = self.channel.receive()
+            if isinstance(message, ProgressReply):
+                on_progress(message.progress)
+            elif isinstance(message, FailureReply):
+                raise message.exception()
+            elif isinstance(message, kind):
+                return message
+            elif message is None:
+                raise ConnectionLost("the server closed the connection")
+            else:
+                raise ProtocolError(f"a {type(message).__name__} where a {kind.__name__} is due")
+
+    def readable(self) -> bool:
+        """Whether a reply can be had without waiting."""
+        return self.channel.readable()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.channel.stream.close()
+
+
+def _dial(address: str, deadline: Deadline) -> socket.socket:
+    target = parse_address(address)
+    try:
+        if target.kind == "unix":
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            sock.settimeout(deadline.remaining())
+            sock.connect(target.path)
+            return sock
+        return socket.create_connection((target.host, target.port), timeout=deadline.remaining())
+    except TimeoutError:
+        raise Stalled("no answer") from None
+    except OSError as error:
+        raise ConnectionFailed(error.strerror or str(error)) from None
+
+
+def _authenticate(channel: Channel, profile: Profile, pin: bytes) -> Welcome:
+    try:
+        key = b64decode(profile.key)
+    except ProtocolError:
+        raise ConfigError("the profile's key is damaged; pair again") from None
+    binding = auth.Channel(pin)
+    handshake = auth.ClientHandshake(profile.user, key, secrets.token_bytes(auth.NONCE_BYTES), binding)
+    channel.send(handshake.message)
+    challenge_bytes = channel.receive_raw()
+    if challenge_bytes is None:
+        raise ConnectionLost("the server closed the connection at once; it may be full")
+    challenge = channel.session.receive(challenge_bytes)
+    if isinstance(challenge, FailureReply):
+        raise _as_failure(challenge.exception())
+    assert isinstance(challenge, Challenge)
+    channel.send(handshake.prove(challenge_bytes))
+    verdict = channel.receive()
+    if isinstance(verdict, DeniedMessage):
+        raise Denied(f"the server refused user {profile.user!r} with this key")
+    if isinstance(verdict, FailureReply):
+        raise _as_failure(verdict.exception())
+    if not isinstance(verdict, Welcome):
+        raise ConnectionLost("the server closed the connection before it answered the proof")
+    handshake.check(verdict.server_proof)
+    return verdict
+
+
+def _as_failure(error: FtpyError) -> FtpyError:
+    """What a server says before it has proven itself is hearsay: a reason, never a result."""
+    return error if isinstance(error, ConnectionFailed) else ConnectionFailed(str(error))

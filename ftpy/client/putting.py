@@ -1,0 +1,287 @@
+"""How one file gets to the server: small at once, large in parts; resumed wherever it was left."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from ftpy.client.connection import Connection
+from ftpy.client.results import OnProgress, Progress, Stored
+from ftpy.client.source import Source
+from ftpy.digests import DigestName, hexdigest, new_hasher
+from ftpy.errors import DigestMismatch, LocalFileError, NotFound, PermissionDenied
+from ftpy.files import RemotePath
+from ftpy.storage.base import KnownDigest
+from ftpy.wire.messages import (
+    AbortReply,
+    AbortRequest,
+    CommitRequest,
+    DigestReply,
+    DigestRequest,
+    PartReply,
+    PartRequest,
+    PutRequest,
+    StoredReply,
+    Trailer,
+    UploadReply,
+    digest_of,
+    path_to_wire,
+)
+
+PARTS_IN_FLIGHT = 4
+"""Parts sent but not yet acknowledged: what is sent again after a lost connection, at most."""
+PART_TRIES = 3
+"""How often a part that arrives broken is sent."""
+
+
+@dataclass(slots=True)
+class Put:
+    """What the caller wants: where to, verified by which digest, under which condition."""
+
+    path: RemotePath
+    digest: DigestName
+    condition: Any
+    on_progress: OnProgress
+
+    def request(self, request_id: int, **fields: Any) -> PutRequest:
+        """The request that begins it."""
+        return PutRequest(
+            id=request_id, **path_to_wire(self.path), digest=self.digest, condition=self.condition, **fields
+        )
+
+
+class FilePut:
+    """One file on its way, over as many connections as it takes; ``attempt`` with each until one succeeds."""
+
+    def __init__(self, put: Put, source: Source) -> None:
+        self._put = put
+        self._source = source
+        self._resumed: int | None = None
+        self._digest: KnownDigest | None = None
+        self._commit_unanswered = False
+        self._upload_id: str | None = None
+        self.stored_bytes = 0
+        """Bytes that the server is known to have; grows, so that whoever retries knows that something moves."""
+
+    def attempt(self, connection: Connection) -> Stored:
+        """Send what is missing and commit. Raises SourceChanged and whatever the connection or the server raises."""
+        if self._commit_unanswered and self._is_stored(connection):
+            return self._done()
+        if self._source.size <= connection.inline_bytes:
+            return self._at_once(connection)
+        return self._in_parts(connection)
+
+    def _at_once(self, connection: Connection) -> Stored:
+        source, put = self._source, self._put
+        body = source.read_all()
+        source.check_unchanged()
+        self._digest = KnownDigest(put.digest, hexdigest(put.digest, body))
+        self._say("sending", 0)
+        connection.channel.send(
+            put.request(
+                connection.next_id(),
+                file_size=source.size,
+                mtime_ns=source.mtime_ns,
+                mode=source.mode,
+                length=source.size,
+            )
+        )
+        connection.channel.send_body(body)
+        connection.channel.send(digest_of(put.digest, self._digest.hex, Trailer))
+        self._commit_unanswered = True
+        connection.wait(StoredReply)
+        self._say("sending", source.size)
+        return self._done()
+
+    def _in_parts(self, connection: Connection) -> Stored:
+        source = self._source
+        upload = connection.call(
+            self._put.request(connection.next_id(), file_size=source.size, mtime_ns=source.mtime_ns, mode=source.mode),
+            UploadReply,
+        )
+        missing = [number for first, last in upload.missing for number in range(first, last + 1)]
+        self.stored_bytes = source.size - sum(self._length(upload, number) for number in missing)
+        if self._resumed is None:
+            self._resumed = self.stored_bytes
+        self._say("sending", self.stored_bytes)
+        self._upload_id = upload.upload
+        self._send_parts(connection, upload, missing)
+        self._say("verifying", 0)
+        digest = KnownDigest(self._put.digest, source.hexdigest())
+        source.check_unchanged()
+        return self._commit(connection, upload, digest)
+
+    def _length(self, upload: UploadReply, number: int) -> int:
+        return min(upload.part_size, self._source.size - number * upload.part_size)
+
+    def _send_parts(self, connection: Connection, upload: UploadReply, missing: list[int]) -> None:
+        source = self._source
+        due = set(missing)
+        queue = deque((number, 1) for number in range(-(-source.size // upload.part_size)))
+        flying: deque[tuple[int, int]] = deque()
+        while queue or flying:
+            if queue and len(flying) < PARTS_IN_FLIGHT:
+                number, tries = queue.popleft()
+                if number not in due:
+                    source.pass_over(number * upload.part_size, self._length(upload, number))
+                    continue
+                flying.append((number, tries))
+                self._send_part(connection, upload, number)
+            while flying and (len(flying) >= PARTS_IN_FLIGHT or not queue or connection.readable()):
+                number, tries = flying.popleft()
+                try:
+                    self._await_part(connection, upload, number)
+                except DigestMismatch:
+                    if tries >= PART_TRIES:
+                        raise
+                    queue.append((number, tries + 1))
+
+    def _send_part(self, connection: Connection, upload: UploadReply, number: int) -> None:
+        length = self._length(upload, number)
+        connection.channel.send(PartRequest(id=connection.next_id(), upload=upload.upload, part=number, length=length))
+        hasher = new_hasher("blake3")
+        for view in self._source.chunks(number * upload.part_size, length):
+            hasher.update(view)
+            connection.channel.send_body(view)
+        connection.channel.send(Trailer(blake3=hasher.hexdigest()))
+        connection.channel.flush()
+
+    def _await_part(self, connection: Connection, upload: UploadReply, number: int) -> None:
+        connection.wait(PartReply, lambda done: self._say("sending", self.stored_bytes + done))
+        self.stored_bytes += self._length(upload, number)
+        self._say("sending", self.stored_bytes)
+
+    def _commit(self, connection: Connection, upload: UploadReply, digest: KnownDigest) -> Stored:
+        size = self._source.size
+        self._digest = digest
+        self._commit_unanswered = True
+
+        def on_progress(verified: int) -> None:
+            self._say("verifying" if verified < size else "committing", verified)
+
+        connection.call(
+            CommitRequest(id=connection.next_id(), upload=upload.upload, digest=digest_of(digest.name, digest.hex)),
+            StoredReply,
+            on_progress,
+        )
+        self._say("committing", size)
+        return self._done()
+
+    @property
+    def begun(self) -> bool:
+        """Whether the server holds an upload of it."""
+        return self._upload_id is not None
+
+    def abandon(self, connection: Connection) -> None:
+        """Drop what the server holds of a file that is no longer that file."""
+        assert self._upload_id is not None
+        connection.call(AbortRequest(id=connection.next_id(), upload=self._upload_id), AbortReply)
+
+    def _is_stored(self, connection: Connection) -> bool:
+        """Whether the commit whose answer was lost has happened."""
+        assert self._digest is not None
+        try:
+            reply = connection.call(
+                DigestRequest(id=connection.next_id(), **path_to_wire(self._put.path), digest=self._digest.name),
+                DigestReply,
+            )
+        except (NotFound, PermissionDenied):
+            return False
+        return reply.digest.hex == self._digest.hex and reply.file_size == self._source.size
+
+    def _done(self) -> Stored:
+        assert self._digest is not None
+        return Stored(
+            path=self._put.path,
+            size=self._source.size,
+            digest=self._digest,
+            durable=True,
+            resumed=self._resumed or 0,
+        )
+
+    def _say(self, phase: Any, done: int) -> None:
+        self._put.on_progress(Progress(phase, done, self._source.size))
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the server had some of it before this put began."""
+        return bool(self._resumed)
+
+    def start_over(self) -> None:
+        """Forget what was learnt of an upload that the server has dropped."""
+        self._resumed, self._upload_id = None, None
+        self._commit_unanswered = False
+
+
+class StreamPut:
+    """A put of a source of unknown length: part by part, each kept until the server has it; not resumable later."""
+
+    def __init__(self, put: Put, stream: BinaryIO) -> None:
+        self._put = put
+        self._stream = stream
+        self._hasher = new_hasher(put.digest)
+        self._upload: UploadReply | None = None
+        self._part: memoryview | None = None
+        self._number = 0
+        self._ended = False
+        self._mtime_ns = time.time_ns()
+        self.stored_bytes = 0
+
+    def attempt(self, connection: Connection) -> Stored:
+        """Go on where the last connection ended."""
+        put = self._put
+        if self._upload is None:
+            self._upload = connection.call(
+                put.request(connection.next_id(), file_size=None, mtime_ns=self._mtime_ns), UploadReply
+            )
+        upload = self._upload.upload
+        while self._part is not None or not self._ended:
+            if self._part is None and not self._read(self._upload.part_size):
+                break
+            part = self._part
+            assert part is not None
+            connection.channel.send(
+                PartRequest(id=connection.next_id(), upload=upload, part=self._number, length=len(part))
+            )
+            connection.channel.send_body(part)
+            connection.channel.send(Trailer(blake3=hexdigest("blake3", part)))
+            connection.wait(PartReply, lambda done: self._say("sending", self.stored_bytes + done))
+            self.stored_bytes += len(part)
+            self._number += 1
+            self._part = None
+            self._say("sending", self.stored_bytes)
+        digest = KnownDigest(put.digest, self._hasher.hexdigest())
+        connection.call(
+            CommitRequest(
+                id=connection.next_id(),
+                upload=upload,
+                digest=digest_of(digest.name, digest.hex),
+                file_size=self.stored_bytes,
+            ),
+            StoredReply,
+            lambda done: self._say("verifying", done),
+        )
+        return Stored(path=put.path, size=self.stored_bytes, digest=digest, durable=True)
+
+    def _read(self, count: int) -> bool:
+        """Read the next part, whole unless it is the last; False at the end."""
+        buffer = memoryview(bytearray(count))
+        held = 0
+        while held < count:
+            try:
+                got = self._stream.readinto(buffer[held:])  # type: ignore[attr-defined]
+            except OSError as error:
+                raise LocalFileError(f"standard input: {error.strerror or error}") from None
+            if not got:
+                self._ended = True
+                break
+            held += got
+        if held:
+            self._part = buffer[:held]
+            self._hasher.update(self._part)
+        return held > 0
+
+    def _say(self, phase: Any, done: int) -> None:
+        self._put.on_progress(Progress(phase, done, None))

@@ -1,0 +1,58 @@
+"""What the client reports: how far a transfer is, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from ftpy.files import RemotePath
+from ftpy.storage.base import KnownDigest
+
+Phase = Literal["sending", "receiving", "verifying", "committing"]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """``done`` of ``total`` bytes (None: not known) are through ``phase``.
+
+    Sending counts bytes that the server has stored, receiving bytes written on this side, verifying bytes hashed.
+    """
+
+    phase: Phase
+    done: int
+    total: int | None
+
+
+OnProgress = Callable[[Progress], None]
+
+
+def ignore(_: Progress) -> None:
+    """The callback of those who do not look."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A put that is verified, published and durable: ``resumed`` of its ``size`` bytes were there already."""
+
+    path: RemotePath
+    size: int
+    digest: KnownDigest
+    durable: bool
+    resumed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A get that is verified and in place (``target`` None: written to a stream).
+
+    ``resumed`` of its ``size`` bytes were there already; ``identical``: the target was this very content before.
+    """
+
+    path: RemotePath
+    target: str | None
+    size: int
+    digest: KnownDigest
+    durable: bool
+    resumed: int = 0
+    identical: bool = False

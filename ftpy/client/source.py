@@ -1,0 +1,127 @@
+"""What a put reads: one version of a regular file on this side."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Iterator
+
+from ftpy.digests import DigestName
+from ftpy.errors import LocalFileError, SourceChanged
+from ftpy.files import display
+from ftpy.storage.base import Closing
+from ftpy.storage.following import Follower
+
+DEFAULT_MODE_MASK = 0o777
+
+
+def local_error(path: str, error: OSError) -> LocalFileError:
+    """The one translation of an OSError about a file of this side."""
+    return LocalFileError(f"{display(path)}: {error.strerror or error}")
+
+
+class Source(Closing):
+    """A file open for sending: read at any offset, hashed once in order, noticed when it changes.
+
+    Raises LocalFileError when it cannot be opened or is not a regular file.
+    """
+
+    def __init__(self, path: str, digest: DigestName) -> None:
+        self.path = path
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+        try:
+            self._descriptor = os.open(path, flags)
+        except OSError as error:
+            raise local_error(path, error) from None
+        self._open = True
+        status = os.fstat(self._descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            self.close()
+            kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+            raise LocalFileError(f"{display(path)}: {kind}")
+        self.size = status.st_size
+        self.mtime_ns = status.st_mtime_ns
+        self.mode = status.st_mode & DEFAULT_MODE_MASK
+        self._version = _version(status)
+        self._seek_lock = threading.Lock()
+        self._follower = Follower(digest, self.read_at)
+        self._fed = 0
+
+    def read_at(self, offset: int, view: memoryview) -> int:
+        """Fill ``view`` from ``offset``: the bytes read, fewer only at the end. Raises LocalFileError."""
+        done = 0
+        try:
+            while done < len(view):
+                if hasattr(os, "preadv"):
+                    got = os.preadv(self._descriptor, [view[done:]], offset + done)
+                else:
+                    with self._seek_lock:
+                        os.lseek(self._descriptor, offset + done, os.SEEK_SET)
+                        data = os.read(self._descriptor, len(view) - done)
+                    got = len(data)
+                    view[done : done + got] = data
+                if not got:
+                    break
+                done += got
+        except OSError as error:
+            raise local_error(self.path, error) from None
+        return done
+
+    def read_all(self) -> memoryview:
+        """The whole content, for small files. Raises SourceChanged."""
+        view = memoryview(bytearray(self.size))
+        if self.read_at(0, view) != self.size:
+            raise SourceChanged(f"{display(self.path)} changed while it was being sent")
+        return view
+
+    def chunks(self, offset: int, length: int) -> Iterator[memoryview]:
+        """A range, chunk by chunk, each valid until the next; hashed when it passes first. Raises SourceChanged.
+
+        Ranges come in ascending order, by this or ``pass_over``; those below the highest so far are sent again only.
+        """
+        end = offset + length
+        while offset < end:
+            buffer = self._follower.borrow()
+            view = buffer[: min(len(buffer), end - offset)]
+            got = self.read_at(offset, view)
+            if got != len(view):
+                raise SourceChanged(f"{display(self.path)} became shorter while it was being sent")
+            yield view
+            if offset == self._fed:
+                self._follower.give(offset, buffer, got)
+                self._fed += got
+            else:
+                self._follower.give_back(buffer)
+            offset += got
+
+    def pass_over(self, offset: int, length: int) -> None:
+        """The server has this range already; it still counts for the digest."""
+        begin, end = max(offset, self._fed), offset + length
+        if begin < end:
+            self._follower.announce(begin, end - begin)
+            self._fed = end
+
+    def hexdigest(self) -> str:
+        """The digest of the whole file, after every range was sent or passed over. Raises SourceChanged."""
+        try:
+            return self._follower.hexdigest(self.size)
+        except EOFError:
+            raise SourceChanged(f"{display(self.path)} became shorter while it was being sent") from None
+
+    def check_unchanged(self) -> None:
+        """Raises SourceChanged unless the file is still what it was when it was opened."""
+        if _version(os.fstat(self._descriptor)) != self._version:
+            raise SourceChanged(f"{display(self.path)} changed while it was being sent; nothing was stored")
+
+    def close(self) -> None:
+        """Close the file and end its hashing."""
+        if self._open:
+            self._open = False
+            if hasattr(self, "_follower"):
+                self._follower.close()
+            os.close(self._descriptor)
+
+
+def _version(status: os.stat_result) -> tuple[int, ...]:
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)

@@ -1,0 +1,213 @@
+"""One connection from accept to close: TLS, authenticate, answer requests. The main path on one screen."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import socket
+import socketserver
+import time
+from typing import TYPE_CHECKING
+
+from ftpy import __version__
+from ftpy.digests import DIGEST_NAMES
+from ftpy.errors import ConnectionFailed, ConnectionLost, Denied, InternalError, ProtocolError, RequestError
+from ftpy.server.accounts import Account
+from ftpy.server.context import Commits, Context, failure
+from ftpy.server.verbs import dispatch
+from ftpy.transport import tls
+from ftpy.transport.channel import Channel
+from ftpy.transport.deadline import Deadline
+from ftpy.transport.stream import Stream
+from ftpy.wire.auth import NONCE_BYTES, ServerHandshake
+from ftpy.wire.messages import Denied as DeniedMessage
+from ftpy.wire.messages import FailureReply, Hello, Limits, Proof, PutRequest, Request, UnknownRequest, Welcome
+from ftpy.wire.session import Side
+
+if TYPE_CHECKING:
+    from ftpy.server.server import Server
+
+log = logging.getLogger("ftpy.server")
+FAREWELL_SECONDS = 1.0
+"""How long a connection that is ended by us may take to read why."""
+
+
+class RequestHandler(socketserver.BaseRequestHandler):
+    """Serves one connection in its own thread."""
+
+    server: Server
+
+    def setup(self) -> None:
+        """Take a name for the log and be known to the service, which may drain us."""
+        self.service = self.server.service
+        self.key = id(self.request)
+        self.source = self.server.describe(self.client_address)
+        self.stream: Stream | None = None
+        self.context: Context | None = None
+        self.waiting = False
+        self.user = "-"
+        self.service.opened(self)
+
+    def handle(self) -> None:
+        """TLS, authenticate, then requests until the peer leaves; every way out is logged."""
+        limits = self.service.config.limits
+        try:
+            deadline = Deadline(limits.handshake_seconds, "authentication")
+            sock = self.request
+            if self.service.tls_context is not None:
+                sock = self.request = tls.accept(sock, self.service.tls_context, deadline.remaining())
+            self.stream = Stream(sock, silence_seconds=limits.stall_seconds)
+            self.stream.expect_tls(tls.ALPN)
+            channel = Channel(self.stream, Side.SERVER)
+            try:
+                with self.stream.until(deadline):
+                    account = self._authenticate(channel)
+                self._serve(channel, account)
+            except ProtocolError as error:
+                self._refuse(channel, error)
+        except Denied:
+            self._note(logging.WARNING, "login-denied")
+        except ConnectionFailed as error:
+            self._note(logging.INFO, "connection-ended", reason=str(error))
+
+    def finish(self) -> None:
+        """Let go of what the connection held; unfinished uploads stay and can be resumed."""
+        try:
+            if self.context is not None:
+                self.context.close()
+            if self.stream is not None:
+                self.stream.close()
+        finally:
+            self.service.closed(self)
+
+    def abandon(self) -> None:
+        """From another thread: break the connection, wherever it is."""
+        if self.stream is not None:
+            self.stream.abandon()
+        else:
+            with contextlib.suppress(OSError):
+                self.request.shutdown(socket.SHUT_RDWR)
+
+    def _authenticate(self, channel: Channel) -> Account:
+        service = self.service
+        hello_bytes = channel.receive_raw()
+        if hello_bytes is None:
+            raise ConnectionLost("the peer left before it said hello")
+        hello = channel.session.receive(hello_bytes)
+        assert isinstance(hello, Hello)
+        self.user = hello.user
+        handshake = ServerHandshake(hello_bytes, hello, secrets.token_bytes(NONCE_BYTES), service.binding)
+        channel.send(handshake.message)
+        proof = channel.receive()
+        if not isinstance(proof, Proof):
+            raise ConnectionLost("the peer left before it proved who it is")
+        verifier, account = service.accounts.lookup(hello.user)
+        try:
+            server_proof = handshake.check(proof, verifier)
+            if account is None:
+                raise Denied
+        except Denied:
+            channel.send(DeniedMessage())
+            self._farewell(channel)
+            raise
+        limits = service.config.limits
+        channel.send(
+            Welcome(
+                server_proof=server_proof,
+                server=f"ftpy {__version__}",
+                time_ns=time.time_ns(),
+                limits=Limits(inline_bytes=limits.inline_bytes, requests=limits.pipelined_requests),
+                digests=list(DIGEST_NAMES),
+                rights=sorted(account.rights),
+            )
+        )
+        channel.flush()
+        service.admission.known(self.key)
+        self._note(logging.INFO, "login")
+        return account
+
+    def _serve(self, channel: Channel, account: Account) -> None:
+        storage = self.service.storage_for(account)
+        commits = Commits(storage, channel, self._audit)
+        context = self.context = Context(
+            channel=channel,
+            account=account,
+            storage=storage,
+            config=self.service.config,
+            commits=commits,
+            audit=self._audit,
+            draining=self.service.draining.is_set,
+        )
+        while True:
+            if len(commits) and not channel.readable():
+                commits.flush()
+            request = self._next_request(channel, context)
+            if request is None:
+                return
+            if not (isinstance(request, PutRequest) and request.length is not None):
+                commits.flush()  # what follows sees what was put before it, and replies keep their order
+            self._answer(request, context)
+
+    def _next_request(self, channel: Channel, context: Context) -> Request | UnknownRequest | None:
+        """The next request, or None when the connection is to end: the peer left, the service drains."""
+        channel.flush()
+        self.waiting = not context.uploads
+        try:
+            if self.service.draining.is_set() and self.waiting and not channel.readable():
+                return None
+            if not self.service.accounts.is_current(context.account):
+                self._note(logging.WARNING, "session-ended", reason="the user was removed or has a new key")
+                return None
+            message = channel.receive(silence_seconds=self.service.config.limits.idle_seconds)
+        finally:
+            self.waiting = False
+        assert message is None or isinstance(message, Request | UnknownRequest)
+        return message
+
+    def _answer(self, request: Request | UnknownRequest, context: Context) -> None:
+        channel = context.channel
+        try:
+            reply = dispatch(request, context)
+        except RequestError as error:
+            self._audit("refused", verb=_verb(request), error=error.code, reason=str(error))
+            self._fail(request, error, context)
+        except (ConnectionFailed, MemoryError):
+            raise
+        except Exception:
+            log.exception("internal", extra={"event": "internal", "fields": {"verb": _verb(request)}})
+            self._fail(request, InternalError(), context)
+        else:
+            if reply is not None:
+                context.commits.flush()
+                channel.send(reply)
+
+    def _fail(self, request: Request | UnknownRequest, error: RequestError, context: Context) -> None:
+        """Reply with a failure, in its turn, after the rest of the request was read and dropped."""
+        channel = context.channel
+        if not channel.session.outgoing.between_frames:
+            raise ConnectionLost("a reply could not be finished") from error
+        channel.skip_body()
+        context.commits.flush()
+        channel.send(failure(request.id, error))
+
+    def _refuse(self, channel: Channel, error: ProtocolError) -> None:
+        """A peer that breaks the protocol is told once: where its next frame starts is no longer known."""
+        self._note(logging.WARNING, "protocol-error", reason=str(error))
+        if channel.session.outgoing.between_frames:
+            channel.send(FailureReply(id=0, error=error.code, message=str(error)[:1024]))
+            self._farewell(channel)
+
+    def _farewell(self, channel: Channel) -> None:
+        channel.flush()
+        channel.stream.farewell(FAREWELL_SECONDS)
+
+    def _note(self, level: int, event: str, **fields: object) -> None:
+        log.log(level, event, extra={"event": event, "fields": {"user": self.user, "source": self.source, **fields}})
+
+    def _audit(self, event: str, **fields: object) -> None:
+        self._note(logging.INFO, event, **fields)
+
+
+def _verb(request: Request | UnknownRequest) -> str:
+    return request.cmd if isinstance(request, UnknownRequest) else str(request.__struct_config__.tag)

@@ -1,0 +1,120 @@
+"""What a handler works with: one connection's channel, account, storage, and the puts it has under way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ftpy.config import ServerConfig
+from ftpy.errors import RequestError, ShuttingDown
+from ftpy.files import FileInfo
+from ftpy.server.accounts import Account
+from ftpy.storage.base import KnownDigest, NewFile, Staged, Storage, Upload
+from ftpy.transport.channel import Channel
+from ftpy.wire.messages import FailureReply, StoredReply, digest_of
+
+GROUP_FILES = 256
+"""Most small files made durable together."""
+GROUP_BYTES = 16 * 1024 * 1024
+"""Most bytes made durable together: what one group may keep a client waiting for."""
+
+Audit = Callable[..., None]
+
+
+def failure(request_id: int, error: RequestError) -> FailureReply:
+    """The reply that carries ``error``; only its own code and message, never a cause."""
+    return FailureReply(id=request_id, error=error.code, message=str(error)[:1024])
+
+
+class Commits:
+    """Small puts waiting to be made durable as one group; their replies leave in the order of the requests."""
+
+    def __init__(self, storage: Storage, channel: Channel, audit: Audit) -> None:
+        self._storage, self._channel, self._audit = storage, channel, audit
+        self._group: list[tuple[int, Staged, KnownDigest]] = []
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._group)
+
+    def add(self, request_id: int, staged: Staged, size: int, digest: KnownDigest) -> None:
+        """Answer ``request_id`` when its group is durable."""
+        self._group.append((request_id, staged, digest))
+        self._bytes += size
+        if len(self._group) >= GROUP_FILES or self._bytes >= GROUP_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Publish the group and queue the replies."""
+        if not self._group:
+            return
+        group, self._group, self._bytes = self._group, [], 0
+        results = self._storage.publish([staged for _, staged, _ in group])
+        for (request_id, staged, digest), result in zip(group, results, strict=True):
+            if isinstance(result, FileInfo):
+                self._audit("put", path=str(staged.path), bytes=result.size)
+                self._channel.send(stored(request_id, result, digest))
+            else:
+                self._audit("put-failed", path=str(staged.path), error=result.code)
+                self._channel.send(failure(request_id, result))
+
+    def drop(self) -> None:
+        """Forget what is staged: the connection is gone before its group was published."""
+        group, self._group = self._group, []
+        for _, staged, _ in group:
+            staged.close()
+
+
+def stored(request_id: int, info: FileInfo, digest: KnownDigest) -> StoredReply:
+    """The reply to a put that is published and durable."""
+    assert info.etag is not None
+    return StoredReply(
+        id=request_id,
+        file_size=info.size,
+        digest=digest_of(digest.name, digest.hex),
+        durable=True,
+        etag=info.etag,
+    )
+
+
+@dataclass(slots=True)
+class Context:
+    """One authenticated connection, as handlers see it."""
+
+    channel: Channel
+    account: Account
+    storage: Storage
+    config: ServerConfig
+    commits: Commits
+    audit: Audit
+    draining: Callable[[], bool]
+    uploads: dict[str, Upload] = field(default_factory=dict)
+
+    def open_upload(self, file: NewFile) -> Upload:
+        """Open or resume an upload and hold it until it ends or the connection does."""
+        if self.draining():
+            raise ShuttingDown
+        upload = self.storage.open_upload(self.account.name, file)
+        if (held := self.uploads.get(upload.id)) is not None:
+            upload.close()
+            return held
+        self.uploads[upload.id] = upload
+        return upload
+
+    def upload(self, upload_id: str) -> Upload:
+        """An upload of this user, from this connection or another. Raises UnknownUpload."""
+        held = self.uploads.get(upload_id)
+        if held is None:
+            held = self.uploads[upload_id] = self.storage.find_upload(self.account.name, upload_id)
+        return held
+
+    def release(self, upload_id: str) -> None:
+        """Let go of an upload that has ended."""
+        if (upload := self.uploads.pop(upload_id, None)) is not None:
+            upload.close()
+
+    def close(self) -> None:
+        """Let go of everything; unfinished uploads stay and can be resumed."""
+        self.commits.drop()
+        for upload_id in list(self.uploads):
+            self.release(upload_id)

@@ -1,0 +1,247 @@
+"""A function per verb: the rule itself. Parsing, permission, logging and failure have places of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ftpy.digests import DigestName, hexdigest
+from ftpy.errors import (
+    Changed,
+    ConnectionLost,
+    DigestMismatch,
+    InvalidPath,
+    InvalidRequest,
+)
+from ftpy.files import RemotePath
+from ftpy.server.context import Context, stored
+from ftpy.storage.base import Condition, KnownDigest, NewFile, Reader
+from ftpy.storage.following import CHUNK_BYTES, HashedRead
+from ftpy.transport.channel import JOIN_BYTES
+from ftpy.wire.messages import (
+    PAGE_ENTRIES,
+    AbortReply,
+    AbortRequest,
+    CommitRequest,
+    DigestOf,
+    DigestReply,
+    DigestRequest,
+    Entry,
+    GetReply,
+    GetRequest,
+    LsReply,
+    LsRequest,
+    PartReply,
+    PartRequest,
+    PutRequest,
+    StatReply,
+    StatRequest,
+    StoredReply,
+    Trailer,
+    UploadReply,
+    digest_of,
+    info_to_entry,
+)
+
+PAGE_BYTES = 48 * 1024
+"""A page of a listing is cut at about this many bytes, safely inside the longest header."""
+
+
+def handle_put(request: PutRequest, context: Context) -> UploadReply | None:
+    """Store a small file whole, or open (or find again) the upload of a large one."""
+    file = _new_file(request)
+    if request.length is not None:
+        _put_inline(request, file, context)
+        return None
+    upload = context.open_upload(file)
+    return UploadReply(id=request.id, upload=upload.id, part_size=upload.part_size, missing=upload.missing())
+
+
+def _put_inline(request: PutRequest, file: NewFile, context: Context) -> None:
+    """Receive one small file; readers see all of it or, if anything fails, what was there before."""
+    if request.length is None or request.length != request.file_size:
+        raise InvalidRequest("an inline put has a body of file_size bytes")
+    if request.length > context.config.limits.inline_bytes:
+        raise InvalidRequest(f"an inline put has at most {context.config.limits.inline_bytes} bytes")
+    body = context.channel.receive_body()
+    sent = context.channel.receive_trailer()
+    digest = KnownDigest(sent.name, hexdigest(sent.name, body))
+    if digest.hex != sent.hex:
+        raise DigestMismatch
+    staged = context.storage.stage(file, body, digest)
+    context.commits.add(request.id, staged, len(body), digest)
+
+
+def handle_part(request: PartRequest, context: Context) -> PartReply:
+    """Store one part where it belongs; it counts only when its digest is right."""
+    upload = context.upload(request.upload)
+    with upload.part(request.part, request.length) as part:
+        for view in part:
+            context.channel.receive_into(view)
+        trailer = context.channel.receive_trailer()
+        if trailer.blake3 is None:
+            raise InvalidRequest("a part's digest is blake3")
+        part.finish(trailer.blake3)
+    return PartReply(id=request.id)
+
+
+def handle_commit(request: CommitRequest, context: Context) -> StoredReply:
+    """Verify the whole of an upload and publish it."""
+    upload = context.upload(request.upload)
+    digest = _known(request.digest)
+    try:
+        info = context.channel.patiently(
+            lambda: upload.commit(digest, request.file_size), progress=lambda: upload.verified
+        )
+    except DigestMismatch:
+        context.release(upload.id)
+        raise
+    context.release(upload.id)
+    context.audit("put", path=str(info.path), bytes=info.size)
+    return stored(request.id, info, digest)
+
+
+def handle_abort(request: AbortRequest, context: Context) -> AbortReply:
+    """Forget an upload."""
+    context.upload(request.upload).abort()
+    context.release(request.upload)
+    return AbortReply(id=request.id)
+
+
+def handle_get(request: GetRequest, context: Context) -> None:
+    """Send a range of one version of a file, and its digest."""
+    with context.storage.open(request.remote_path()) as reader:
+        info = reader.info
+        if request.etag is not None and request.etag != info.etag:
+            raise Changed
+        if request.offset > info.size:
+            raise InvalidRequest(f"the file ends at {info.size}")
+        left = info.size - request.offset
+        length = left if request.count is None else min(request.count, left)
+        assert info.etag is not None
+        context.channel.send(
+            GetReply(
+                id=request.id,
+                file_size=info.size,
+                offset=request.offset,
+                length=length,
+                mtime_ns=info.mtime_ns,
+                mode=info.mode,
+                etag=info.etag,
+                md5=info.md5,
+                blake3=info.blake3,
+            )
+        )
+        digest = _send_range(reader, request.offset, length, request.digest, context)
+        context.channel.send(digest_of(digest.name, digest.hex, Trailer))
+    context.audit("get", path=str(info.path), bytes=length)
+
+
+def _send_range(reader: Reader, offset: int, length: int, name: DigestName, context: Context) -> KnownDigest:
+    """The body: hashed on the way unless the whole file's digest is remembered; returns the trailer's digest."""
+    whole = length == reader.info.size
+    known = getattr(reader.info, name) if whole else None
+    descriptor = reader.fileno()
+    try:
+        if known is None:
+            with HashedRead(name if whole else "blake3", reader.read_at, offset, length) as hashed:
+                for view in hashed:
+                    context.channel.send_body(view)
+                digest = KnownDigest(name if whole else "blake3", hashed.hexdigest())
+        else:
+            digest = KnownDigest(name, known)
+            if descriptor is not None and length > JOIN_BYTES and not context.channel.stream.encrypted:
+                context.channel.send_file(descriptor, offset, length)
+            else:
+                for view in _chunks(reader, offset, length):
+                    context.channel.send_body(view)
+        reader.check_unchanged()
+    except (EOFError, Changed) as error:
+        # The header has promised bytes that are no more: nothing true can follow it on this connection.
+        raise ConnectionLost("the file changed while it was sent") from error
+    if whole and known is None:
+        reader.remember(digest)
+    return digest
+
+
+def _chunks(reader: Reader, offset: int, length: int) -> Iterator[memoryview]:
+    buffer = memoryview(bytearray(min(CHUNK_BYTES, length)))
+    done = 0
+    while done < length:
+        view = buffer[: min(len(buffer), length - done)]
+        if reader.read_at(offset + done, view) != len(view):
+            raise EOFError
+        done += len(view)
+        yield view
+
+
+def handle_ls(request: LsRequest, context: Context) -> LsReply:
+    """List a directory in pages; the last one says that it is complete."""
+    path = request.remote_path()
+    entries: list[Entry] = []
+    size = 0
+    for info in context.storage.ls(path, recursive=request.recursive):
+        entry = info_to_entry(info, path)
+        cost = 2 * len(entry.name) + 2 * len(entry.name_b64 or "") + 2 * len(entry.name.encode()) + 256
+        if len(entries) >= PAGE_ENTRIES or size + cost > PAGE_BYTES:
+            context.channel.send(LsReply(id=request.id, entries=entries, complete=False))
+            context.channel.flush()
+            entries, size = [], 0
+        entries.append(entry)
+        size += cost
+    return LsReply(id=request.id, entries=entries, complete=True)
+
+
+def handle_stat(request: StatRequest, context: Context) -> StatReply:
+    """What is known of one path."""
+    path = request.remote_path()
+    return StatReply(id=request.id, entry=info_to_entry(context.storage.stat(path), path))
+
+
+def handle_digest(request: DigestRequest, context: Context) -> DigestReply:
+    """A file's digest: the one remembered, or computed now and remembered."""
+    with context.storage.open(request.remote_path()) as reader:
+        info = reader.info
+        known: str | None = getattr(info, request.digest)
+        if known is None:
+            known = _compute(reader, request.digest, context)
+        assert info.etag is not None
+        return DigestReply(id=request.id, digest=digest_of(request.digest, known), file_size=info.size, etag=info.etag)
+
+
+def _compute(reader: Reader, name: DigestName, context: Context) -> str:
+    done = 0
+
+    def work() -> str:
+        nonlocal done
+        with HashedRead(name, reader.read_at, 0, reader.info.size) as hashed:
+            for view in hashed:
+                done += len(view)
+            return hashed.hexdigest()
+
+    try:
+        digest = context.channel.patiently(work, progress=lambda: done)
+    except EOFError:
+        raise Changed from None
+    reader.check_unchanged()
+    reader.remember(KnownDigest(name, digest))
+    return digest
+
+
+def _new_file(request: PutRequest) -> NewFile:
+    path = request.remote_path()
+    if path == RemotePath():
+        raise InvalidPath("the path names no file")
+    wanted = request.condition
+    condition: Condition = _known(wanted) if isinstance(wanted, DigestOf) else wanted
+    return NewFile(
+        path=path,
+        file_size=request.file_size,
+        mtime_ns=request.mtime_ns,
+        mode=request.mode,
+        digest=request.digest,
+        condition=condition,
+    )
+
+
+def _known(digest: DigestOf) -> KnownDigest:
+    return KnownDigest(digest.name, digest.hex)

@@ -1,0 +1,299 @@
+"""The server process: listening sockets, the connections behind them, and how it stops.
+
+A ``Server`` is a ``socketserver.ThreadingTCPServer`` for one listen address; a ``Service`` is what all of them
+share. Start reading at ``serve``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import signal
+import socket
+import socketserver
+import ssl
+import stat
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from ftpy.config import Address, ServerConfig, parse_address
+from ftpy.errors import ConfigError
+from ftpy.server.accounts import Account, Accounts
+from ftpy.server.admission import Admission, source_of
+from ftpy.server.connection import RequestHandler
+from ftpy.server.identity import certificate_sha256
+from ftpy.storage.base import Storage
+from ftpy.storage.local import LocalStorage
+from ftpy.transport import tls
+from ftpy.wire.auth import Channel as Binding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+log = logging.getLogger("ftpy.server")
+
+SWEEP_SECONDS = 3600.0
+"""How often expired uploads are looked for."""
+LAST_SECONDS = 5.0
+"""After the drain: how long broken connections may take to let go of what they hold."""
+STARVED_SECONDS = 0.1
+"""Pause before the next accept when there is no descriptor or thread left: no spinning."""
+STARVED_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class Service:
+    """What all listening sockets share: settings, accounts, storages, the open connections, the drain."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self.config = config
+        self.accounts = Accounts(config.users)
+        self.tls_context: ssl.SSLContext | None = None
+        self.binding = Binding()
+        if config.tls == "on":
+            try:
+                self.tls_context = tls.server_context(config.certificate, config.private_key)
+                self.binding = Binding(certificate_sha256(config.certificate))
+            except (OSError, ValueError) as error:
+                raise ConfigError(f"the certificate or its key cannot be used: {error}") from None
+        self.admission = Admission(config.limits)
+        self.draining = threading.Event()
+        self._stopped = threading.Event()
+        self._lock = threading.Lock()
+        self._storages: dict[str, Storage] = {}
+        self._handlers: dict[int, RequestHandler] = {}
+        self._none_open = threading.Condition(self._lock)
+        self._servers: list[Server] = []
+        self._threads: list[threading.Thread] = []
+
+    # ---- life
+
+    def start(self) -> list[Address]:
+        """Listen on every address and serve in threads: the addresses, with the ports that were chosen for 0."""
+        self._storage_at(self.config.root)
+        try:
+            for text in self.config.listen:
+                self._servers.append(Server(parse_address(text), self))
+        except BaseException:
+            for server in self._servers:
+                server.server_close()
+            raise
+        for server in self._servers:
+            self._spawn(server.serve_forever, f"ftpy-accept {server.address}")
+            log.info("listening", extra={"event": "listening", "fields": {"address": str(server.address)}})
+        self._spawn(self._sweep, "ftpy-sweep")
+        return [server.address for server in self._servers]
+
+    def _spawn(self, run: Any, name: str) -> None:
+        thread = threading.Thread(target=run, name=name)
+        thread.start()
+        self._threads.append(thread)
+
+    def stop(self) -> bool:
+        """Drain and stop: no new connections, running transfers finish within ``drain_seconds``, the rest is broken.
+
+        Returns whether every connection ended; what was cut off can be resumed.
+        """
+        log.info("draining", extra={"event": "draining", "fields": {"connections": self.admission.connections}})
+        self.draining.set()
+        for server in self._servers:
+            server.shutdown()
+            server.server_close()
+        for handler in self._open_handlers():
+            if handler.waiting and handler.stream is not None:
+                handler.stream.stop_receiving()
+        if not self._wait_closed(self.config.limits.drain_seconds):
+            for handler in self._open_handlers():
+                handler.abandon()
+        ended = self._wait_closed(LAST_SECONDS)
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join(LAST_SECONDS)
+        if ended:
+            for storage in self._storages.values():
+                storage.close()
+        log.info("stopped", extra={"event": "stopped", "fields": {"all_ended": ended}})
+        return ended
+
+    def _open_handlers(self) -> Iterable[RequestHandler]:
+        with self._lock:
+            return list(self._handlers.values())
+
+    def _wait_closed(self, timeout: float) -> bool:
+        with self._none_open:
+            return self._none_open.wait_for(lambda: not self._handlers, timeout)
+
+    def opened(self, handler: RequestHandler) -> None:
+        """A connection's thread has begun."""
+        with self._lock:
+            self._handlers[id(handler)] = handler
+
+    def closed(self, handler: RequestHandler) -> None:
+        """A connection's thread is about to end."""
+        with self._none_open:
+            self._handlers.pop(id(handler), None)
+            self._none_open.notify_all()
+
+    # ---- storages
+
+    def storage_for(self, account: Account) -> Storage:
+        """The storage of this user's root; users with one root share it."""
+        return self._storage_at(account.root or self.config.root)
+
+    def _storage_at(self, root: str) -> Storage:
+        real = os.path.realpath(root)
+        with self._lock:
+            storage = self._storages.get(real)
+            if storage is None:
+                storage = LocalStorage(real, self.config.state, portable_names=self.config.portable_names)
+                self._storages[real] = storage
+        return storage
+
+    def _sweep(self) -> None:
+        expire = self.config.uploads.expire_days * 86400
+        while True:
+            with self._lock:
+                storages = list(self._storages.values())
+            for storage in storages:
+                try:
+                    if dropped := storage.sweep(expire_seconds=expire):
+                        log.info("swept", extra={"event": "swept", "fields": {"dropped": dropped}})
+                except Exception:
+                    log.exception("sweep-failed", extra={"event": "sweep-failed", "fields": {}})
+            if self._stopped.wait(SWEEP_SECONDS):
+                return
+
+
+class Server(socketserver.ThreadingTCPServer):
+    """One listening socket; a thread only for a connection that was admitted."""
+
+    # On Windows the option means something else: another process could take the address over.
+    allow_reuse_address = os.name == "posix"
+    daemon_threads = False
+    block_on_close = False  # the service waits for its connections itself, with a limit
+
+    def __init__(self, address: Address, service: Service) -> None:
+        self.service = service
+        self.request_queue_size = service.config.limits.backlog
+        self._sources: dict[int, str] = {}
+        if address.kind == "unix":
+            self.address_family = socket.AF_UNIX
+            _remove_dead_socket(address.path)
+            target: Any = address.path
+        else:
+            self.address_family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+            target = (address.host, address.port)
+        try:
+            super().__init__(target, RequestHandler)
+        except OSError as error:
+            raise ConfigError(f"cannot listen on {address}: {error.strerror or error}") from None
+        port = 0 if address.kind == "unix" else self.socket.getsockname()[1]
+        self.address = Address(kind=address.kind, host=address.host, port=port, path=address.path)
+
+    def server_bind(self) -> None:
+        """Bind; IPv6 only where IPv6 was said, a Unix socket for this user alone."""
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if self.address_family == getattr(socket, "AF_UNIX", None):
+            self.socket.bind(self.server_address)
+            os.chmod(str(self.server_address), 0o600)
+        else:
+            super().server_bind()
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept; when this process is starved, wait a moment instead of spinning on the same error."""
+        try:
+            return self.socket.accept()
+        except OSError as error:
+            if error.errno in STARVED_ERRNOS:
+                log.error(
+                    "accept-failed", extra={"event": "accept-failed", "fields": {"reason": os.strerror(error.errno)}}
+                )
+                time.sleep(STARVED_SECONDS)
+            raise
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Admit the connection, or refuse it before it costs a thread."""
+        source = source_of(client_address)
+        reason = self.service.admission.admit(id(request), source)
+        if reason is not None:
+            log.warning(
+                "refused-at-limit", extra={"event": "refused-at-limit", "fields": {"source": source, "limit": reason}}
+            )
+            return False
+        self._sources[id(request)] = source
+        return True
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close the socket and count its connection out."""
+        super().shutdown_request(request)
+        source = self._sources.pop(id(request), None)
+        if source is not None:
+            self.service.admission.leave(id(request), source)
+
+    def describe(self, client_address: Any) -> str:
+        """The peer, for the log."""
+        if isinstance(client_address, tuple):
+            host, port = client_address[:2]
+            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return "unix"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
+        """A defect: what escaped a handler. The server goes on."""
+        log.exception(
+            "connection-failed",
+            extra={"event": "connection-failed", "fields": {"source": self.describe(client_address)}},
+        )
+
+    def server_close(self) -> None:
+        """Stop listening; a Unix socket's file goes with it."""
+        super().server_close()
+        if self.address_family == getattr(socket, "AF_UNIX", None):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(str(self.server_address))
+
+
+def _remove_dead_socket(path: str) -> None:
+    """Remove a socket file that no process answers, left by one that was killed; anything else stays."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+        except OSError:
+            return
+
+
+def serve(config: ServerConfig) -> int:
+    """Run until SIGTERM or SIGINT, drain, and return the exit code 0; a second signal ends at once."""
+    stop_signals = {signal.SIGINT, signal.SIGTERM}
+    waits = hasattr(signal, "sigwait")
+    if waits:
+        # Blocked in every thread and taken up here: a handler could run in the middle of anything.
+        signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals)
+    service = Service(config)
+    service.start()
+    try:
+        if waits:
+            signal.sigwait(stop_signals)
+        else:
+            while True:
+                time.sleep(1)  # Windows: KeyboardInterrupt ends it
+    except KeyboardInterrupt:
+        pass
+    if waits:
+        for number in stop_signals:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, stop_signals)
+    if not service.stop():
+        # A thread hangs in the kernel (a dead disk, say): what is durable is durable, nothing more can be done.
+        logging.shutdown()
+        os._exit(0)
+    return 0

@@ -226,7 +226,8 @@ class Session:
         due, kind = self._pending[0]
         if message.id != due:
             raise ProtocolError(f"a reply to {message.id} where {due} is due")
-        if isinstance(message, Reply) and type(message) is not kind:
+        # A bare Reply stands for the answer to a verb that is not understood, of which there is no good one.
+        if isinstance(message, Reply) and (type(message) is not kind or kind is Reply):
             raise ProtocolError(f"a {type(message).__name__} where a {kind.__name__} is due")
         if message.last:
             if len(self._pending) == 1 and not self._directions[Side.CLIENT].between_frames:

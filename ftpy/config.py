@@ -246,37 +246,54 @@ def _is_ipv6(host: str) -> bool:
 def load_server_config(path: str | os.PathLike[str]) -> ServerConfig:
     """The server's settings, every path in them absolute. Raises ConfigError."""
     name = os.fspath(path)
-    return parse_server_config(read_file(name)[0], name)
-
-
-def parse_server_config(data: bytes, path: str) -> ServerConfig:
-    """``data`` as if it stood in the file ``path``, which need not exist. Raises ConfigError."""
-    source = Source(path, data)
-    folder = os.path.dirname(os.path.abspath(path))
-    config = _absolute(source.convert(source.raw, ServerConfig), folder)
-    for key in ("listen", "advertise"):
-        for text in getattr(config, key):
-            with source.blaming(key):
-                parse_address(text)
-    public = [text for text in config.listen if not parse_address(text).is_loopback]
-    if config.tls == "off" and public and not config.allow_plaintext:
-        raise source.error(("tls",), f'tls = "off" is refused on {public[0]} unless allow_plaintext = true')
-    for key in ("users", "private_key", "certificate", "state"):
-        if is_exposed(config.root, getattr(config, key)):
-            raise source.error(("root",), f"`{key}` lies below `root`, so users could read or change it")
+    source = Source(name, read_file(name)[0])
+    config = with_absolute_paths(source.convert(source.raw, ServerConfig), os.path.dirname(os.path.abspath(name)))
+    if fault := find_fault(config):
+        raise source.error((fault.key,), str(fault))
     return config
 
 
-def _absolute(config: ServerConfig, folder: str) -> ServerConfig:
-    paths = {
-        key: os.path.join(folder, getattr(config, key))
-        for key in ("root", "certificate", "private_key", "users", "state")
-    }
+def with_absolute_paths(config: ServerConfig, folder: str) -> ServerConfig:
+    """``config`` as it is meant in a file in ``folder``."""
+    paths = {key: os.path.join(folder, getattr(config, key)) for key in ("root", *_OURS)}
     listen = [
         "unix:" + os.path.join(folder, text.removeprefix("unix:")) if text.startswith("unix:") else text
         for text in config.listen
     ]
     return msgspec.structs.replace(config, listen=listen, **paths)
+
+
+class Fault(ConfigError):
+    """What is wrong with settings that are each right on their own."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+def find_fault(config: ServerConfig) -> Fault | None:
+    """What the types cannot say: addresses, plaintext where others listen, our files where users reach them."""
+    for key in ("listen", "advertise"):
+        for text in getattr(config, key):
+            try:
+                parse_address(text)
+            except ConfigError as error:
+                return Fault(key, str(error))
+    public = [text for text in config.listen if not parse_address(text).is_loopback]
+    if config.tls == "off" and public and not config.allow_plaintext:
+        return Fault("tls", f'tls = "off" is refused on {public[0]} unless allow_plaintext = true')
+    if exposed := exposed_by(config, config.root):
+        return Fault("root", f"`{exposed}` lies below `root`, so users could read or change it")
+    return None
+
+
+_OURS = ("certificate", "private_key", "users", "state")
+"""Settings that are paths which no user may reach."""
+
+
+def exposed_by(config: ServerConfig, root: str) -> str | None:
+    """The first of our own files that a user whose root is ``root`` could reach."""
+    return next((key for key in _OURS if is_exposed(root, getattr(config, key))), None)
 
 
 def is_exposed(root: str, path: str) -> bool:
@@ -368,13 +385,14 @@ def save_profile(path: str | os.PathLike[str], name: str, profile: Profile) -> N
                 text = read_file(target)[0].decode("utf-8-sig")
             document = tomlkit.parse(text)
             servers = document.setdefault("servers", tomlkit.table(is_super_table=True))
-            table = servers.get(name) if isinstance(servers.get(name), tomlkit.items.Table) else tomlkit.table()
+            if name not in servers:
+                inline = isinstance(servers, tomlkit.items.InlineTable)
+                servers[name] = tomlkit.inline_table() if inline else tomlkit.table()
             for key, value in msgspec.structs.asdict(profile).items():
-                if value is None:
-                    table.pop(key, None)
-                else:
-                    table[key] = value
-            servers[name] = table
+                if value is not None:
+                    servers[name][key] = value
+                elif key in servers[name]:
+                    del servers[name][key]
             data = tomlkit.dumps(document).encode()
             _parse_client_config(data, target)
             replace_file(target, data, 0o600)

@@ -1,0 +1,105 @@
+"""What both commands share: how errors become one line and an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import NoReturn
+
+import click
+
+from ftpy.errors import FtpyError
+from ftpy.files import display
+
+INTERNAL_ERROR = 70
+"""A defect of ours (EX_SOFTWARE of sysexits.h)."""
+INTERRUPTED = 130
+"""128 + SIGINT, as shells say it."""
+OUTPUT_CLOSED = 141
+"""128 + SIGPIPE: what reads our output went away."""
+
+EXIT_CODES = {
+    0: "done",
+    1: "failed, or some of the files failed",
+    2: "wrong usage or settings",
+    3: "no connection to the server",
+    4: "authentication refused",
+    5: "verification failed: what arrived is not what was sent",
+    INTERNAL_ERROR: "a defect of ftpy",
+    INTERRUPTED: "interrupted by Ctrl-C",
+    OUTPUT_CLOSED: "standard output was closed by its reader",
+}
+"""Exit code -> what it means; promised to scripts."""
+
+EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code:3}  {meaning}" for code, meaning in EXIT_CODES.items())
+"""For the end of --help; the first line keeps click from joining the others."""
+
+
+def run_main(command: click.Command, name: str) -> NoReturn:
+    """Run ``command`` on the process's arguments and exit.
+
+    Its return value is the exit code where it is a number; an error is one line on standard error.
+    """
+    try:
+        _complete(command, name)
+        with command.make_context(name, sys.argv[1:]) as context:
+            result = command.invoke(context)
+        sys.stdout.flush()
+        code = result if isinstance(result, int) else 0
+    except BaseException as error:  # noqa: BLE001  (the last door: whatever it is becomes an exit code)
+        code = _report(error, name)
+    sys.exit(code)
+
+
+def _complete(command: click.Command, name: str) -> None:
+    """Answer a shell that asks for completions and exit; nothing else asks."""
+    variable = f"_{name.replace('-', '_').upper()}_COMPLETE"
+    if instruction := os.environ.get(variable):
+        from click.shell_completion import shell_complete
+
+        sys.exit(shell_complete(command, {}, name, variable, instruction))
+
+
+def _report(error: BaseException, name: str) -> int:
+    """Say what went wrong, in one line: the exit code."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
+    if isinstance(error, BrokenPipeError):
+        _forget_stdout()
+        return OUTPUT_CLOSED
+    if os.environ.get("FTPY_DEBUG"):
+        import traceback
+
+        traceback.print_exception(error)
+    if isinstance(error, KeyboardInterrupt | click.Abort):  # click aborts at a prompt: Ctrl-C or Ctrl-D
+        return _say(name, "interrupted", INTERRUPTED)
+    if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
+        click.echo(str(error), err=True)
+        return 2
+    if isinstance(error, click.UsageError):
+        path = error.ctx.command_path if error.ctx else name
+        message = " ".join(error.format_message().split())
+        return _say(name, f"{message} ({path} --help)", error.exit_code)
+    if isinstance(error, click.ClickException):
+        return _say(name, error.format_message(), error.exit_code)
+    if isinstance(error, FtpyError):
+        return _say(name, str(error), error.exit_code)
+    message = f"internal error: {type(error).__name__} (set FTPY_DEBUG=1 for the traceback)"
+    return _say(name, message, INTERNAL_ERROR)
+
+
+def _say(name: str, message: str, code: int) -> int:
+    # Whether standard error can be written or not, the exit code says how it ended.
+    with contextlib.suppress(OSError):
+        click.echo(f"{name}: {display(message)}", err=True)
+    return code
+
+
+def _forget_stdout() -> None:
+    """Let Python's last flush go nowhere; it would complain about the closed pipe again."""
+    descriptor = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(descriptor, 1)
+    os.close(descriptor)

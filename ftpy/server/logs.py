@@ -1,0 +1,138 @@
+"""How the server speaks on standard error: one line for each event, for people or as JSON.
+
+A caller says ``log.info("what", extra={"event": "word", "fields": {...}})``; the event's name is for searching, the
+fields are the facts. What a peer sent is escaped, so that no name can forge a line; secrets never come in: raw
+bytes are not printed, pairing tokens and fields with the name of a secret are struck out.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import time
+import traceback
+from typing import Any
+
+import msgspec
+
+from ftpy.config import Log
+from ftpy.files import display
+
+_SECRET_FIELDS = frozenset(
+    ["key", "token", "proof", "client_proof", "server_proof", "stored_key", "server_key", "decoy_key", "password"]
+)
+_TOKEN = re.compile(r"\bftpy1\.[A-Za-z0-9_-]+(?:\.[0-9a-f]*)?")
+_STRUCK = "…"
+_BARE = re.compile(r"[^\s\"=\\]+\Z")
+"""A text value that needs no quotes."""
+
+
+def setup_logging(settings: Log) -> None:
+    """Send what ``ftpy`` logs to standard error, as ``settings`` say; replaces what an earlier call set up."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines() if settings.format == "json" else TextLines())
+    logger = logging.getLogger("ftpy")
+    logger.handlers = [handler]
+    logger.propagate = False
+    logger.setLevel(settings.level.upper())
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: ``time`` (RFC 3339, UTC), ``level``, ``event``, the fields, then ``message``.
+
+    An exception adds ``error`` and ``traceback``. A field that has one of these names gets ``_`` at its end.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as a line, without its end."""
+        line: dict[str, Any] = {"time": _time(record), "level": record.levelname.lower(), "event": _event(record)}
+        taken = {*line, "message", "error", "traceback"} if record.exc_info else {*line, "message"}
+        for name, value in _fields(record).items():
+            line[f"{name}_" if name in taken else name] = value
+        if message := _message(record):
+            line["message"] = message
+        if record.exc_info and (error := record.exc_info[1]):
+            line["error"] = _clean(_error(error))
+            line["traceback"] = "\n".join(_traceback(error))
+        return msgspec.json.encode(line).decode()
+
+
+class TextLines(logging.Formatter):
+    """``TIME LEVEL event key=value… message``; an exception adds ``error=`` and ``at=``, the calls that led to it.
+
+    Only at level debug a whole traceback follows, on lines of its own that begin with ``|``: otherwise a line is
+    an event.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as a line (several at debug), without its end."""
+        fields = _fields(record)
+        tail: list[str] = []
+        if record.exc_info and (error := record.exc_info[1]):
+            fields |= {"error": _clean(_error(error)), "at": _calls(error)}
+            if logging.getLogger("ftpy").isEnabledFor(logging.DEBUG):
+                tail = [f"  | {line}" for line in _traceback(error)]
+        words = [_time(record), f"{record.levelname:<7}", _event(record)]
+        words += [f"{name}={_quoted(value)}" for name, value in fields.items()]
+        if message := _message(record):
+            words.append(f"({message})")
+        return "\n".join([" ".join(words), *tail])
+
+
+def _time(record: logging.LogRecord) -> str:
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{int(record.msecs):03d}Z"
+
+
+def _event(record: logging.LogRecord) -> str:
+    return _clean(str(getattr(record, "event", record.name)))
+
+
+def _message(record: logging.LogRecord) -> str:
+    message = _clean(record.getMessage())
+    return "" if message == _event(record) else message
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    fields: dict[str, Any] = getattr(record, "fields", {})
+    return {_clean(name): _value(name, value) for name, value in fields.items()}
+
+
+def _value(name: str, value: object) -> Any:
+    """A field's value, fit for a line: numbers, booleans and None as they are, all else as clean text."""
+    if name in _SECRET_FIELDS:
+        return _STRUCK
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, bytes | bytearray | memoryview):
+        return f"<{len(value)} bytes>"
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_value(name, item) for item in value]
+    return _clean(str(value))
+
+
+def _clean(text: str) -> str:
+    return display(_TOKEN.sub(f"ftpy1.{_STRUCK}", text))
+
+
+def _quoted(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(_quoted(item) for item in value) or '""'
+    text = "-" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    if _BARE.match(text):
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _error(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _calls(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    return " > ".join(f"{os.path.basename(frame.filename)}:{frame.lineno} {frame.name}" for frame in frames[-8:])
+
+
+def _traceback(error: BaseException) -> list[str]:
+    return [_clean(line) for line in "".join(traceback.format_exception(error)).splitlines()]

@@ -1,0 +1,474 @@
+"""Settings: what is loaded, what is refused and with which words, what is written."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from ftpy.cli.server import HEAD
+from ftpy.config import (
+    DEFAULT_PORT,
+    Address,
+    ClientConfig,
+    Limits,
+    Log,
+    Profile,
+    ServerConfig,
+    Transfer,
+    Uploads,
+    choose_profile,
+    client_config_path,
+    load_client_config,
+    load_server_config,
+    parse_address,
+    save_profile,
+)
+from ftpy.errors import ConfigError
+from ftpy.toml import to_toml
+
+EXAMPLES = Path(__file__).parent.parent / "config"
+KEY = "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXNlY3I"
+HOME = Profile(addresses=["files.example.org:7421"], user="alice", key=KEY, certificate_sha256="ab" * 32)
+WORK = Profile(addresses=["[::1]:1"], user="bob", key=KEY[::-1])
+posix = pytest.mark.skipif(os.name != "posix", reason="modes of files mean nothing on Windows")
+
+
+@pytest.fixture
+def server_toml(tmp_path):
+    """Writes server.toml: a function from text to path."""
+
+    def write(text: str) -> Path:
+        path = tmp_path / "server.toml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def client_toml(tmp_path):
+    """Writes config.toml, mode 0600: a function from text to path."""
+
+    def write(text: str) -> Path:
+        path = tmp_path / "config.toml"
+        path.write_text(text, encoding="utf-8")
+        path.chmod(0o600)
+        return path
+
+    return write
+
+
+# ------------------------------------------------------------------ addresses
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("files.example.org:22", Address("tcp", "files.example.org", 22)),
+        ("localhost", Address("tcp", "localhost", DEFAULT_PORT)),
+        ("0.0.0.0:0", Address("tcp", "0.0.0.0", 0)),
+        ("[::]:65535", Address("tcp", "::", 65535)),
+        ("[fe80::1%eth0]", Address("tcp", "fe80::1%eth0", DEFAULT_PORT)),
+        ("unix:/run/ftpy sock", Address("unix", path="/run/ftpy sock")),
+    ],
+)
+def test_parse_address_reads_what_str_writes(text, address):
+    assert parse_address(text) == address
+    assert parse_address(str(address)) == address
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *[
+            "",
+            ":1",
+            "a:",
+            "a:x",
+            "a:-1",
+            "a:65536",
+            "a:1 ",
+            "a: 1",
+            "a:\u0661",
+            "a:1:2",
+            "::1",
+            "a b:1",
+            "a/b:1",
+            "-a:1",
+        ],
+        *[
+            "a b:1",
+            "a/b:1",
+            "-a:1",
+            "[]:1",
+            "[::1",
+            "[::1]1",
+            "[::1]:",
+            "[1.2.3.4]:1",
+            "[g::]:1",
+            "a\n:1",
+            "a\x1b[1m:1",
+            "a:000001",
+        ],
+        *["unix:", "unix:relative", "unix:/nul\0", "unix:/" + "x" * 103],
+    ],
+)
+def test_parse_address_refuses_in_one_clean_line_when_it_is_none(text):
+    with pytest.raises(ConfigError) as refused:
+        parse_address(text)
+    assert str(refused.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("text", "loopback"),
+    [
+        *[("127.0.0.1:1", True), ("127.9.9.9:1", True), ("[::1]:1", True), ("LOCALHOST:1", True), ("unix:/x", True)],
+        *[("0.0.0.0:1", False), ("[::]:1", False), ("10.0.0.1:1", False), ("127.0.0.1.example.org:1", False)],
+    ],
+)
+def test_is_loopback_is_true_of_what_only_this_machine_reaches(text, loopback):
+    assert parse_address(text).is_loopback is loopback
+
+
+# ------------------------------------------------------------------ server.toml
+
+GOOD = 'root = "files"\nlisten = ["127.0.0.1:7421"]\n'
+
+
+def test_server_config_makes_paths_absolute_from_the_folder_of_the_file(server_toml, tmp_path, monkeypatch):
+    path = server_toml('root = "/srv/files"\nlisten = ["unix:ftpy.sock", "[::1]:1"]\nusers = "private/users.json"\n')
+    monkeypatch.chdir(tmp_path.parent)
+    config = load_server_config(os.path.relpath(path))
+    assert (config.root, config.users) == ("/srv/files", f"{tmp_path}/private/users.json")
+    assert config.state == f"{tmp_path}/state"
+    assert config.private_key == f"{tmp_path}/private_key.pem"
+    assert config.certificate == f"{tmp_path}/certificate.pem"
+    assert config.listen == [f"unix:{tmp_path}/ftpy.sock", "[::1]:1"]
+
+
+def test_server_config_accepts_whole_numbers_for_seconds_and_a_byte_order_mark(server_toml):
+    config = load_server_config(server_toml("\ufeff" + GOOD + "[limits]\nidle_seconds = 5\n"))
+    assert config.limits.idle_seconds == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "`root` is missing"),
+        ('root = "f"', "`listen` is missing"),
+        ('rot = "f"\n' + GOOD, "1: unknown key `rot`; did you mean root?"),
+        (GOOD + '"x\\u001b[1m" = 1', "unknown key `x\\x1b[1m`; known are: root, listen,"),
+        (GOOD + "\n# x\n[limits]\nconections = 4", "6: unknown key `conections` in [limits]; did you mean connections"),
+        (GOOD + "[log]\nroot = 1", "4: unknown key `root` in [log]; known are: format, level"),
+        (GOOD + "[limits] # hm\nconnections = 0", "4: `limits.connections`: expected a whole number >= 1"),
+        (GOOD + "limits.backlog = true", "3: `limits.backlog`: expected a whole number, got true or false"),
+        (GOOD + 'limits = { idle_seconds = "5" }', "3: `limits.idle_seconds`: expected a number, got a string"),
+        (GOOD + "[limits]\ndrain_seconds = nan", "4: `limits.drain_seconds`: expected a number > 0.0"),
+        (GOOD + "[limits]\ndrain_seconds = inf", "4: `limits.drain_seconds`: expected a number <= "),
+        (GOOD + "limits = 3", "3: `limits`: expected a table, got a whole number"),
+        (GOOD + '["log"]\nlevel = "loud"', "4: `log.level`: invalid enum value 'loud', known are: debug, info,"),
+        (GOOD + 'tls = "maybe"', "3: `tls`: invalid enum value 'maybe', known are: on, off"),
+        ('root = "f"\nlisten = []', "2: `listen`: expected a list of length >= 1"),
+        ('root = "f"\nlisten = [\n  "a:1",\n  "a:b",\n]', "2: a:b: a port is a number from 0 to 65535"),
+        (GOOD + 'advertise = ["a b"]', "3: a b: not an address"),
+        ('root = ""\nlisten = ["a:1"]', "1: `root`: expected a string of length >= 1"),
+        (GOOD + 'root = "again"', "3: not TOML: "),
+        (GOOD + "[limits", "not TOML: "),
+        (GOOD + 'x = "\x01"', "3: not TOML: "),
+    ],
+)
+def test_server_config_says_file_line_and_what_is_wrong(server_toml, text, said):
+    path = server_toml(text)
+    with pytest.raises(ConfigError) as refused:
+        load_server_config(path)
+    message = str(refused.value)
+    assert message.startswith(f"{path}:")
+    assert said in message
+    assert re.match(r"\d+: ", said) is None or message.startswith(f"{path}:{said}")
+    assert message.isprintable()
+
+
+def test_server_config_says_the_line_that_is_not_utf_8(tmp_path):
+    (tmp_path / "server.toml").write_bytes(b"# fine\n# \xff\n")
+    with pytest.raises(ConfigError, match=r"server\.toml:2: not UTF-8"):
+        load_server_config(tmp_path / "server.toml")
+
+
+def test_server_config_says_so_when_the_file_is_absent(tmp_path):
+    with pytest.raises(ConfigError, match=r"nowhere\.toml: No such file"):
+        load_server_config(tmp_path / "nowhere.toml")
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:1", "[::]:1", "files.example.org:1"])
+def test_server_config_refuses_plaintext_when_others_could_listen(server_toml, listen):
+    text = f'root = "f"\nlisten = ["127.0.0.1:1", "{listen}"]\ntls = "off"\n'
+    with pytest.raises(ConfigError, match=r"server\.toml:3: .*allow_plaintext"):
+        load_server_config(server_toml(text))
+    assert load_server_config(server_toml(text + "allow_plaintext = true")).tls == "off"
+
+
+def test_server_config_allows_plaintext_when_only_this_machine_can_listen(server_toml):
+    text = 'root = "f"\nlisten = ["127.0.0.1:1", "[::1]:1", "localhost:1", "unix:/run/x"]\ntls = "off"\n'
+    assert load_server_config(server_toml(text)).tls == "off"
+
+
+@pytest.mark.parametrize("root", [".", "files/..", "link", "/"])
+def test_server_config_refuses_a_root_when_our_own_files_lie_below_it(server_toml, tmp_path, root):
+    (tmp_path / "files").mkdir()
+    (tmp_path / "link").symlink_to(".")
+    with pytest.raises(ConfigError, match=r"server\.toml:1: `\w+` lies below `root`"):
+        load_server_config(server_toml(f'root = "{root}"\nlisten = ["a:1"]'))
+
+
+def test_server_config_allows_state_below_root_when_its_name_is_reserved(server_toml):
+    text = 'root = "files"\nlisten = ["a:1"]\nstate = "files/.ftpy-state"'
+    assert load_server_config(server_toml(text)).state.endswith("files/.ftpy-state")
+
+
+# ------------------------------------------------------------------ the client's config.toml
+
+
+def test_client_config_is_the_defaults_when_there_is_no_file(tmp_path):
+    assert load_client_config(tmp_path / "config.toml") == ClientConfig()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('default = "home"', "1: no server is called home"),
+        ("[servers]\nhome = 3", "2: `servers.home`: expected a table, got a whole number"),
+        ("servers = 3", "1: `servers`: expected a table, got a whole number"),
+        ('[servers.a]\naddresses = ["a:1"]\nuser = "a"\n', "1: `key` is missing"),
+        (
+            f'[servers.a]\naddresses = ["a:1"]\nuser = "a"\nkey = "{KEY}"\n[servers."b c"]\nuser = "b"',
+            "5: `addresses` is missing",
+        ),
+        (
+            f'[servers.a]\naddresses = ["a:1"]\nuser = "a"\nkey = "{KEY}"\n[servers.b]\nuser = "B"\naddresses = ["a"]',
+            "6: `servers.b.user`: expected a string matching",
+        ),
+        (f'[servers.a]\naddresses = ["a:x"]\nuser = "a"\nkey = "{KEY}"', "2: a:x: a port is a number"),
+        (f'[servers.a]\naddresses = ["a:1"]\nuser = "a"\nkey = "{KEY}A"', "4: `servers.a.key`: expected a string"),
+        (f'[servers.a]\naddresses = ["a:1"]\nuser = "a"\nkye = "{KEY}"', "4: unknown key `kye` in [servers.a]; did yo"),
+        ("[transfer]\nretires = 3", "2: unknown key `retires` in [transfer]; did you mean retries?"),
+    ],
+)
+def test_client_config_says_line_and_profile_but_no_key_when_it_is_wrong(client_toml, text, said):
+    path = client_toml(text)
+    with pytest.raises(ConfigError) as refused:
+        load_client_config(path)
+    assert str(refused.value).startswith(f"{path}:{said}")
+    assert KEY not in str(refused.value)
+
+
+@posix
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644])
+def test_client_config_is_refused_when_others_can_read_its_keys(client_toml, tmp_path, mode):
+    save_profile(tmp_path / "config.toml", "home", HOME)
+    (tmp_path / "config.toml").chmod(mode)
+    with pytest.raises(ConfigError, match=f"mode {mode:04o}"):
+        load_client_config(tmp_path / "config.toml")
+    without = client_toml("[transfer]\nretries = 3\n")
+    without.chmod(mode)
+    assert load_client_config(without).transfer.retries == 3
+
+
+@pytest.mark.parametrize(
+    ("default", "environment", "name", "chosen"),
+    [
+        (None, None, "work", "work"),
+        ("home", "home", "work", "work"),
+        ("home", "work", None, "work"),
+        ("home", "", None, "home"),
+        ("home", None, None, "home"),
+    ],
+)
+def test_choose_profile_takes_the_name_then_the_environment_then_the_default(
+    monkeypatch, default, environment, name, chosen
+):
+    if environment is None:
+        monkeypatch.delenv("FTPY_SERVER", raising=False)
+    else:
+        monkeypatch.setenv("FTPY_SERVER", environment)
+    config = ClientConfig(default=default, servers={"home": HOME, "work": WORK})
+    assert choose_profile(config, name) == (chosen, config.servers[chosen])
+
+
+def test_choose_profile_takes_the_only_one_when_nothing_is_said(monkeypatch):
+    monkeypatch.delenv("FTPY_SERVER", raising=False)
+    assert choose_profile(ClientConfig(servers={"work": WORK}), None) == ("work", WORK)
+
+
+@pytest.mark.parametrize(
+    ("servers", "name", "said"),
+    [
+        ({}, None, "ftpy pair NAME"),
+        ({}, "home", "ftpy pair NAME"),
+        ({"home": HOME, "work": WORK}, None, "one of: home, work"),
+        ({"home": HOME, "work": WORK}, "hme", "no server is called hme; did you mean home?"),
+        ({"home": HOME, "work": WORK}, "\x1b[1m", r"no server is called \x1b[1m; known are: home, work"),
+    ],
+)
+def test_choose_profile_lists_the_names_when_it_cannot_choose(monkeypatch, servers, name, said):
+    monkeypatch.delenv("FTPY_SERVER", raising=False)
+    with pytest.raises(ConfigError) as refused:
+        choose_profile(ClientConfig(servers=servers), name)
+    assert said in str(refused.value)
+
+
+@posix
+@pytest.mark.parametrize(
+    ("environment", "path"),
+    [
+        ({"FTPY_CONFIG": "/a/b.toml", "XDG_CONFIG_HOME": "/x"}, "/a/b.toml"),
+        ({"XDG_CONFIG_HOME": "/x"}, "/x/ftpy/config.toml"),
+        ({"XDG_CONFIG_HOME": "relative"}, "/home/u/.config/ftpy/config.toml"),
+        ({}, "/home/u/.config/ftpy/config.toml"),
+    ],
+)
+def test_client_config_path_is_where_the_environment_says(monkeypatch, environment, path):
+    for name in ("FTPY_CONFIG", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in ({"HOME": "/home/u"} | environment).items():
+        monkeypatch.setenv(name, value)
+    assert client_config_path() == path
+
+
+# ------------------------------------------------------------------ writing a profile
+
+
+def test_save_profile_writes_what_load_reads_for_the_owner_alone(tmp_path):
+    path = tmp_path / "new" / "config.toml"
+    save_profile(path, "home", HOME)
+    save_profile(path, "work.x", WORK)
+    assert load_client_config(path).servers == {"home": HOME, "work.x": WORK}
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    assert {entry.name for entry in path.parent.iterdir()} == {"config.toml", ".config.toml.lock"}
+
+
+def test_save_profile_keeps_comments_and_all_else_when_it_replaces(client_toml):
+    before = (
+        f'default = "home"  # mine\n\n[servers.home]\n# where\naddresses = ["old:1"]\nuser = "x"\nkey = "{KEY}"\n'
+        f'certificate_sha256 = "{"0" * 64}"\n\n# how\n[transfer]\nretries = 3\n'
+    )
+    path = client_toml(before)
+    save_profile(path, "home", WORK)
+    config = load_client_config(path)
+    assert config == ClientConfig(default="home", transfer=Transfer(retries=3), servers={"home": WORK})
+    for kept in ('default = "home"  # mine', "# where", "# how\n[transfer]\nretries = 3"):
+        assert kept in path.read_text()
+
+
+@pytest.mark.parametrize("style", ["servers = {{ home = {} }}\n", "servers.home = {}\n", "[servers]\nhome = {}\n"])
+def test_save_profile_adds_whichever_way_the_others_are_written(client_toml, style):
+    inline = f'{{ addresses = ["files.example.org:7421"], user = "alice", key = "{KEY}" }}'
+    path = client_toml(style.format(inline))
+    save_profile(path, "work", WORK)
+    save_profile(path, "home", HOME)
+    assert load_client_config(path).servers == {"home": HOME, "work": WORK}
+
+
+def test_save_profile_changes_nothing_when_the_file_is_broken(client_toml):
+    path = client_toml("[transfer\n")
+    with pytest.raises(ConfigError, match="not TOML"):
+        save_profile(path, "home", HOME)
+    assert path.read_text() == "[transfer\n"
+
+
+def test_save_profile_leaves_no_temporary_file_when_it_cannot_replace(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.touch()
+    with pytest.raises(ConfigError, match="cannot be written"):
+        save_profile(blocked / "config.toml", "home", HOME)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_save_profile_leaves_a_link_a_link(tmp_path):
+    (tmp_path / "dotfiles").mkdir()
+    link = tmp_path / "config.toml"
+    link.symlink_to("dotfiles/config.toml")
+    save_profile(link, "home", HOME)
+    assert link.is_symlink()
+    assert load_client_config(tmp_path / "dotfiles" / "config.toml").servers == {"home": HOME}
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a/b", ".a", "ä", "a\n", "x" * 65])
+def test_save_profile_refuses_a_name_that_is_awkward_to_type(tmp_path, name):
+    with pytest.raises(ConfigError):
+        save_profile(tmp_path / "config.toml", name, HOME)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_save_profile_loses_none_when_many_write_at_once(tmp_path):
+    path = tmp_path / "config.toml"
+    names = {f"server{number}" for number in range(8)}
+    threads = [threading.Thread(target=save_profile, args=(path, name, HOME)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(load_client_config(path).servers) == names
+
+
+# ------------------------------------------------------------------ secrets, weight, examples
+
+
+def test_profile_never_shows_its_key():
+    config = ClientConfig(servers={"home": HOME})
+    assert KEY not in f"{HOME} {HOME!r} {config} {config!r}"
+    assert "alice" in repr(HOME)
+
+
+def test_import_of_config_stays_light():
+    code = "import sys, ftpy.config; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert {"ssl", "cryptography", "tomlkit", "tomllib", "difflib", "click", "socket"}.isdisjoint(loaded)
+
+
+def test_example_of_the_server_is_what_init_writes_with_every_default():
+    example = ServerConfig(root="files", listen=["0.0.0.0:7421", "[::]:7421"])
+    assert (EXAMPLES / "server.toml").read_text(encoding="utf-8") == HEAD + to_toml(example)
+
+
+def test_example_of_the_server_has_every_key_with_its_default():
+    config = load_server_config(EXAMPLES / "server.toml")
+    text = (EXAMPLES / "server.toml").read_text(encoding="utf-8")
+    for kind, found in ((Limits, config.limits), (Uploads, config.uploads), (Log, config.log)):
+        assert found == kind()
+    for kind in (ServerConfig, Limits, Uploads, Log):
+        for field in msgspec.structs.fields(kind):
+            if isinstance(field.default, msgspec.Struct):
+                assert f"\n[{field.name}]\n" in text
+            else:
+                assert re.search(rf"^# .+\n{field.name} = ", text, re.MULTILINE), f"{field.name} has no comment"
+    assert (config.tls, config.allow_plaintext, config.advertise, config.portable_names) == ("on", False, [], True)
+    defaults = {field.name: field.default for field in msgspec.structs.fields(ServerConfig)}
+    for key in ("certificate", "private_key", "users", "state"):
+        assert getattr(config, key) == str(EXAMPLES / defaults[key])
+
+
+def test_example_of_the_client_has_every_key_with_its_default(client_toml):
+    text = (EXAMPLES / "client.toml").read_text(encoding="utf-8")
+    assert load_client_config(client_toml(text)) == ClientConfig()
+    for kind in (ClientConfig, Transfer, Profile):
+        for name in kind.__struct_fields__:
+            found = re.search(rf"^(?:# .+\n)(?:# )?(?:{name} = |\[{name}[\].])", text, re.MULTILINE)
+            assert found, f"{name} is not explained"
+    assert to_toml(Transfer()) in text
+
+
+def test_example_of_the_client_is_right_when_its_commented_lines_are_used(client_toml):
+    text = (EXAMPLES / "client.toml").read_text(encoding="utf-8")
+    used = re.sub(r"^# (\w+ = |\[)", r"\1", text, flags=re.MULTILINE)
+    config = load_client_config(client_toml(used))
+    assert config.default == "home"
+    assert set(config.servers) == {"home"}
+    assert config.servers["home"].certificate_sha256 is not None

@@ -9,9 +9,10 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from typing import Protocol, Self, cast
 
 from ftpy.digests import DigestName, Hasher, new_hasher
-from ftpy.storage.base import MIB
+from ftpy.storage.base import MIB, Closing
 
 CHUNK_BYTES = MIB
 """Bytes moved and hashed at a time: large enough that Python's cost per chunk vanishes."""
@@ -23,30 +24,49 @@ INLINE_BYTES = 64 * 1024
 ReadAt = Callable[[int, memoryview], int]
 
 
+class FollowerClosed(Exception):
+    """The follower was closed while its digest was waited for."""
+
+
+class _Copyable(Hasher, Protocol):
+    """Both hashers can be copied in mid-stream."""
+
+    def copy(self) -> Self:
+        """An independent hasher with the same bytes in it."""
+
+
 class Follower:
     """Hashes a file from its first byte on, in a thread of its own.
 
     What passes by in order is handed over in borrowed buffers; what does not (parts that came early, a resumed
-    beginning) is only announced, and read from the file when its turn comes. One thread feeds at a time.
+    beginning) is only announced, and read from the file when its turn comes. One thread at a time borrows and
+    gives; any thread may announce.
+
+    A feeder that may have to take its bytes back (a part that turns out broken) says ``begin`` first, and then
+    ``settle`` or ``rewind``: until then nothing else is queued behind its bytes.
     """
 
     def __init__(self, digest: DigestName, read_at: ReadAt) -> None:
-        self._digest: DigestName = digest
+        self.digest: DigestName = digest
         self._read_at = read_at
         self._free: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
         self._made = 0
-        self._work: queue.SimpleQueue[tuple[memoryview | None, int, int] | None] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
         self._waiting: dict[int, int] = {}
         self._queued = 0
-        self._moved = threading.Condition()
+        self._began: int | None = None
         self._error: BaseException | None = None
-        self._hasher: Hasher = new_hasher(digest)
+        self._hasher = cast(_Copyable, new_hasher(digest))
+        self._mark = (0, self._hasher)
+        self._scratch: memoryview | None = None
         self._thread: threading.Thread | None = None
+        self._closed = False
         self.position = 0
         """Bytes hashed so far: the file's first ``position`` bytes."""
 
     def borrow(self) -> memoryview:
-        """A buffer of CHUNK_BYTES to fill and ``give``; waits while all are being hashed."""
+        """A buffer of CHUNK_BYTES to fill and ``give`` (or ``give_back``); waits while all are being hashed."""
         if self._free.empty() and self._made < BUFFERS:
             self._made += 1
             return memoryview(bytearray(CHUNK_BYTES))
@@ -54,73 +74,125 @@ class Follower:
 
     def give(self, offset: int, buffer: memoryview, count: int) -> None:
         """``buffer`` (borrowed) holds the file's ``count`` bytes at ``offset``; it is ours again."""
-        behind = self._queued - self.position > BUFFERS * CHUNK_BYTES
-        if offset != self._queued or behind:
-            self._free.put(buffer)
-            self.announce(offset, count)
-        else:
-            self._queue(buffer, offset, count)
+        with self._lock:
+            # Far behind, the file's pages are read again rather than letting the feeder wait for the hash.
+            behind = self._queued - self.position > BUFFERS * CHUNK_BYTES
+            handed_over = offset == self._queued and not behind and not self._closed
+            if handed_over:
+                self._queue(offset, count, lambda: self._hash_buffer(buffer, count))
+            elif offset == self._queued:
+                self._queue_range(offset, count)
+            else:
+                self._waiting[offset] = count
             self._queue_waiting()
+        if not handed_over:
+            self._free.put(buffer)
+
+    def give_back(self, buffer: memoryview) -> None:
+        """``buffer`` (borrowed) holds nothing of worth."""
+        self._free.put(buffer)
 
     def announce(self, offset: int, count: int) -> None:
         """The file holds ``count`` bytes at ``offset``; they will be read from it in their turn."""
-        self._waiting[offset] = count
-        self._queue_waiting()
+        with self._lock:
+            self._waiting[offset] = count
+            self._queue_waiting()
+
+    def begin(self, offset: int) -> bool:
+        """Whether bytes from ``offset`` on come next, and nobody else feeds; if so their feeder is the one caller."""
+        with self._lock:
+            if offset != self._queued or self._began is not None or self._closed:
+                return False
+            self._began = offset
+            self._put(self._set_mark)
+            return True
+
+    def settle(self) -> None:
+        """What was given since ``begin`` is good."""
+        with self._lock:
+            self._began = None
+            self._queue_waiting()
+
+    def rewind(self) -> None:
+        """What was given since ``begin`` counts as never given."""
+        with self._lock:
+            assert self._began is not None
+            self._queued, self._began = self._began, None
+            self._put(self._back_to_mark)
 
     def hexdigest(self, size: int) -> str:
         """The digest of the file's first ``size`` bytes, all given or announced before; waits for it.
 
-        Raises what reading the file raised.
+        Raises what reading the file raised; FollowerClosed.
         """
-        if self._queued != size:
-            raise ValueError(f"{self._queued} bytes are known where {size} are due")
-        with self._moved:
-            self._moved.wait_for(lambda: self._error is not None or self.position >= size)
-            if self._error is not None:
-                raise self._error
-            return self._hasher.hexdigest()
+        reached = threading.Event()
+        with self._lock:
+            if self._closed:
+                raise FollowerClosed
+            if self._queued != size:
+                raise ValueError(f"{self._queued} bytes are known where {size} are due")
+            if self._thread is None:
+                reached.set()
+            else:
+                self._put(reached.set)
+        reached.wait()
+        if self._error is not None:
+            raise self._error
+        return self._hasher.hexdigest()
 
     def close(self) -> None:
-        """End the thread; waits for the chunk in its hands."""
-        if self._thread is not None:
-            self._error = self._error or RuntimeError("closed")
+        """End the thread; waits for the chunk in its hands. Safe to call twice."""
+        with self._lock:
+            self._closed = True
+            self._error = self._error or FollowerClosed()
+            thread, self._thread = self._thread, None
+        if thread is not None:
             self._work.put(None)
-            self._thread.join()
-            self._thread = None
+            thread.join()
+
+    # ---------------------------------------------------------------- with the lock held
 
     def _queue_waiting(self) -> None:
-        while (count := self._waiting.pop(self._queued, None)) is not None:
-            self._queue(None, self._queued, count)
+        while self._began is None and (count := self._waiting.pop(self._queued, None)) is not None:
+            self._queue_range(self._queued, count)
 
-    def _queue(self, buffer: memoryview | None, offset: int, count: int) -> None:
+    def _queue_range(self, offset: int, count: int) -> None:
+        self._queue(offset, count, lambda: self._hash_range(offset, count))
+
+    def _queue(self, offset: int, count: int, step: Callable[[], None]) -> None:
+        self._queued = offset + count
+        self._put(step)
+
+    def _put(self, step: Callable[[], None]) -> None:
+        if self._closed:
+            return
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="ftpy-digest", daemon=True)
             self._thread.start()
-        self._queued = offset + count
-        self._work.put((buffer, offset, count))
+        self._work.put(step)
+
+    # ---------------------------------------------------------------- in the thread
 
     def _run(self) -> None:
-        scratch: memoryview | None = None
-        while (item := self._work.get()) is not None:
-            buffer, offset, count = item
-            if self._error is None:
-                try:
-                    if buffer is not None:
-                        self._hash(buffer[:count])
-                    else:
-                        scratch = scratch or memoryview(bytearray(CHUNK_BYTES))
-                        self._hash_from_file(offset, count, scratch)
-                except BaseException as error:  # noqa: BLE001  (raised again where the digest is asked for)
-                    with self._moved:
-                        self._error = error
-                        self._moved.notify_all()
-            if buffer is not None:
-                self._free.put(buffer)
+        while (step := self._work.get()) is not None:
+            try:
+                step()
+            except BaseException as error:  # noqa: BLE001  (raised again where the digest is asked for)
+                self._error = self._error or error
 
-    def _hash_from_file(self, offset: int, count: int, scratch: memoryview) -> None:
+    def _hash_buffer(self, buffer: memoryview, count: int) -> None:
+        try:
+            if self._error is None:
+                self._hash(buffer[:count])
+        finally:
+            self._free.put(buffer)
+
+    def _hash_range(self, offset: int, count: int) -> None:
+        if self._scratch is None:
+            self._scratch = memoryview(bytearray(CHUNK_BYTES))
         end = offset + count
         while offset < end and self._error is None:
-            view = scratch[: min(CHUNK_BYTES, end - offset)]
+            view = self._scratch[: min(CHUNK_BYTES, end - offset)]
             got = self._read_at(offset, view)
             if got != len(view):
                 raise EOFError(f"the file ends at {offset + got}, before {end}")
@@ -129,13 +201,17 @@ class Follower:
 
     def _hash(self, view: memoryview) -> None:
         self._hasher.update(view)
-        with self._moved:
-            self.position += len(view)
-            self._moved.notify_all()
+        self.position += len(view)
+
+    def _set_mark(self) -> None:
+        self._mark = (self.position, self._hasher.copy())
+
+    def _back_to_mark(self) -> None:
+        self.position, self._hasher = self._mark
 
 
-class HashedRead:
-    """Reads a range chunk by chunk and knows its digest at the end; hashing overlaps with what is done to the chunks."""
+class HashedRead(Closing):
+    """Reads a range chunk by chunk and knows its digest at the end; hashing overlaps with the chunks' use."""
 
     def __init__(self, digest: DigestName, read_at: ReadAt, offset: int, length: int) -> None:
         self._offset, self._length = offset, length

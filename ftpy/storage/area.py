@@ -1,0 +1,86 @@
+"""The staging area ``.ftpy`` in the root: where bytes lie before anyone may see them.
+
+It is on the root's own file system, so that a rename publishes. Names in it never derive from a final name.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import secrets
+
+from ftpy.storage.base import Closing
+from ftpy.storage.beneath import Beneath, Directory
+from ftpy.storage.locking import open_locked
+
+log = logging.getLogger("ftpy.storage")
+
+AREA = ".ftpy"
+_PRIVATE = 0o700
+_LOCK_SUFFIX = ".lock"
+
+
+def _made(parent: Directory, name: str) -> Directory:
+    """A private directory, made where it is missing."""
+    try:
+        parent.mkdir(name, _PRIVATE)
+        parent.sync()
+    except FileExistsError:
+        pass
+    return parent.open_dir(name)
+
+
+class Area(Closing):
+    """The staging area: ``staged`` for small files, ``uploads`` for uploads, ``lock`` for publications.
+
+    A process marks its staged files with a token whose lock file it keeps locked: once that lock can be had,
+    the process is dead, whatever its number is used for now. Raises OSError.
+    """
+
+    def __init__(self, beneath: Beneath) -> None:
+        self.top = _made(beneath.root, AREA)
+        self.staged = _made(self.top, "staged")
+        self.uploads = _made(self.top, "uploads")
+        self._token = secrets.token_hex(8)
+        lock = open_locked(self.staged, self._token + _LOCK_SUFFIX, create=True)
+        assert lock is not None  # nobody else knows the token
+        self._lock: int | None = lock
+        self._numbers = itertools.count()
+
+    def close(self) -> None:
+        """Let go of the token and the directories."""
+        if self._lock is not None:
+            self.staged.unlink(self._token + _LOCK_SUFFIX)
+            os.close(self._lock)
+            self._lock = None
+        for directory in (self.staged, self.uploads, self.top):
+            directory.close()
+
+    def new_name(self) -> tuple[int, str]:
+        """A number that grows, and the name of a new staged file."""
+        number = next(self._numbers)
+        return number, f"{self._token}-{number:x}"
+
+    def sweep_staged(self) -> int:
+        """Remove what dead processes left staged: how many files went."""
+        gone = 0
+        tokens: dict[str, list[str]] = {}
+        for name in self.staged.names():
+            tokens.setdefault(name.partition("-")[0].removesuffix(_LOCK_SUFFIX), []).append(name)
+        for token, names in tokens.items():
+            if token == self._token:
+                continue
+            lock = open_locked(self.staged, token + _LOCK_SUFFIX, create=True)
+            if lock is None:
+                continue
+            try:
+                gone += sum(
+                    self.staged.unlink(name, missing_ok=True) for name in names if not name.endswith(_LOCK_SUFFIX)
+                )
+                self.staged.unlink(token + _LOCK_SUFFIX)
+            finally:
+                os.close(lock)
+        if gone:
+            log.info("removed %d staged leftovers", gone, extra={"event": "staged-swept", "files": gone})
+        return gone

@@ -1,0 +1,130 @@
+"""Files below a folder of this machine: the contract of ``base`` by rename, fsync and a journal.
+
+Nothing here opens by path: ``beneath`` is the only door. ``.ftpy`` in the root is the staging area (``area``),
+``state/digests.sqlite`` remembers digests (``remembered``).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ftpy.errors import IoError, IsADirectory, RequestError, Unsupported
+from ftpy.files import FileInfo, RemotePath, check_portable, display
+from ftpy.storage.area import Area
+from ftpy.storage.base import KnownDigest, NewFile, Reader, Staged, Storage, Upload
+from ftpy.storage.beneath import Beneath, Door
+from ftpy.storage.following import HashedRead
+from ftpy.storage.publishing import Publisher
+from ftpy.storage.reading import LocalReader, listing
+from ftpy.storage.refusals import translating
+from ftpy.storage.remembered import Remembered
+from ftpy.storage.staging import SmallFiles
+from ftpy.storage.uploads import Uploads
+from ftpy.storage.versions import file_info, version_of
+
+
+class LocalStorage(Storage):
+    """Storage below ``root``; ``state`` is a folder of the server's own. Several processes may share both.
+
+    ``portable_names`` refuses new names that other systems could not hold; ``door`` None takes the best there is.
+    Raises RequestError like every method.
+    """
+
+    def __init__(
+        self, root: str | Path, state: str | Path, *, portable_names: bool = True, door: Door | None = None
+    ) -> None:
+        if not hasattr(os, "preadv") or not hasattr(os, "fchmod"):
+            raise Unsupported("this system lacks preadv(2) or fchmod(2): it can be a client, not a server")
+        self._portable_names = portable_names
+        with translating(RemotePath()):
+            Path(state).mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._beneath = Beneath(root, door=door)
+            self._area = Area(self._beneath)
+        self._remembered = Remembered(Path(state) / "digests.sqlite")
+        self._publisher = Publisher(self._beneath, self._area, self._digest_at)
+        self._small = SmallFiles(self._area, self._publisher, self._remembered)
+        self._uploads = Uploads(self._area, self._publisher, self._remembered)
+
+    def close(self) -> None:
+        """Close everything, after those who use it have ended; unfinished uploads stay on disk."""
+        self._uploads.interrupt()
+        self._area.close()
+        self._beneath.close()
+        self._remembered.close()
+
+    # ---------------------------------------------------------------- reading
+
+    def stat(self, path: RemotePath) -> FileInfo:
+        """What is at ``path``."""
+        with translating(path):
+            found = self._beneath.lstat(path)
+        info = file_info(path, found)
+        if info.type != "file":
+            return info
+        return file_info(path, found, self._remembered.look(version_of(found)))
+
+    def ls(self, path: RemotePath, *, recursive: bool) -> Iterator[FileInfo]:
+        """What is below a directory; refuses at once what cannot be listed."""
+        with translating(path):
+            self._beneath.open_dir(path).close()
+        return listing(self._beneath, self._remembered, path, recursive=recursive)
+
+    def open(self, path: RemotePath) -> Reader:
+        """Open a regular file."""
+        with translating(path):
+            return LocalReader(path, self._beneath.open_file(path), self._remembered)
+
+    def _digest_at(self, path: RemotePath, like: KnownDigest) -> str:
+        """The digest of the file that is there now: the one remembered, or computed."""
+        with self.open(path) as reader:
+            known: str | None = getattr(reader.info, like.name)
+            if known is None:
+                with HashedRead(like.name, reader.read_at, 0, reader.info.size) as hashed:
+                    try:
+                        for _ in hashed:
+                            pass
+                        known = hashed.hexdigest()
+                    except EOFError as error:
+                        raise IoError(f"{display(str(path))}: it changes all the time") from error
+                reader.remember(KnownDigest(like.name, known))
+            return known
+
+    # ---------------------------------------------------------------- small files
+
+    def stage(self, file: NewFile, data: memoryview, digest: KnownDigest) -> Staged:
+        """Store a small file whole, out of sight."""
+        self._check_name(file.path)
+        return self._small.stage(file, data, digest)
+
+    def publish(self, group: Sequence[Staged]) -> list[FileInfo | RequestError]:
+        """Make staged files durable together, publish each, make that durable."""
+        return self._small.publish(group)
+
+    # ---------------------------------------------------------------- uploads
+
+    def open_upload(self, owner: str, file: NewFile) -> Upload:
+        """Open an upload, or find the unfinished one."""
+        self._check_name(file.path)
+        self._publisher.check(file.path, file.condition)
+        return self._uploads.open(owner, file)
+
+    def find_upload(self, owner: str, upload_id: str) -> Upload:
+        """An open upload of this owner."""
+        return self._uploads.find(owner, upload_id)
+
+    def uploads(self) -> list[str]:
+        """Ids of unfinished uploads."""
+        return self._uploads.ids()
+
+    def sweep(self, *, expire_seconds: float) -> int:
+        """Drop what expired, and what dead processes left staged."""
+        with translating(RemotePath()):
+            return self._uploads.sweep(expire_seconds) + self._area.sweep_staged()
+
+    def _check_name(self, path: RemotePath) -> None:
+        if not path.parts:
+            raise IsADirectory
+        if self._portable_names:
+            check_portable(path)

@@ -1,0 +1,94 @@
+"""Storing one part: received into a buffer, written where it belongs, hashed on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from ftpy.digests import new_hasher
+from ftpy.errors import DigestMismatch
+from ftpy.storage.base import PartWriter
+from ftpy.storage.following import CHUNK_BYTES, Follower
+from ftpy.storage.journal import StoredPart
+from ftpy.storage.reading import write_at
+from ftpy.storage.refusals import translating
+
+if TYPE_CHECKING:
+    from ftpy.storage.upload import LiveUpload
+
+OWN_CHUNK_BYTES = CHUNK_BYTES // 4
+"""Buffer of a part that comes out of order: it is hashed from the page cache later, so it needs only one."""
+
+
+class LocalPartWriter(PartWriter):
+    """One part under way, used by one thread.
+
+    With a ``follower`` the part comes in order, and its buffers are handed over to the whole's hash without a copy.
+    A part that is ``stored`` already never changes: its bytes are received and compared, not written.
+    """
+
+    def __init__(
+        self,
+        upload: LiveUpload,
+        number: int,
+        length: int,
+        *,
+        follower: Follower | None,
+        stored: StoredPart | None,
+        let_go: Callable[[], None],
+    ) -> None:
+        self._upload, self._number, self._length = upload, number, length
+        self._offset = number * upload.meta.part_size
+        self._follower, self._stored, self._let_go = follower, stored, let_go
+        self._hasher = new_hasher("blake3")
+        self._done = 0
+        self._lent: memoryview | None = None
+        self._finished = self._closed = False
+
+    def __iter__(self) -> Iterator[memoryview]:
+        """Views to fill."""
+        own = memoryview(bytearray(min(OWN_CHUNK_BYTES, self._length))) if self._follower is None else None
+        while (left := self._length - self._done) > 0:
+            if own is None:
+                assert self._follower is not None
+                self._lent = buffer = self._follower.borrow()
+            else:
+                buffer = own
+            view = buffer[: min(len(buffer), left)]
+            yield view
+            self._take(view)
+            if self._lent is not None and self._follower is not None:
+                self._lent = None
+                self._follower.give(self._offset + self._done, buffer, len(view))
+            self._done += len(view)
+
+    def _take(self, view: memoryview) -> None:
+        if self._stored is None:
+            with translating(self._upload.meta.file.path):
+                write_at(self._upload.data, self._offset + self._done, view)
+        self._hasher.update(view)
+
+    def finish(self, blake3: str) -> None:
+        """Count the part as stored."""
+        if self._done != self._length:
+            raise ValueError(f"{self._done} of {self._length} bytes were given")
+        found = self._hasher.hexdigest()
+        if found != blake3 or (self._stored is not None and self._stored.blake3 != blake3):
+            raise DigestMismatch(f"part {self._number}: its blake3 is {found}")
+        if self._stored is None:
+            self._upload.part_written(self._number, StoredPart(self._length, blake3), self._follower)
+        self._finished = True
+
+    def close(self) -> None:
+        """Let go; without ``finish`` the part is missing."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._follower is not None and self._lent is not None:
+                self._follower.give_back(self._lent)
+                self._lent = None
+            if self._stored is None and not self._finished:
+                self._upload.part_abandoned(self._number, self._follower)
+        finally:
+            self._let_go()

@@ -1,0 +1,158 @@
+"""Publication: renames under a lock that conditions can rely on, and the directories made durable once a group."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+
+from ftpy.errors import AlreadyExists, Changed, NotFound, RequestError
+from ftpy.files import RemotePath, display
+from ftpy.storage import syscalls
+from ftpy.storage.area import Area
+from ftpy.storage.base import Closing, Condition, KnownDigest
+from ftpy.storage.beneath import Beneath, Directory
+from ftpy.storage.locking import lock
+from ftpy.storage.refusals import refusal
+
+MANY = 8
+"""From so many on, one syncfs is cheaper than an fsync each (measured on ext4: 256 files 50 times)."""
+
+DigestAt = Callable[[RemotePath, KnownDigest], str]
+
+
+def sync_all(fds: Collection[int], oldest: int) -> dict[int, OSError]:
+    """Make open files or directories of one file system durable: the errors, by descriptor.
+
+    ``oldest`` is the one opened first, before anything was written to any: syncfs reports to a descriptor what
+    failed since it was opened, and it does not say whose failure it was, so then it is everyone's.
+    A failed sync is not tried again: the kernel has then forgotten the pages that it could not write.
+    """
+    if len(fds) >= MANY and syscalls.HAS_SYNCFS:
+        try:
+            syscalls.syncfs(oldest)
+        except OSError as error:
+            return dict.fromkeys(fds, error)
+        return {}
+    failed: dict[int, OSError] = {}
+    for fd in fds:
+        try:
+            os.fsync(fd)
+        except OSError as error:
+            failed[fd] = error
+    return failed
+
+
+class Publisher(Closing):
+    """What all publications of a storage share."""
+
+    def __init__(self, beneath: Beneath, area: Area, digest_at: DigestAt) -> None:
+        self._beneath, self._area, self._digest_at = beneath, area, digest_at
+        self.unsynced: set[RemotePath] = set()
+        """Directories made by a publication under way, whose names may not be durable yet."""
+
+    def check(self, path: RemotePath, condition: Condition) -> None:
+        """Raises AlreadyExists or Changed where the condition does not hold now."""
+        if condition == "absent":
+            try:
+                self._beneath.lstat(path)
+            except (FileNotFoundError, NotADirectoryError):
+                return
+            except OSError as error:
+                raise refusal(error, path) from error
+            raise AlreadyExists(f"{display(str(path))}: something is already there")
+        if isinstance(condition, KnownDigest):
+            try:
+                found = self._digest_at(path, condition)
+            except NotFound:
+                raise Changed(f"{display(str(path))}: the file is no longer there") from None
+            if found != condition.hex:
+                raise Changed(f"{display(str(path))}: the file has another {condition.name}")
+
+    @contextmanager
+    def publication(self, *, exclusive: bool) -> Iterator[Publication]:
+        """A group of publications; ``exclusive`` where one of them compares before it swaps.
+
+        The lock is shared among those that only put, in any thread and process. Raises OSError.
+        """
+        fd = self._area.top.open_for_append("lock", create=True)
+        try:
+            lock(fd, shared=not exclusive)
+            with Publication(self, self._beneath) as publication:
+                yield publication
+        finally:
+            os.close(fd)
+
+
+class Publication(Closing):
+    """Files placed under the lock; each directory is opened once, and made durable once."""
+
+    def __init__(self, publisher: Publisher, beneath: Beneath) -> None:
+        self._publisher, self._beneath = publisher, beneath
+        self._directories: dict[RemotePath, Directory] = {}
+        self._changed: dict[RemotePath, None] = {}
+        self._made: set[RemotePath] = set()
+
+    def close(self) -> None:
+        """Close the directories."""
+        for directory in self._directories.values():
+            directory.close()
+        self._directories.clear()
+
+    def place(self, source: Directory, name: str, path: RemotePath, condition: Condition) -> None:
+        """Rename a staged file to its path, if the condition holds. Raises OSError, RequestError."""
+        into = self._directory(path.parent)
+        if condition is None:
+            source.rename(name, into, path.name)
+        elif condition == "absent":
+            source.rename_noreplace(name, into, path.name)
+        else:
+            self._publisher.check(path, condition)
+            source.rename(name, into, path.name)
+        self._changed[path.parent] = None
+
+    def sync(self) -> dict[RemotePath, RequestError]:
+        """Make all that was placed durable: for each directory that failed, why."""
+        failed: dict[RemotePath, RequestError] = {}
+        changed = dict.fromkeys(self._changed)
+        for path in self._changed:
+            changed.update((made.parent, None) for made in self._new_ways(path))
+        directories = {self._directory(path).fd: path for path in changed}
+        if self._beneath.door == "path":
+            for path in changed:
+                self._directory(path).sync()
+        elif directories:
+            oldest = next(iter(self._directories.values())).fd
+            for fd, error in sync_all(directories, oldest).items():
+                failed[directories[fd]] = refusal(error, directories[fd])
+        if not failed:
+            self._publisher.unsynced.difference_update(self._made)
+        return failed
+
+    def _new_ways(self, path: RemotePath) -> list[RemotePath]:
+        """The directories from ``path`` up that this or another publication has made and not yet made durable."""
+        unsynced = self._publisher.unsynced
+        if not unsynced:
+            return []
+        ways = (RemotePath(path.parts[:depth]) for depth in range(len(path.parts), 0, -1))
+        return [way for way in ways if way in unsynced]
+
+    def _directory(self, path: RemotePath) -> Directory:
+        found = self._directories.get(path)
+        if found is None:
+            found = self._directories[path] = self._enter(path)
+        return found
+
+    def _enter(self, path: RemotePath) -> Directory:
+        try:
+            return self._beneath.open_dir(path)
+        except FileNotFoundError:
+            parent = self._directory(path.parent)
+        self._publisher.unsynced.add(path)
+        self._made.add(path)
+        try:
+            parent.mkdir(path.name)
+        except FileExistsError:
+            pass  # another publication was first, or it is no directory: opening it tells
+        self._changed[path.parent] = None
+        return self._beneath.open_dir(path)

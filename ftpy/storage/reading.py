@@ -1,0 +1,166 @@
+"""Reading one version of a file, and what is below a directory."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import time
+from collections.abc import Iterator
+
+from ftpy.errors import Changed, InvalidPath
+from ftpy.files import RESERVED_PREFIX, FileInfo, RemotePath, display
+from ftpy.storage.base import KnownDigest, Reader
+from ftpy.storage.beneath import Beneath, Directory
+from ftpy.storage.refusals import refusal, translating
+from ftpy.storage.remembered import Remembered
+from ftpy.storage.versions import NO_DIGESTS, Digests, Version, file_info, version_of
+
+log = logging.getLogger("ftpy.storage")
+
+LISTED_TOGETHER = 256
+"""Entries looked up in one query for remembered digests."""
+_TICK_NS = 10_000_000
+"""The coarsest clock tick of Linux, nanoseconds: two writes within one leave the same times behind."""
+
+
+def read_at(fd: int, offset: int, view: memoryview) -> int:
+    """Fill ``view`` from ``offset`` as far as the file goes: the bytes read. Raises OSError."""
+    done = 0
+    while done < len(view):
+        got = os.preadv(fd, [view[done:]], offset + done)
+        if got == 0:
+            break
+        done += got
+    return done
+
+
+def write_at(fd: int, offset: int, view: memoryview) -> None:
+    """Write all of ``view`` at ``offset``. Raises OSError."""
+    done = 0
+    while done < len(view):
+        done += os.pwrite(fd, view[done:], offset + done)
+
+
+class LocalReader(Reader):
+    """An open file; reading goes on in this version even when another is published meanwhile."""
+
+    def __init__(self, path: RemotePath, fd: int, remembered: Remembered) -> None:
+        self._fd: int | None = fd
+        self._remembered = remembered
+        found = os.fstat(fd)
+        self._links = found.st_nlink
+        self.version = version_of(found)
+        self._opened_ns = time.time_ns()
+        self.info = file_info(path, found, remembered.look(self.version))
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def read_at(self, offset: int, view: memoryview) -> int:
+        """Fill ``view`` from ``offset``."""
+        try:
+            return read_at(self._descriptor(), offset, view)
+        except OSError as error:
+            raise refusal(error, self.info.path) from error
+
+    def fileno(self) -> int | None:
+        """The descriptor."""
+        return self._descriptor()
+
+    def check_unchanged(self) -> None:
+        """Raises Changed when the bytes may be others; losing its name to a new version does not count."""
+        found = os.fstat(self._descriptor())
+        now = version_of(found)
+        unlinked = found.st_nlink < self._links
+        if now != self.version and not (unlinked and now[:-1] == self.version[:-1]):
+            raise Changed(f"{display(str(self.info.path))}: the file changed while it was read")
+
+    def remember(self, digest: KnownDigest) -> None:
+        """Keep the digest, unless the file changed, or so shortly before it was opened that a change could hide."""
+        settled = not 0 <= self._opened_ns - self.version.ctime_ns < _TICK_NS
+        if settled and version_of(os.fstat(self._descriptor())) == self.version:
+            self._remembered.keep([(self.version, digests(digest))])
+
+    def _descriptor(self) -> int:
+        if self._fd is None:
+            raise ValueError("the reader is closed")
+        return self._fd
+
+
+def digests(digest: KnownDigest) -> Digests:
+    """One digest in its place."""
+    return Digests(md5=digest.hex) if digest.name == "md5" else Digests(blake3=digest.hex)
+
+
+def listing(beneath: Beneath, remembered: Remembered, path: RemotePath, *, recursive: bool) -> Iterator[FileInfo]:
+    """What is below a directory, lazily, each directory before its content. Raises RequestError.
+
+    A directory that cannot be read ends the listing with an error: a listing never looks complete when it is not.
+    """
+    with translating(path):
+        directory = beneath.open_dir(path)
+    yield from _below(directory, remembered, recursive=recursive)
+
+
+def _below(directory: Directory, remembered: Remembered, *, recursive: bool) -> Iterator[FileInfo]:
+    with directory:
+        for info in _entries(directory, remembered):
+            yield info
+            if recursive and info.type == "directory":
+                try:
+                    inner = directory.open_dir(info.path.name)
+                except (FileNotFoundError, NotADirectoryError):
+                    continue  # removed or replaced since it was listed
+                except OSError as error:
+                    raise refusal(error, info.path) from error
+                yield from _below(inner, remembered, recursive=True)
+
+
+def _entries(directory: Directory, remembered: Remembered) -> Iterator[FileInfo]:
+    """One directory's entries in the order of names, without what no peer could name."""
+    with translating(directory.path):
+        paths, skipped = _legal(directory.path, directory.names())
+    if skipped:
+        log.warning(
+            "%s: %d names that no path can hold are not listed",
+            display(str(directory.path)) or "/",
+            skipped,
+            extra={"event": "names-skipped", "path": display(str(directory.path)), "names": skipped},
+        )
+    while batch := list(itertools.islice(paths, LISTED_TOGETHER)):
+        yield from _batch(directory, remembered, batch)
+
+
+def _legal(below: RemotePath, names: list[str]) -> tuple[Iterator[RemotePath], int]:
+    """The paths of those names that are legal, sorted, and how many are not (our own do not count)."""
+    names = sorted(name for name in names if not name.startswith(RESERVED_PREFIX))
+    paths: list[RemotePath] = []
+    for name in names:
+        try:
+            paths.append(below / name)
+        except InvalidPath:
+            continue
+    return iter(paths), len(names) - len(paths)
+
+
+def _batch(directory: Directory, remembered: Remembered, paths: list[RemotePath]) -> Iterator[FileInfo]:
+    found: list[tuple[RemotePath, os.stat_result]] = []
+    for path in paths:
+        try:
+            found.append((path, directory.lstat(path.name)))
+        except FileNotFoundError:
+            continue  # removed since its name was read
+        except OSError as error:
+            raise refusal(error, path) from error
+    infos = [file_info(path, status) for path, status in found]
+    versions: list[Version] = [
+        version_of(status) for info, (_, status) in zip(infos, found, strict=True) if info.type == "file"
+    ]
+    known = remembered.look_all(versions)
+    for info, (path, status) in zip(infos, found, strict=True):
+        digests_known = known.get(version_of(status), NO_DIGESTS) if known else NO_DIGESTS
+        yield info if digests_known is NO_DIGESTS else file_info(path, status, digests_known)

@@ -1,0 +1,143 @@
+"""Digests remembered by file version, in SQLite; a cache that may be lost at any time.
+
+A remembered digest is that of the day the file was put: a get needs no hashing, and catches bit-rot.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ftpy.storage.base import Closing
+from ftpy.storage.versions import NO_DIGESTS, Digests, Version
+
+log = logging.getLogger("ftpy.storage")
+
+# One row an inode: a new version takes the place of the old one, so the table never outgrows the disk's files.
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS digests (
+    dev INTEGER NOT NULL, ino INTEGER NOT NULL,
+    size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL,
+    md5 TEXT, blake3 TEXT,
+    PRIMARY KEY (dev, ino)
+) WITHOUT ROWID
+"""
+_KEEP = """
+INSERT INTO digests VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (dev, ino) DO UPDATE SET
+    md5 = CASE WHEN (size, mtime_ns, ctime_ns) = (excluded.size, excluded.mtime_ns, excluded.ctime_ns)
+        THEN coalesce(excluded.md5, md5) ELSE excluded.md5 END,
+    blake3 = CASE WHEN (size, mtime_ns, ctime_ns) = (excluded.size, excluded.mtime_ns, excluded.ctime_ns)
+        THEN coalesce(excluded.blake3, blake3) ELSE excluded.blake3 END,
+    size = excluded.size, mtime_ns = excluded.mtime_ns, ctime_ns = excluded.ctime_ns
+"""
+_LOOK = "SELECT dev, ino, size, mtime_ns, ctime_ns, md5, blake3 FROM digests WHERE (dev, ino) IN (VALUES {})"
+_BUSY_SECONDS = 5.0
+"""How long another process's write is waited for."""
+
+T = TypeVar("T")
+
+
+def _signed(number: int) -> int:
+    """An unsigned 64-bit number as SQLite's signed one."""
+    return number - 2**64 if number >= 2**63 else number
+
+
+class Remembered(Closing):
+    """The digests of a storage. Never raises for the database's sake: what it cannot tell is unknown.
+
+    One connection and a lock: a connection per thread costs each thread three descriptors and half a millisecond.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._lock = threading.Lock()
+        self._database: sqlite3.Connection | None = None
+        self._closed = False
+
+    def close(self) -> None:
+        """Close the database."""
+        with self._lock:
+            self._closed = True
+            self._disconnect()
+
+    def look(self, version: Version) -> Digests:
+        """What is remembered of one version."""
+        return self.look_all([version]).get(version, NO_DIGESTS)
+
+    def look_all(self, versions: Sequence[Version]) -> dict[Version, Digests]:
+        """What is remembered of several versions, in one query; at most some thousand."""
+        if not versions:
+            return {}
+        names = [_signed(number) for version in versions for number in version[:2]]
+        query = _LOOK.format(",".join(["(?,?)"] * len(versions)))
+        rows: list[tuple[Any, ...]] = self._safely(lambda database: database.execute(query, names).fetchall(), [])
+        found = {row[:5]: Digests(row[5], row[6]) for row in rows}
+        return {version: digests for version in versions if (digests := found.get(_key(version))) is not None}
+
+    def keep(self, digests: Iterable[tuple[Version, Digests]]) -> None:
+        """Remember digests, in one transaction."""
+        rows = [(*_key(version), *known) for version, known in digests]
+
+        def write(database: sqlite3.Connection) -> None:
+            with database:
+                database.executemany(_KEEP, rows)
+
+        self._safely(write, None)
+
+    def _safely(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
+        """Run ``work`` on the connection; a broken database is set aside and made anew, once."""
+        with self._lock:
+            for attempt in (1, 2):
+                try:
+                    if self._closed:
+                        return otherwise
+                    return work(self._database or self._connect())
+                except sqlite3.Error as error:
+                    log.warning("remembered digests: %s", error, extra={"event": "digests-failed"})
+                    self._disconnect()
+                    # An OperationalError (locked, disk full) passes; anything else is the file's own fault.
+                    if isinstance(error, sqlite3.OperationalError) or attempt == 2:
+                        return otherwise
+                    self._set_aside()
+        return otherwise
+
+    def _connect(self) -> sqlite3.Connection:
+        database = sqlite3.connect(self._file, timeout=_BUSY_SECONDS, check_same_thread=False, cached_statements=32)
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA synchronous = OFF")
+            database.execute(_SCHEMA)
+            database.execute("SELECT dev, ino, size, mtime_ns, ctime_ns, md5, blake3 FROM digests LIMIT 1")
+        except sqlite3.Error:
+            database.close()
+            raise
+        self._database = database
+        return database
+
+    def _disconnect(self) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    def _set_aside(self) -> None:
+        aside = f"{self._file}.broken-{time.time_ns()}"
+        for suffix in ("", "-wal", "-shm"):
+            try:
+                os.replace(f"{self._file}{suffix}", f"{aside}{suffix}")
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                log.error("remembered digests: %s", error.strerror, extra={"event": "digests-not-set-aside"})
+        log.error("the file of remembered digests is broken and was set aside", extra={"event": "digests-set-aside"})
+
+
+def _key(version: Version) -> tuple[int, int, int, int, int]:
+    dev, ino, size, mtime_ns, ctime_ns = version
+    return _signed(dev), _signed(ino), size, mtime_ns, ctime_ns

@@ -1,0 +1,136 @@
+"""Small files: staged whole, then published in groups that share their syncs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from ftpy.errors import InvalidRequest, RequestError
+from ftpy.files import FileInfo
+from ftpy.storage.area import Area
+from ftpy.storage.base import KnownDigest, NewFile, Staged
+from ftpy.storage.beneath import Directory
+from ftpy.storage.publishing import Publication, Publisher, sync_all
+from ftpy.storage.reading import digests, write_at
+from ftpy.storage.refusals import refusal
+from ftpy.storage.remembered import Remembered
+from ftpy.storage.versions import Digests, Version, file_info, version_of
+
+
+class LocalStaged(Staged):
+    """A small file in the staging area, open until it is published or dropped."""
+
+    __slots__ = ("_published", "condition", "digest", "directory", "fd", "name", "number", "path")
+
+    def __init__(self, file: NewFile, digest: KnownDigest, directory: Directory, number: int, name: str) -> None:
+        self.path, self.condition, self.digest = file.path, file.condition, digest
+        self.directory, self.number, self.name = directory, number, name
+        self._published = False
+        self.fd = directory.create(name)
+
+    def place(self, publication: Publication) -> None:
+        """Rename it to its path. Raises OSError, RequestError."""
+        publication.place(self.directory, self.name, self.path, self.condition)
+        self._published = True
+
+    def close(self) -> None:
+        """Close it, and remove it unless it was published."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+            if not self._published:
+                self.directory.unlink(self.name, missing_ok=True)
+
+
+class SmallFiles:
+    """Stages and publishes small files."""
+
+    def __init__(self, area: Area, publisher: Publisher, remembered: Remembered) -> None:
+        self._area, self._publisher, self._remembered = area, publisher, remembered
+
+    def stage(self, file: NewFile, data: memoryview, digest: KnownDigest) -> LocalStaged:
+        """Store a small file whole, out of sight."""
+        if len(data) != file.file_size:
+            raise InvalidRequest(f"{len(data)} bytes came where {file.file_size} were announced")
+        staged: LocalStaged | None = None
+        try:
+            staged = LocalStaged(file, digest, self._area.staged, *self._area.new_name())
+            write_at(staged.fd, 0, data)
+            if file.mode is not None:
+                os.fchmod(staged.fd, file.mode & 0o777)
+            os.utime(staged.fd, ns=(file.mtime_ns, file.mtime_ns))
+        except OSError as error:
+            if staged is not None:
+                staged.close()
+            raise refusal(error, file.path) from error
+        return staged
+
+    def publish(self, group: Sequence[Staged]) -> list[FileInfo | RequestError]:
+        """Publish a group: data durable, then the names, then the results."""
+        mine = [staged for staged in group if isinstance(staged, LocalStaged)]
+        if len(mine) != len(group):
+            raise TypeError("a group is published by the storage that staged it")
+        if not mine:
+            return []
+        try:
+            refused = self._sync(mine)
+            exclusive = self._foresee(mine)
+            try:
+                with self._publisher.publication(exclusive=exclusive) as publication:
+                    self._place(publication, mine, refused)
+            except OSError as error:
+                for staged in mine:
+                    refused.setdefault(staged.number, refusal(error, staged.path))
+            return self._report(mine, refused)
+        finally:
+            for staged in mine:
+                staged.close()
+
+    @staticmethod
+    def _sync(group: list[LocalStaged]) -> dict[int, RequestError]:
+        """Make the data durable: by number, what failed."""
+        oldest = min(group, key=lambda staged: staged.number)
+        failed = sync_all([staged.fd for staged in group], oldest.fd)
+        return {staged.number: refusal(failed[staged.fd], staged.path) for staged in group if staged.fd in failed}
+
+    def _foresee(self, group: list[LocalStaged]) -> bool:
+        """Whether the group compares before it swaps; what must be hashed for that is hashed before the lock."""
+        compared = [staged for staged in group if isinstance(staged.condition, KnownDigest)]
+        for staged in compared:
+            try:
+                self._publisher.check(staged.path, staged.condition)
+            except RequestError:
+                continue  # asked again under the lock: an earlier file of the group may make it true
+        return bool(compared)
+
+    @staticmethod
+    def _place(publication: Publication, group: list[LocalStaged], refused: dict[int, RequestError]) -> None:
+        for staged in group:
+            if staged.number in refused:
+                continue
+            try:
+                staged.place(publication)
+            except OSError as error:
+                refused[staged.number] = refusal(error, staged.path)
+            except RequestError as error:
+                refused[staged.number] = error
+        failed = publication.sync()
+        if failed:
+            for staged in group:
+                if (reason := failed.get(staged.path.parent)) is not None:
+                    refused.setdefault(staged.number, reason)
+
+    def _report(self, group: list[LocalStaged], refused: dict[int, RequestError]) -> list[FileInfo | RequestError]:
+        """The results in order; the digests of what is published are remembered in one transaction."""
+        results: list[FileInfo | RequestError] = []
+        known: list[tuple[Version, Digests]] = []
+        for staged in group:
+            if (error := refused.get(staged.number)) is not None:
+                results.append(error)
+                continue
+            found = os.fstat(staged.fd)
+            remembered = digests(staged.digest)
+            known.append((version_of(found), remembered))
+            results.append(file_info(staged.path, found, remembered))
+        self._remembered.keep(known)
+        return results

@@ -1,0 +1,123 @@
+"""Linux calls that Python's ``os`` lacks, through ctypes; each says whether this system has it.
+
+All raise OSError like their neighbours in ``os``. What is absent is never called: ``beneath`` and ``publish``
+have a portable way beside each.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+_SYS_OPENAT2 = 437
+"""The same on every Linux architecture (openat2(2), since 5.6)."""
+_NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH = 0x02, 0x04, 0x08
+_RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+"""renameat2(2): swap two names."""
+
+
+class _OpenHow(ctypes.Structure):
+    """``struct open_how`` of openat2(2)."""
+
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+def _function(name: str, *arguments: Any) -> Callable[..., int] | None:
+    """The C library's function, or None where it has none."""
+    if sys.platform != "linux":
+        return None
+    function = getattr(ctypes.CDLL(None, use_errno=True), name, None)
+    if function is None:
+        return None
+    function.argtypes = arguments
+    function.restype = ctypes.c_long if name == "syscall" else ctypes.c_int
+    return function  # type: ignore[no-any-return]
+
+
+_syscall = _function("syscall", ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t)
+_renameat2 = _function("renameat2", ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+_syncfs = _function("syncfs", ctypes.c_int)
+_fallocate = _function("fallocate64", ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+_DIRECTORY_HOW = _OpenHow(
+    getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0),
+    0,
+    _BENEATH | _NO_SYMLINKS | _NO_MAGICLINKS,
+)
+_DIRECTORY_HOW_AT = ctypes.addressof(_DIRECTORY_HOW)
+
+
+def _failure() -> OSError:
+    code = ctypes.get_errno()
+    return OSError(code, os.strerror(code))
+
+
+def _linux_at_least(*version: int) -> bool:
+    if sys.platform != "linux":
+        return False
+    release = os.uname().release.split("-")[0].split(".")
+    return tuple(int(part) for part in release[:2] if part.isdigit()) >= version
+
+
+HAS_SYNCFS = _syncfs is not None and _linux_at_least(5, 8)
+"""Whether ``syncfs`` can be trusted: before 5.8 it did not report write errors (syncfs(2))."""
+
+
+def open_directory_beneath(fd: int, path: bytes) -> int:
+    """A directory below ``fd`` that no symlink leads to; openat2(2). ENOSYS where the kernel has none."""
+    if _syscall is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    opened = _syscall(_SYS_OPENAT2, fd, path, _DIRECTORY_HOW_AT, ctypes.sizeof(_OpenHow))
+    if opened < 0:
+        raise _failure()
+    return opened
+
+
+def rename_with(flags: int, from_fd: int, name: str, to_fd: int, new: str) -> None:
+    """renameat2(2). ENOSYS or EINVAL where the system or its file system has none."""
+    if _renameat2 is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if _renameat2(from_fd, os.fsencode(name), to_fd, os.fsencode(new), flags) < 0:
+        raise _failure()
+
+
+def rename_noreplace(from_fd: int, name: str, to_fd: int, new: str) -> None:
+    """Rename unless something is there: FileExistsError."""
+    rename_with(_RENAME_NOREPLACE, from_fd, name, to_fd, new)
+
+
+def syncfs(fd: int) -> None:
+    """Make all of the file system durable; write errors since ``fd`` was opened are raised (HAS_SYNCFS)."""
+    if _syncfs is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if _syncfs(fd) < 0:
+        raise _failure()
+
+
+def reserve(fd: int, offset: int, length: int) -> None:
+    """Give the file real space for ``length`` bytes at ``offset``: NoSpace is then known before the bytes come.
+
+    Not ``os.posix_fallocate``: the C library makes up for a file system that cannot by writing every block.
+    There the size is set, and only the space that is free now is asked for. Raises OSError (ENOSPC).
+    """
+    if length == 0:
+        return
+    if _fallocate is not None:
+        while _fallocate(fd, 0, offset, length) < 0:
+            error = _failure()
+            if error.errno in (errno.EOPNOTSUPP, errno.ENOSYS):
+                break
+            if error.errno != errno.EINTR:
+                raise error
+        else:
+            return
+    free = os.fstatvfs(fd)
+    if free.f_bavail * free.f_frsize < length:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if os.fstat(fd).st_size < offset + length:
+        os.ftruncate(fd, offset + length)

@@ -1,0 +1,495 @@
+"""An upload on this disk: its data file, its journal, and who is at work on it.
+
+A ``LiveUpload`` is what one process knows of an upload while anyone holds it; a ``LocalUpload`` is one holder's
+hand on it. Parts are written where they belong in a file of the final size, which is renamed at the end.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+
+from ftpy.digests import DigestName, new_hasher
+from ftpy.errors import (
+    Busy,
+    DigestMismatch,
+    Incomplete,
+    InvalidRequest,
+    IoError,
+    RequestError,
+    ShuttingDown,
+    UnknownUpload,
+)
+from ftpy.files import FileInfo, RemotePath, display
+from ftpy.storage import syscalls
+from ftpy.storage.area import Area
+from ftpy.storage.base import MIB, MOST_PARTS, KnownDigest, NewFile, Upload, part_size_for
+from ftpy.storage.following import CHUNK_BYTES, Follower, FollowerClosed
+from ftpy.storage.journal import Journal, Meta, StoredPart, sync_data
+from ftpy.storage.locking import open_locked
+from ftpy.storage.partwriting import LocalPartWriter
+from ftpy.storage.publishing import Publisher
+from ftpy.storage.reading import digests, read_at
+from ftpy.storage.refusals import refusal, translating
+from ftpy.storage.remembered import Remembered
+from ftpy.storage.versions import file_info, version_of
+
+log = logging.getLogger("ftpy.storage")
+
+SYNC_BYTES = 64 * MIB
+"""New bytes that start a sync in the background: writeback overlaps with receiving."""
+MOST_UNSYNCED = 4 * SYNC_BYTES
+"""Bytes from which on a part waits for the disk: what is read again after a crash stays bounded."""
+
+
+class LiveUpload:
+    """One upload, open in this process. Every method is safe in any thread; all raise RequestError.
+
+    ``lifecycle`` is held while its files are opened or closed; the storage counts the ``holders``.
+    """
+
+    def __init__(self, upload_id: str, area: Area, publisher: Publisher, remembered: Remembered) -> None:
+        self.id = upload_id
+        self.lifecycle = threading.Lock()
+        self.holders = 0
+        self.is_open = False
+        self.gone = False
+        """Published or dropped: its files are no longer there."""
+        self._area, self._publisher, self._remembered = area, publisher, remembered
+        self._data_name, self._journal_name = f"{upload_id}.data", f"{upload_id}.journal"
+        self._lock = threading.Lock()
+        self._committing = threading.Lock()
+        self._closed_to_parts = False
+        self._published: tuple[KnownDigest, FileInfo] | None = None
+        self._failure: RequestError | None = None
+        self._stored: dict[int, StoredPart] = {}
+        self._writing: set[int] = set()
+        self._follower: Follower | None = None
+        self._syncer: threading.Thread | None = None
+        self._unsynced = 0
+        self._name_is_durable = False
+
+    # ---------------------------------------------------------------- open and close (lifecycle held)
+
+    def open(self, owner: str, file: NewFile | None) -> None:
+        """Open what is on disk, or with a ``file`` begin anew. Raises UnknownUpload, Busy, NoSpace."""
+        path = file.path if file else RemotePath()
+        with translating(path):
+            try:
+                locked = open_locked(self._area.uploads, self._journal_name, create=file is not None)
+            except FileNotFoundError:
+                raise UnknownUpload from None
+            if locked is None:
+                raise Busy("another process of this server is at work on this upload; try again later")
+            self._journal = Journal(locked)
+            try:
+                self._load(owner, file)
+            except BaseException:
+                os.close(locked)
+                raise
+        self.is_open = True
+        self._follow_stored()
+
+    def _load(self, owner: str, file: NewFile | None) -> None:
+        contents = self._journal.read()
+        meta = contents.meta
+        data = self._open_data(meta) if meta else None
+        if meta is not None and data is not None:
+            self.meta, self._data = meta, data
+            try:
+                self._believe(contents.parts)
+            except BaseException:
+                os.close(data)
+                raise
+        elif file is not None:
+            self._begin(Meta(owner, file, part_size_for(file.file_size)))
+        else:
+            raise UnknownUpload
+
+    def _open_data(self, meta: Meta) -> int | None:
+        """The data file, if it is whole: the space was reserved before the first part came."""
+        try:
+            fd = self._area.uploads.open_for_write(self._data_name)
+        except FileNotFoundError:
+            return None
+        if os.fstat(fd).st_size >= (meta.file.file_size or 0):
+            return fd
+        os.close(fd)
+        return None
+
+    def _begin(self, meta: Meta) -> None:
+        self._journal.clear()
+        self._journal.meta(meta)
+        self._area.uploads.unlink(self._data_name, missing_ok=True)
+        self.meta = meta
+        self._data = self._area.uploads.create(self._data_name)
+        try:
+            syscalls.reserve(self._data, 0, meta.file.file_size or 0)
+        except OSError:
+            os.close(self._data)
+            self._unlink()
+            raise
+
+    def _believe(self, parts: dict[int, StoredPart]) -> None:
+        """Take over the parts that are durable, and of the others those whose bytes are really there."""
+        for number, part in parts.items():
+            if part.durable or self._is_there(number, part):
+                self._stored[number] = part
+                self._unsynced += 0 if part.durable else part.length
+            else:
+                self._journal.void(number)
+                log.info("part %d was not on disk", number, extra={"event": "part-void", "upload": self.id})
+
+    def _is_there(self, number: int, part: StoredPart) -> bool:
+        hasher = new_hasher("blake3")
+        buffer = memoryview(bytearray(min(CHUNK_BYTES, part.length)))
+        offset, left = number * self.meta.part_size, part.length
+        while left:
+            view = buffer[: min(len(buffer), left)]
+            if read_at(self._data, offset, view) != len(view):
+                return False
+            hasher.update(view)
+            offset += len(view)
+            left -= len(view)
+        return hasher.hexdigest() == part.blake3
+
+    def close(self) -> None:
+        """Close files and threads; what is stored stays."""
+        if not self.is_open:
+            return
+        self.is_open = False
+        if self._follower is not None:
+            self._follower.close()
+            self._follower = None
+        self._await_sync()
+        os.close(self._data)
+        os.close(self._journal.fd)
+        self._stored.clear()
+        self._unsynced = 0
+
+    def interrupt(self) -> None:
+        """Let a commit that waits for its digest end with ShuttingDown."""
+        if (follower := self._follower) is not None:
+            follower.close()
+
+    # ---------------------------------------------------------------- what it is for
+
+    def renew(self, file: NewFile) -> None:
+        """The file is put again: mode, digest and condition may have changed; it does not expire yet."""
+        with self._lock, translating(file.path):
+            if file != self.meta.file:
+                self.meta = replace(self.meta, file=file)
+                self._journal.meta(self.meta)
+            else:
+                self._journal.touch()
+
+    def missing(self) -> list[tuple[int, int]]:
+        """Ranges of parts not stored, of a known size."""
+        if self.meta.file.file_size is None:
+            return []
+        with self._lock:
+            return _gaps(self._stored, -(-self.meta.file.file_size // self.meta.part_size))
+
+    @property
+    def verified(self) -> int:
+        """Bytes hashed so far."""
+        follower = self._follower
+        return follower.position if follower else 0
+
+    # ---------------------------------------------------------------- parts
+
+    def part(self, number: int, length: int, let_go: Callable[[], None]) -> LocalPartWriter:
+        """Begin a part; ``let_go`` is called when its writer closes."""
+        self._check_shape(number, length)
+        path = self.meta.file.path
+        if self.meta.file.file_size is None:
+            with translating(path):
+                syscalls.reserve(self._data, number * self.meta.part_size, length)
+        with self._lock:
+            self._check_usable()
+            if self._closed_to_parts:
+                raise Busy("the upload is being committed")
+            stored = self._stored.get(number)
+            if stored is not None and stored.length != length:
+                raise InvalidRequest(f"part {number} is stored with {stored.length} bytes")
+            if number in self._writing:
+                raise Busy(f"part {number} is being received on another connection")
+            follower = None
+            if stored is None:
+                whole = self._follow(self.meta.file.digest)
+                follower = whole if whole.begin(number * self.meta.part_size) else None
+                self._writing.add(number)
+            return LocalPartWriter(self, number, length, follower=follower, stored=stored, let_go=let_go)
+
+    @property
+    def data(self) -> int:
+        """The data file's descriptor, for part writers."""
+        return self._data
+
+    def part_written(self, number: int, part: StoredPart, follower: Follower | None) -> None:
+        """A part's bytes are written and verified: it counts."""
+        with self._lock:
+            self._check_usable()
+            with translating(self.meta.file.path):
+                self._journal.part(number, part)
+            self._stored[number] = part
+            self._writing.discard(number)
+            if follower is not None:
+                follower.settle()
+            elif self._follower is not None:
+                self._follower.announce(number * self.meta.part_size, part.length)
+            self._unsynced += part.length
+            if self._unsynced >= SYNC_BYTES:
+                self._start_sync()
+            behind = self._unsynced >= MOST_UNSYNCED
+        if behind:
+            self._await_sync()
+
+    def part_abandoned(self, number: int, follower: Follower | None) -> None:
+        """A part ended before it counted."""
+        with self._lock:
+            self._writing.discard(number)
+            if follower is not None:
+                follower.rewind()
+
+    def _check_shape(self, number: int, length: int) -> None:
+        size, part_size = self.meta.file.file_size, self.meta.part_size
+        if size is None:
+            right = 0 <= number < MOST_PARTS and 0 < length <= part_size
+        else:
+            right = number >= 0 and 0 < length == min(part_size, size - number * part_size)
+        if not right:
+            raise InvalidRequest(f"this upload has no part {number} of {length} bytes")
+
+    def _check_usable(self) -> None:
+        if self.gone or not self.is_open:
+            raise UnknownUpload
+        if self._failure is not None:
+            raise self._failure
+
+    # ---------------------------------------------------------------- following (lock held)
+
+    def _follow(self, digest: DigestName) -> Follower:
+        """The follower, begun anew with what is stored where another digest is asked for than before."""
+        follower = self._follower
+        if follower is None or (follower.digest != digest and not self._writing):
+            if follower is not None:
+                follower.close()
+            fd = self._data
+            follower = self._follower = Follower(digest, lambda offset, view: read_at(fd, offset, view))
+            for number, part in sorted(self._stored.items()):
+                follower.announce(number * self.meta.part_size, part.length)
+        return follower
+
+    def _follow_stored(self) -> None:
+        with self._lock:
+            if self._stored:
+                self._follow(self.meta.file.digest)
+
+    # ---------------------------------------------------------------- syncing
+
+    def _start_sync(self) -> None:
+        """Begin to make durable what is stored so far, in the background (lock held)."""
+        if self._syncer is None and self._failure is None:
+            self._syncer = threading.Thread(target=self._sync, name="ftpy-sync", daemon=True)
+            self._syncer.start()
+
+    def _await_sync(self) -> None:
+        if (syncer := self._syncer) is not None:
+            syncer.join()
+
+    def _sync(self) -> None:
+        with self._lock:
+            covered, synced = self._journal.size, self._unsynced
+        try:
+            sync_data(self._data)
+            if not self._name_is_durable:
+                self._area.uploads.sync()
+                self._name_is_durable = True
+            with self._lock:
+                self._journal.durable(covered)
+        except OSError as error:
+            # Never tried again: the kernel has forgotten the pages that it could not write.
+            log.error("sync of an upload failed", exc_info=True, extra={"event": "sync-failed", "upload": self.id})
+            self._failure = refusal(error, self.meta.file.path)
+        with self._lock:
+            self._unsynced -= synced
+            self._syncer = None
+
+    # ---------------------------------------------------------------- the end
+
+    def commit(self, digest: KnownDigest, file_size: int | None) -> FileInfo:
+        """Verify, publish, make durable. A second commit waits for the first and has its result."""
+        with self._committing:
+            if self._published is not None:
+                if self._published[0] == digest:
+                    return self._published[1]
+                raise UnknownUpload
+            size, follower = self._close_to_parts(digest.name, file_size)
+            try:
+                self._verify(digest, size, follower)
+                return self._publish(digest, size)
+            finally:
+                self._closed_to_parts = False
+
+    def _close_to_parts(self, digest: DigestName, file_size: int | None) -> tuple[int, Follower]:
+        known = self.meta.file.file_size
+        if known is not None and file_size not in (None, known):
+            raise InvalidRequest(f"the upload has {known} bytes, not {file_size}")
+        size = known if known is not None else file_size
+        if size is None:
+            raise InvalidRequest("the size must be named")
+        with self._lock:
+            self._check_usable()
+            self._check_complete(size)
+            self._closed_to_parts = True
+            if self._unsynced >= SYNC_BYTES // 4:
+                self._start_sync()  # while the digest is waited for
+            return size, self._follow(digest)
+
+    def _check_complete(self, size: int) -> None:
+        """Raises Incomplete unless the stored parts are exactly those of a file of ``size`` bytes."""
+        part_size = self.meta.part_size
+        count = -(-size // part_size)
+        gaps = _gaps(self._stored, count)
+        if gaps:
+            raise Incomplete(f"{sum(last - first + 1 for first, last in gaps)} parts are missing")
+        if self._writing:
+            raise Incomplete("a part is still being received")
+        lengths = [part.length for _, part in sorted(self._stored.items())]
+        if len(lengths) != count or sum(lengths) != size or any(length != part_size for length in lengths[:-1]):
+            raise InvalidRequest(f"the parts that were sent do not make a file of {size} bytes")
+
+    def _verify(self, digest: KnownDigest, size: int, follower: Follower) -> None:
+        path = self.meta.file.path
+        try:
+            found = follower.hexdigest(size)
+        except FollowerClosed:
+            raise ShuttingDown from None
+        except EOFError as error:
+            self.drop()
+            raise IoError(f"{display(str(path))}: what was stored is no longer there") from error
+        except OSError as error:
+            self.drop()
+            raise refusal(error, path) from error
+        if found != digest.hex:
+            self.drop()
+            raise DigestMismatch(f"{display(str(path))}: its {digest.name} is {found}, not {digest.hex}")
+
+    def _publish(self, digest: KnownDigest, size: int) -> FileInfo:
+        file = self.meta.file
+        self._finish_data(size)
+        exclusive = isinstance(file.condition, KnownDigest)
+        if exclusive:
+            self._publisher.check(file.path, file.condition)  # hashes before the lock, not under it
+        with translating(file.path), self._publisher.publication(exclusive=exclusive) as publication:
+            publication.place(self._area.uploads, self._data_name, file.path, file.condition)
+            try:
+                failed = publication.sync()
+                self._area.uploads.unlink(self._journal_name, missing_ok=True)
+            finally:
+                self.gone = True
+        if failed:
+            raise next(iter(failed.values()))
+        status = os.fstat(self._data)
+        known = digests(digest)
+        self._remembered.keep([(version_of(status), known)])
+        info = file_info(file.path, status, known)
+        self._published = digest, info
+        return info
+
+    def _finish_data(self, size: int) -> None:
+        """Give the data its final size, times and mode, and make it durable."""
+        file = self.meta.file
+        self._await_sync()
+        try:
+            if self._failure is not None:
+                raise self._failure
+            if os.fstat(self._data).st_size != size:
+                os.ftruncate(self._data, size)
+            if file.mode is not None:
+                os.fchmod(self._data, file.mode & 0o777)
+            os.utime(self._data, ns=(file.mtime_ns, file.mtime_ns))
+            os.fsync(self._data)
+        except OSError as error:
+            self.drop()
+            raise refusal(error, file.path) from error
+        except RequestError:
+            self.drop()
+            raise
+
+    def abort(self) -> None:
+        """Drop it; a commit under way is waited for, and wins."""
+        with self._committing:
+            if not self.gone:
+                self.drop()
+
+    def drop(self) -> None:
+        """Remove its files; descriptors stay until the last holder lets go, for parts that are being written."""
+        try:
+            with translating(self.meta.file.path):
+                self._unlink()
+        finally:
+            self.gone = True
+        log.info("an upload was dropped", extra={"event": "upload-dropped", "upload": self.id})
+
+    def _unlink(self) -> None:
+        self._area.uploads.unlink(self._data_name, missing_ok=True)
+        self._area.uploads.unlink(self._journal_name, missing_ok=True)
+
+
+class LocalUpload(Upload):
+    """One holder's hand on a ``LiveUpload``."""
+
+    def __init__(self, live: LiveUpload, hold: Callable[[], None], let_go: Callable[[], None]) -> None:
+        self._live, self._hold, self._let_go = live, hold, let_go
+        self._closed = False
+        self.id = live.id
+        self.file_size = live.meta.file.file_size
+        self.part_size = live.meta.part_size
+
+    def close(self) -> None:
+        """Let go; the last hand closes files and threads."""
+        if not self._closed:
+            self._closed = True
+            self._let_go()
+
+    def missing(self) -> list[tuple[int, int]]:
+        """Ranges of parts that are not stored."""
+        return self._live.missing()
+
+    def part(self, number: int, length: int) -> LocalPartWriter:
+        """Begin to store a part."""
+        self._hold()  # a part keeps the files open even when its connection's hand lets go first
+        try:
+            return self._live.part(number, length, self._let_go)
+        except BaseException:
+            self._let_go()
+            raise
+
+    def commit(self, digest: KnownDigest, file_size: int | None) -> FileInfo:
+        """Verify and publish."""
+        return self._live.commit(digest, file_size)
+
+    @property
+    def verified(self) -> int:
+        """Bytes hashed so far."""
+        return self._live.verified
+
+    def abort(self) -> None:
+        """Drop it."""
+        self._live.abort()
+
+
+def _gaps(stored: dict[int, StoredPart], count: int) -> list[tuple[int, int]]:
+    """Ranges (both ends in) of numbers under ``count`` that are not in ``stored``."""
+    gaps: list[tuple[int, int]] = []
+    due = 0
+    for number in [*sorted(number for number in stored if number < count), count]:
+        if number > due:
+            gaps.append((due, number - 1))
+        due = number + 1
+    return gaps

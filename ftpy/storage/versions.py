@@ -1,0 +1,62 @@
+"""What a stat tells: which version of a file it is, and what is known of it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import struct
+from typing import NamedTuple
+
+from ftpy.files import FileInfo, FileType, RemotePath
+
+_UNSIGNED = 2**64 - 1
+_PACKED = struct.Struct("<QQQqq")
+_TYPES: dict[int, FileType] = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "symlink"}
+
+
+class Version(NamedTuple):
+    """One version of one regular file: any write, rename or chmod makes another (its ctime)."""
+
+    dev: int
+    ino: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    def etag(self) -> str:
+        """32 hexadecimal digits that name it, without telling where it lies."""
+        dev, ino, size, mtime_ns, ctime_ns = self
+        packed = _PACKED.pack(dev & _UNSIGNED, ino & _UNSIGNED, size, mtime_ns, ctime_ns)
+        return hashlib.blake2b(packed, digest_size=16).hexdigest()
+
+
+def version_of(found: os.stat_result) -> Version:
+    """The version that a stat saw."""
+    return Version(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+class Digests(NamedTuple):
+    """The digests known of one version."""
+
+    md5: str | None = None
+    blake3: str | None = None
+
+
+NO_DIGESTS = Digests()
+
+
+def file_info(path: RemotePath, found: os.stat_result, digests: Digests = NO_DIGESTS) -> FileInfo:
+    """What a stat and the remembered digests say of ``path``."""
+    kind = _TYPES.get(stat.S_IFMT(found.st_mode), "other")
+    regular = kind == "file"
+    return FileInfo(
+        path=path,
+        type=kind,
+        size=found.st_size if regular else 0,
+        mtime_ns=found.st_mtime_ns,
+        mode=found.st_mode & 0o777,
+        etag=version_of(found).etag() if regular else None,
+        md5=digests.md5,
+        blake3=digests.blake3,
+    )

@@ -25,6 +25,7 @@ from ftpy.server.accounts import Account, Accounts
 from ftpy.server.admission import Admission, source_of
 from ftpy.server.connection import RequestHandler
 from ftpy.server.identity import certificate_sha256
+from ftpy.server.logs import setup_logging
 from ftpy.storage.base import Storage
 from ftpy.storage.local import LocalStorage
 from ftpy.transport import tls
@@ -278,6 +279,7 @@ def serve(config: ServerConfig) -> int:
     if waits:
         # Blocked in every thread and taken up here: a handler could run in the middle of anything.
         signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals)
+    setup_logging(config.log)
     service = Service(config)
     service.start()
     try:

@@ -1,0 +1,205 @@
+"""A real server in this process, and a proxy that breaks the network on purpose; loopback only."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ftpy.client.client import Client
+from ftpy.config import Limits, Profile, ServerConfig, Transfer
+from ftpy.server.accounts import RIGHTS, Accounts
+from ftpy.server.identity import certificate_sha256, make_identity
+from ftpy.server.server import Service
+from ftpy.wire.messages import b64encode
+
+FAST = Transfer(stall_seconds=5.0, connect_seconds=5.0, retries=3)
+"""A client for tests: it waits, but not for long."""
+
+
+@dataclass
+class Host:
+    """A folder that a server lives in, and the server when it runs."""
+
+    folder: Path
+    tls: bool = True
+    limits: Limits = field(default_factory=Limits)
+    listen: str = "127.0.0.1:0"
+    service: Service | None = None
+    address: str = ""
+
+    def __post_init__(self) -> None:
+        self.root = self.folder / "files"
+        self.root.mkdir(parents=True)
+        self.accounts = Accounts.create(self.folder / "users.json")
+        self.keys: dict[str, bytes] = {}
+        self.add_user("alice")
+        if self.tls:
+            make_identity(str(self.folder / "certificate.pem"), str(self.folder / "private_key.pem"))
+
+    def add_user(self, name: str, **options: Any) -> None:
+        """A user with a fresh key."""
+        options.setdefault("rights", RIGHTS)
+        self.keys[name] = self.accounts.add(name, **options)
+
+    @property
+    def config(self) -> ServerConfig:
+        """The settings, as loading them would give them."""
+        return ServerConfig(
+            root=str(self.root),
+            listen=[self.address or self.listen],
+            tls="on" if self.tls else "off",
+            certificate=str(self.folder / "certificate.pem"),
+            private_key=str(self.folder / "private_key.pem"),
+            users=str(self.folder / "users.json"),
+            state=str(self.folder / "state"),
+            limits=self.limits,
+        )
+
+    def start(self) -> None:
+        """Start it; after a stop, on the same address."""
+        self.service = Service(self.config)
+        (address,) = self.service.start()
+        self.address = str(address)
+
+    def stop(self) -> bool:
+        """Drain and stop: whether all connections ended."""
+        service, self.service = self.service, None
+        return service.stop() if service else True
+
+    def profile(self, user: str = "alice", address: str | None = None) -> Profile:
+        """What pairing would have stored."""
+        pin = certificate_sha256(str(self.folder / "certificate.pem")).hex() if self.tls else None
+        return Profile(
+            addresses=[address or self.address], user=user, key=b64encode(self.keys[user]), certificate_sha256=pin
+        )
+
+    def client(self, user: str = "alice", *, address: str | None = None, transfer: Transfer = FAST, **kw: Any) -> Client:
+        """A client that is not connected yet."""
+        return Client(self.profile(user, address), transfer, **kw)
+
+    @property
+    def uploads(self) -> list[str]:
+        """Ids of the uploads that are unfinished on disk."""
+        return sorted(path.stem for path in (self.root / ".ftpy" / "uploads").glob("*.journal"))
+
+
+@contextlib.contextmanager
+def running(folder: Path, **options: Any) -> Iterator[Host]:
+    """A host that serves while the ``with`` lasts."""
+    host = Host(folder, **options)
+    host.start()
+    try:
+        yield host
+    finally:
+        host.stop()
+
+
+@dataclass
+class Fault:
+    """What happens to one direction of one connection, counted in bytes from its beginning.
+
+    ``after`` bytes pass, then ``what``: cut (both sockets closed), reset (with RST), half-close, stall (nothing more
+    moves), flip (one bit of the next byte, then all is well). ``slice_bytes`` passes at most that many at a time.
+    """
+
+    what: str = "none"
+    after: int = 0
+    slice_bytes: int = 65536
+    bit: int = 0
+
+
+class Proxy:
+    """Forwards connections to ``target``; each new one takes its faults (up, down) from the list, the last for good."""
+
+    def __init__(self, target: str, *faults: tuple[Fault, Fault]) -> None:
+        host, _, port = target.rpartition(":")
+        self._target = (host.strip("[]"), int(port))
+        self._faults = list(faults) or [(Fault(), Fault())]
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = "127.0.0.1:{}".format(self._listener.getsockname()[1])
+        self.connections = 0
+        self.passed = [0, 0]
+        """Bytes forwarded up (to the server) and down, over all connections."""
+        self._open: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self._spawn(self._accept)
+
+    def _spawn(self, run: Any, *args: Any) -> None:
+        thread = threading.Thread(target=run, args=args, daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            up, down = self._faults[min(self.connections, len(self._faults) - 1)]
+            self.connections += 1
+            try:
+                server = socket.create_connection(self._target)
+            except OSError:
+                client.close()
+                continue
+            self._open += [client, server]
+            self._spawn(self._pump, client, server, up, 0)
+            self._spawn(self._pump, server, client, down, 1)
+
+    def _pump(self, source: socket.socket, sink: socket.socket, fault: Fault, way: int) -> None:
+        passed = 0
+        armed = fault.what != "none"
+        with contextlib.suppress(OSError):
+            while True:
+                room = fault.after - passed if armed else fault.slice_bytes
+                if armed and room == 0:
+                    if fault.what != "flip":
+                        self._break(fault.what, source, sink)
+                        return
+                    room = 1
+                data = bytearray(source.recv(min(room, fault.slice_bytes)))
+                if not data:
+                    sink.shutdown(socket.SHUT_WR)
+                    return
+                if armed and passed == fault.after:
+                    data[0] ^= 1 << fault.bit
+                    armed = False
+                sink.sendall(data)
+                passed += len(data)
+                self.passed[way] += len(data)
+
+    def _break(self, what: str, source: socket.socket, sink: socket.socket) -> None:
+        if what == "stall":
+            return
+        if what == "half-close":
+            sink.shutdown(socket.SHUT_WR)
+            return
+        for sock in (source, sink):
+            if what == "reset":
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
+
+    def close(self) -> None:
+        """Stop accepting and break what is open."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for sock in self._open:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
+        for thread in self._threads:
+            thread.join(5)
+
+    def __enter__(self) -> Proxy:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

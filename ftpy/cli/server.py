@@ -11,7 +11,6 @@ import click
 from ftpy import __version__
 from ftpy.cli.common import EPILOG, run_main
 from ftpy.config import (
-    Address,
     ServerConfig,
     exposed_by,
     find_fault,
@@ -22,11 +21,9 @@ from ftpy.config import (
 from ftpy.errors import ConfigError
 from ftpy.files import display
 from ftpy.server.accounts import RIGHTS, Account, Accounts, check_user_name, legal_user_name
+from ftpy.server.reach import default_listen, token_addresses
 from ftpy.wire.messages import b64encode
 from ftpy.wire.token import PairingToken
-
-MOST_ADDRESSES = 16
-"""What a pairing token has room for."""
 
 config_option = click.option(
     "-c",
@@ -80,7 +77,7 @@ def init(
     folder = os.path.abspath(directory)
     settings = ServerConfig(
         root=os.path.abspath(root) if root else "files",
-        listen=list(listen) or _default_listen(plaintext),
+        listen=list(listen) or default_listen(plaintext=plaintext),
         advertise=list(advertise),
         tls="off" if plaintext else "on",
     )
@@ -106,7 +103,7 @@ def _set_up(folder: str, settings: ServerConfig, user: str) -> str:
     for address in map(parse_address, config.listen):
         if address.kind == "tcp" and address.port == 0:
             raise ConfigError(f"{address}: port 0 is another one at every start; name one for clients to find")
-    _token_addresses(config)
+    token_addresses(config)
     for made in (path, config.users, config.certificate, config.private_key):
         if os.path.lexists(made):
             raise ConfigError(f"{display(made)}: exists already; nothing was changed")
@@ -300,79 +297,15 @@ def _as_table(accounts: list[Account]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-# ------------------------------------------------------------------ tokens and addresses
-
-
 def _token(config: ServerConfig, name: str, key: bytes) -> PairingToken:
     from ftpy.server.identity import certificate_sha256
 
     return PairingToken(
-        addresses=_token_addresses(config),
+        addresses=token_addresses(config),
         user=name,
         key=b64encode(key),
         certificate_sha256=certificate_sha256(config.certificate).hex() if config.tls == "on" else None,
     )
-
-
-def _token_addresses(config: ServerConfig) -> list[str]:
-    """Where a client finds this server, best first: what is advertised, else what is listened on.
-
-    A wildcard becomes this host's name and its outward addresses; what only this machine reaches comes last.
-    Raises ConfigError for a port of 0, which only the kernel knows.
-    """
-    listening = [parse_address(text) for text in config.advertise or config.listen]
-    for address in listening:
-        if address.kind == "tcp" and address.port == 0:
-            raise ConfigError(f"{address}: clients could not know the port; name one in `advertise`")
-    wildcards = [address for address in listening if address.is_wildcard]
-    found = [address for address in listening if not address.is_wildcard]
-    outward = [Address("tcp", host, wild.port) for wild in wildcards for host in _outward_hosts(wild.host)]
-    found += [Address("tcp", host, wild.port) for wild in wildcards for host in _host_name()] + outward
-    if wildcards and not outward:
-        found += [Address("tcp", "::1" if wild.host == "::" else "127.0.0.1", wild.port) for wild in wildcards]
-    ordered = sorted(found, key=lambda address: address.is_loopback)
-    return [str(address) for address in dict.fromkeys(ordered)][:MOST_ADDRESSES]
-
-
-def _host_name() -> list[str]:
-    import socket
-
-    name = socket.gethostname()
-    try:
-        legal = parse_address(f"{name}:1").host == name
-    except ConfigError:
-        return []
-    return [name] if legal and not name.startswith("localhost") else []
-
-
-def _outward_hosts(wildcard: str) -> list[str]:
-    """This machine's address towards the world, if there is a way there; nothing is sent."""
-    import socket
-
-    # RFC 5737 and RFC 3849: addresses for documentation. To connect UDP only asks the routing table.
-    family, target = {"0.0.0.0": (socket.AF_INET, "192.0.2.1"), "::": (socket.AF_INET6, "2001:db8::1")}[wildcard]  # noqa: S104
-    try:
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect((target, 9))
-            return [str(probe.getsockname()[0])]
-    except OSError:
-        return []
-
-
-def _default_listen(plaintext: bool) -> list[str]:
-    import socket
-
-    from ftpy.config import DEFAULT_PORT
-
-    if plaintext:
-        return [f"127.0.0.1:{DEFAULT_PORT}"]
-    everywhere = [f"0.0.0.0:{DEFAULT_PORT}"]
-    try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
-            probe.bind(("::1", 0))
-    except OSError:
-        return everywhere
-    return [*everywhere, f"[::]:{DEFAULT_PORT}"]
 
 
 def _login_name() -> str:

@@ -1,0 +1,86 @@
+"""Hypothesis strategies for messages, made from the structs' own types: a new field is covered by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from hypothesis import strategies as st
+from msgspec import inspect
+
+from ftpy.wire import messages
+from ftpy.wire.messages import DigestOf, Handshake, Reply, Request, Trailer, UnknownRequest
+
+HANDSHAKE = list(Handshake.__args__)
+REQUESTS = list(messages.REPLIES)
+REPLIES = list(Reply.__subclasses__())
+KINDS: list[type[msgspec.Struct]] = [
+    *HANDSHAKE,
+    *REQUESTS,
+    *REPLIES,
+    messages.ProgressReply,
+    messages.FailureReply,
+    Trailer,
+]
+"""Every message that has a place on the wire."""
+
+TEXT = st.text(st.characters(codec="utf-8"), max_size=30)
+HEX = {"md5": st.binary(min_size=16, max_size=16), "blake3": st.binary(min_size=32, max_size=32)}
+
+
+def digests(kind: type[DigestOf]) -> st.SearchStrategy[Any]:
+    """One digest, of either name."""
+    return st.one_of(*(st.builds(kind, **{name: data.map(bytes.hex)}) for name, data in HEX.items()))
+
+
+def numbers(info: inspect.IntType) -> st.SearchStrategy[int]:
+    """Whole numbers of a range, its ends among them."""
+    least = info.ge if info.ge is not None else info.gt + 1
+    most = info.le if info.le is not None else info.lt - 1
+    return st.sampled_from([least, most]) | st.integers(least, most)
+
+
+def texts(info: inspect.StrType) -> st.SearchStrategy[str]:
+    """Text, or what the pattern says."""
+    return TEXT if info.pattern is None else st.from_regex(info.pattern)
+
+
+def lists(info: inspect.ListType) -> st.SearchStrategy[list[Any]]:
+    """Short lists."""
+    return st.lists(values(info.item_type), max_size=3)
+
+
+MAKERS: dict[type[inspect.Type], Any] = {
+    inspect.IntType: numbers,
+    inspect.StrType: texts,
+    inspect.ListType: lists,
+    inspect.BoolType: lambda info: st.booleans(),
+    inspect.NoneType: lambda info: st.none(),
+    inspect.LiteralType: lambda info: st.sampled_from(info.values),
+    inspect.TupleType: lambda info: st.tuples(*map(values, info.item_types)),
+    inspect.UnionType: lambda info: st.one_of(*map(values, info.types)),
+    inspect.StructType: lambda info: structs(info.cls),
+}
+
+
+def values(info: inspect.Type) -> st.SearchStrategy[Any]:
+    """Legal values of a field's type."""
+    return MAKERS[type(info)](info)
+
+
+def structs(kind: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
+    """Legal messages of one kind."""
+    if issubclass(kind, DigestOf):
+        return digests(kind)
+    fields = {field.name: values(field.type) for field in inspect.type_info(kind).fields if field.name != "ok"}
+    return st.builds(kind, **fields)
+
+
+def unknown_requests() -> st.SearchStrategy[UnknownRequest]:
+    """Requests of verbs that are not known."""
+    return structs(UnknownRequest).filter(lambda request: request.cmd not in messages._VERBS)
+
+
+def any_request() -> st.SearchStrategy[Request]:
+    """Requests of any verb."""
+    return st.one_of(*map(structs, REQUESTS))

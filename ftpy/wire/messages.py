@@ -259,11 +259,19 @@ class StoredReply(Reply, frozen=True, kw_only=True):
 
 
 class UploadReply(Reply, frozen=True, kw_only=True):
-    """An upload is open: part ``i`` begins at byte ``i*part_size``; ``missing`` are ranges, both ends in."""
+    """An upload is open: part ``i`` begins at byte ``i*part_size``; ``missing`` are rising ranges, both ends in."""
 
     upload: UploadId
     part_size: Annotated[int, Meta(ge=1, le=2**63 - 1)]
     missing: list[tuple[PartNumber, PartNumber]]
+
+    def __post_init__(self) -> None:
+        # Ranges that overlap could name millions of parts in one header.
+        least = 0
+        for first, last in self.missing:
+            if not least <= first <= last:
+                raise ValueError("the ranges of missing parts do not rise")
+            least = last + 1
 
 
 class PartReply(Reply, frozen=True, kw_only=True):

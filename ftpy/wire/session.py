@@ -94,10 +94,11 @@ class _Direction:
             self.body(0)
 
     def body(self, count: int) -> None:
-        if self.lane is not Lane.BODY or count > self.due:
+        if count > self.due:
             raise ProtocolError(f"{count} body bytes where {self.due} are due")
         self.due -= count
-        self.lane = NEXT_LANE[Lane.BODY, self.due > 0]
+        if self.lane is Lane.BODY:
+            self.lane = NEXT_LANE[Lane.BODY, self.due > 0]
 
     @property
     def done(self) -> int:

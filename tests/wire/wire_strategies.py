@@ -72,8 +72,17 @@ def structs(kind: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
     """Legal messages of one kind."""
     if issubclass(kind, DigestOf):
         return digests(kind)
+    fields: dict[str, st.SearchStrategy[Any]]
     fields = {field.name: values(field.type) for field in inspect.type_info(kind).fields if field.name != "ok"}
+    if kind is messages.UploadReply:
+        fields["missing"] = st.lists(st.integers(0, messages.MOST_PARTS - 1), unique=True, max_size=9).map(ranges)
     return st.builds(kind, **fields)
+
+
+def ranges(ends: list[int]) -> list[tuple[int, int]]:
+    """Rising ranges from numbers that differ."""
+    ends = sorted(ends)
+    return list(zip(ends[::2], ends[1::2], strict=False))
 
 
 def unknown_requests() -> st.SearchStrategy[UnknownRequest]:

@@ -30,6 +30,7 @@ from ftpy.config import (
     parse_address,
     save_profile,
 )
+from ftpy.durable import replace_file
 from ftpy.errors import ConfigError
 from ftpy.toml import to_toml
 
@@ -383,12 +384,30 @@ def test_save_profile_changes_nothing_when_the_file_is_broken(client_toml):
     assert path.read_text() == "[transfer\n"
 
 
-def test_save_profile_leaves_no_temporary_file_when_it_cannot_replace(tmp_path):
+@pytest.mark.parametrize(
+    "wrong", [{"user": "A B"}, {"key": KEY[1:]}, {"addresses": ["a:x"]}, {"certificate_sha256": "AB" * 32}]
+)
+def test_save_profile_changes_nothing_when_the_profile_could_not_be_loaded(client_toml, wrong):
+    path = client_toml("# mine\n")
+    with pytest.raises(ConfigError) as refused:
+        save_profile(path, "home", msgspec.structs.replace(HOME, **wrong))
+    assert KEY[1:] not in str(refused.value)
+    assert path.read_text() == "# mine\n"
+
+
+def test_save_profile_says_so_when_it_cannot_write(tmp_path):
     blocked = tmp_path / "file"
     blocked.touch()
     with pytest.raises(ConfigError, match="cannot be written"):
         save_profile(blocked / "config.toml", "home", HOME)
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_replace_file_leaves_no_temporary_file_when_it_cannot_replace(tmp_path):
+    (tmp_path / "folder" / "full").mkdir(parents=True)
+    with pytest.raises(OSError):
+        replace_file(str(tmp_path / "folder"), b"new", 0o600)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
 
 
 def test_save_profile_leaves_a_link_a_link(tmp_path):

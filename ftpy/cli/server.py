@@ -142,10 +142,8 @@ def run(config_path: str) -> NoReturn:
       ftpy-server run -c /srv/ftpy/server.toml
     """
     config = load_server_config(config_path)
-    from ftpy.server.logs import setup_logging
     from ftpy.server.server import serve
 
-    setup_logging(config.log)
     sys.exit(serve(config))
 
 

@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import BinaryIO, Literal, Self, TypeVar
+from typing import BinaryIO, Self, TypeVar
 
 from ftpy.client.connection import Connection
 from ftpy.client.getting import FileGet, Get, StreamGet
@@ -28,7 +28,7 @@ from ftpy.errors import (
     UnknownUpload,
 )
 from ftpy.files import FileInfo, RemotePath
-from ftpy.storage.base import KnownDigest
+from ftpy.storage.base import Condition, KnownDigest
 from ftpy.wire.messages import (
     DigestReply,
     DigestRequest,
@@ -140,7 +140,7 @@ class Client:
         path: PathLike,
         *,
         digest: DigestName | None = None,
-        condition: Literal["absent"] | KnownDigest | None = None,
+        condition: Condition = None,
         on_progress: OnProgress = ignore,
     ) -> Stored:
         """Store a file of this side, or what a binary stream gives until its end, at ``path``.
@@ -199,8 +199,7 @@ class Client:
         A different file that is there already is replaced only with ``force``.
         Raises TargetExists, LocalFileError, NotFound, DigestMismatch, ….
         """
-        server = self._profile.certificate_sha256 or self._profile.addresses[0]
-        wanted = Get(_remote(path), digest or self._transfer.digest, on_progress, server)
+        wanted = Get(_remote(path), digest or self._transfer.digest, on_progress)
         if not isinstance(target, str | os.PathLike):
             stream = StreamGet(wanted, target)
             return self._persist(stream.attempt, lambda: stream.received)

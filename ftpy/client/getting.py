@@ -36,12 +36,11 @@ except ImportError:  # Windows: two gets of one file at once are told apart by t
 
 @dataclass(slots=True)
 class Get:
-    """What the caller wants: which file of which server, verified by which digest."""
+    """What the caller wants: which file, verified by which digest."""
 
     path: RemotePath
     digest: DigestName
     on_progress: OnProgress
-    server: str
 
     def request(self, connection: Connection, offset: int, etag: str | None) -> GetReply:
         """Ask for all from ``offset`` on: the reply, whose body comes next. Raises Changed."""
@@ -82,8 +81,8 @@ class Get:
 class FileGet(Closing):
     """One file on its way into a target, over as many connections as it takes; ``attempt`` with each.
 
-    What has come lies beside the target as ``.ftpy-KEY-ETAG.partial``: KEY names server, path and target, ETAG the
-    version, and its size is how far it is, so that a later get goes on there in one round trip.
+    What has come lies beside the target as ``.ftpy-KEY-ETAG.partial``: KEY names path and target, ETAG the version on
+    its server, and its size is how far it is, so that a later get goes on there in one round trip.
     """
 
     def __init__(self, get: Get, target: str, *, force: bool, notify: Callable[[str], None]) -> None:
@@ -162,7 +161,7 @@ class FileGet(Closing):
         return self._beneath.root
 
     def _key(self) -> str:
-        names = "\0".join((self._get.server, str(self._get.path), self._leaf))
+        names = f"{self._get.path}\0{self._leaf}"
         return hexdigest("blake3", names.encode("utf-8", "surrogateescape"))[:16]
 
     def _partials(self) -> list[str]:

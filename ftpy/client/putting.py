@@ -13,7 +13,7 @@ from ftpy.client.source import Source
 from ftpy.digests import DigestName, hexdigest, new_hasher
 from ftpy.errors import DigestMismatch, LocalFileError, NotFound, PermissionDenied
 from ftpy.files import RemotePath
-from ftpy.storage.base import KnownDigest
+from ftpy.storage.base import Condition, KnownDigest
 from ftpy.wire.messages import (
     AbortReply,
     AbortRequest,
@@ -42,13 +42,18 @@ class Put:
 
     path: RemotePath
     digest: DigestName
-    condition: Any
+    condition: Condition
     on_progress: OnProgress
 
     def request(self, request_id: int, **fields: Any) -> PutRequest:
         """The request that begins it."""
+        wanted = self.condition
         return PutRequest(
-            id=request_id, **path_to_wire(self.path), digest=self.digest, condition=self.condition, **fields
+            id=request_id,
+            **path_to_wire(self.path),
+            digest=self.digest,
+            condition=digest_of(wanted.name, wanted.hex) if isinstance(wanted, KnownDigest) else wanted,
+            **fields,
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import stat
 import time
 from collections.abc import Iterator
 
@@ -156,11 +157,10 @@ def _batch(directory: Directory, remembered: Remembered, paths: list[RemotePath]
             continue  # removed since its name was read
         except OSError as error:
             raise refusal(error, path) from error
-    infos = [file_info(path, status) for path, status in found]
-    versions: list[Version] = [
-        version_of(status) for info, (_, status) in zip(infos, found, strict=True) if info.type == "file"
-    ]
-    known = remembered.look_all(versions)
-    for info, (path, status) in zip(infos, found, strict=True):
-        digests_known = known.get(version_of(status), NO_DIGESTS) if known else NO_DIGESTS
-        yield info if digests_known is NO_DIGESTS else file_info(path, status, digests_known)
+    versions: dict[RemotePath, Version] = {
+        path: version_of(status) for path, status in found if stat.S_ISREG(status.st_mode)
+    }
+    known = remembered.look_all(list(versions.values()))
+    for path, status in found:
+        version = versions.get(path)
+        yield file_info(path, status, known.get(version, NO_DIGESTS) if version else NO_DIGESTS, version)

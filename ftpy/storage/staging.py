@@ -129,8 +129,8 @@ class SmallFiles:
                 results.append(error)
                 continue
             found = os.fstat(staged.fd)
-            remembered = digests(staged.digest)
-            known.append((version_of(found), remembered))
-            results.append(file_info(staged.path, found, remembered))
+            version, remembered = version_of(found), digests(staged.digest)
+            known.append((version, remembered))
+            results.append(file_info(staged.path, found, remembered, version))
         self._remembered.keep(known)
         return results

@@ -46,8 +46,10 @@ class Digests(NamedTuple):
 NO_DIGESTS = Digests()
 
 
-def file_info(path: RemotePath, found: os.stat_result, digests: Digests = NO_DIGESTS) -> FileInfo:
-    """What a stat and the remembered digests say of ``path``."""
+def file_info(
+    path: RemotePath, found: os.stat_result, digests: Digests = NO_DIGESTS, version: Version | None = None
+) -> FileInfo:
+    """What a stat and the remembered digests say of ``path``; ``version`` where it is known already."""
     kind = _TYPES.get(stat.S_IFMT(found.st_mode), "other")
     regular = kind == "file"
     return FileInfo(
@@ -56,7 +58,7 @@ def file_info(path: RemotePath, found: os.stat_result, digests: Digests = NO_DIG
         size=found.st_size if regular else 0,
         mtime_ns=found.st_mtime_ns,
         mode=found.st_mode & 0o777,
-        etag=version_of(found).etag() if regular else None,
+        etag=(version or version_of(found)).etag() if regular else None,
         md5=digests.md5,
         blake3=digests.blake3,
     )

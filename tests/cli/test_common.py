@@ -128,6 +128,8 @@ def test_output_that_nobody_reads_ends_quietly_with_141(body):
             [sys.executable, "-c", script + "run_main(tool, 'tool')"],
             stdout=closed,
             stderr=subprocess.PIPE,
+            # Unbuffered there would be no last flush that could fail.
+            env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
             timeout=30,
             check=False,
         )

@@ -164,7 +164,7 @@ def test_put_succeeds_when_only_the_answer_to_its_commit_is_lost(host: Host, tmp
         with Proxy(host.address) as measure, host.client(address=measure.address) as client:
             client.put(tmp_path / "source", "measured")
         down = measure.passed[1]
-        with Proxy(host.address, (Fault(), Fault("cut", down - 1)), (Fault(), Fault())) as proxy:
+        with Proxy(host.address, (Fault(), Fault("cut", down - 40)), (Fault(), Fault())) as proxy:
             with host.client(address=proxy.address) as client:
                 stored = client.put(tmp_path / "source", f"x{size}", condition="absent")
             assert proxy.connections == 2

@@ -264,6 +264,16 @@ def test_a_change_by_root_leaves_the_file_to_its_owner(accounts, path):
     assert (path.stat().st_uid, path.stat().st_gid) == (12345, 23456)
 
 
+@posix
+def test_a_change_leaves_a_link_a_link(accounts, path, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    path.rename(tmp_path / "elsewhere" / "users.json")
+    path.symlink_to("elsewhere/users.json")
+    Accounts(path).add("alice")
+    assert path.is_symlink()
+    assert len(Accounts(tmp_path / "elsewhere" / "users.json").all()) == 1
+
+
 def test_create_is_refused_when_there_is_a_file_already(accounts, path):
     accounts.add("alice")
     with pytest.raises(ConfigError, match="exists already"):

@@ -40,6 +40,8 @@ SWEEP_SECONDS = 3600.0
 """How often expired uploads are looked for."""
 LAST_SECONDS = 5.0
 """After the drain: how long broken connections may take to let go of what they hold."""
+POLL_SECONDS = 0.2
+"""How soon an accept loop notices that it is to stop."""
 STARVED_SECONDS = 0.1
 """Pause before the next accept when there is no descriptor or thread left: no spinning."""
 STARVED_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -82,7 +84,7 @@ class Service:
                 server.server_close()
             raise
         for server in self._servers:
-            self._spawn(server.serve_forever, f"ftpy-accept {server.address}")
+            self._spawn(lambda server=server: server.serve_forever(POLL_SECONDS), f"ftpy-accept {server.address}")
             log.info("listening", extra={"event": "listening", "fields": {"address": str(server.address)}})
         self._spawn(self._sweep, "ftpy-sweep")
         return [server.address for server in self._servers]

@@ -27,7 +27,6 @@ SOCKET_PATH_BYTES = 103
 
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
-Bytes = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Key = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{43}\Z")]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 

@@ -37,7 +37,7 @@ config_option = click.option(
 )
 
 
-@click.group(epilog=EPILOG)
+@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="ftpy-server")
 def cli() -> None:
     """Serve a folder to paired clients: encrypted, verified, resumable.

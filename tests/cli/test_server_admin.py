@@ -378,6 +378,7 @@ def test_version_is_the_packages():
 def test_help_of_every_command_has_an_example_that_begins_with_it(command):
     result = invoke(*command, "--help")
     assert result.exit_code == 0
+    assert invoke(*command, "-h").stdout == result.stdout
     example = result.stdout.partition("Example:\n")[2].strip().splitlines()[0]
     assert example.startswith(" ".join(["ftpy-server", *command]))
 

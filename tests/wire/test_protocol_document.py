@@ -1,0 +1,69 @@
+"""docs/protocol.md says what the code does, where a test can tell."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from msgspec import inspect
+from wire_strategies import HANDSHAKE, KINDS
+from wire_vectors import load
+
+from ftpy import files
+from ftpy.wire import framing, messages
+from ftpy.wire.messages import DigestOf, Entry, Limits, UnknownRequest
+from ftpy.wire.session import HANDSHAKE as TABLE
+from ftpy.wire.token import PairingToken
+
+TEXT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("kind", [*KINDS, UnknownRequest, DigestOf, Entry, Limits, PairingToken])
+def test_document_names_every_field(kind):
+    for field in inspect.type_info(kind).fields:
+        assert re.search(rf'[`"]{field.encode_name}["`]', TEXT), field.encode_name
+
+
+def test_document_has_a_row_for_every_verb_and_none_besides():
+    rows = re.findall(r"^\| `([a-z]+)`(?: \([0-9.]+\))? \| [^|]* \| (?:yes)? *\| ", TEXT, re.MULTILINE)
+    assert set(rows) == messages._VERBS
+
+
+def test_document_has_every_frame_of_the_handshake():
+    for kind in HANDSHAKE:
+        assert f'{{"cmd":"{kind.__struct_config__.tag}"' in TEXT
+
+
+def test_document_has_the_session_table():
+    for (state, side, kind), after in TABLE.items():
+        verb = kind.__struct_config__.tag
+        assert f"| {state.value} | {side.value} | {verb} | {after.value} |" in TEXT
+
+
+@pytest.mark.parametrize("vector", load("handshake").values(), ids=lambda vector: vector["why"][:5])
+def test_document_has_the_vectors(vector):
+    for name in ("challenge", "stored_key", "server_key", "channel_hash", "transcript", "client_proof", "server_proof"):
+        assert vector[name] in TEXT
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        framing.HEADER_BYTES,
+        framing.HANDSHAKE_HEADER_BYTES,
+        files.PATH_BYTES,
+        files.COMPONENT_BYTES,
+        files.DEPTH,
+        messages.MOST_PARTS,
+        messages.PAGE_ENTRIES,
+        messages.TEXT_CHARACTERS,
+    ],
+)
+def test_document_has_the_limits(number):
+    assert f"{number:,}" in TEXT.split("## 13. Limits")[1].split("## 14.")[0]
+
+
+def test_document_links_to_its_own_sections():
+    titles = [re.sub(r"[^a-z0-9 -]", "", t.lower()).replace(" ", "-") for t in re.findall(r"^## (.*)$", TEXT, re.M)]
+    assert re.findall(r"\]\(#([^)]*)\)", TEXT) == titles

@@ -50,8 +50,10 @@ class PathDirectory(Directory):
             if not flags & os.O_CREAT:
                 raise
         else:
+            if flags & os.O_EXCL:
+                raise _refuse(errno.EEXIST)
             if _leads_elsewhere(found):
-                raise _refuse(errno.EEXIST if flags & os.O_EXCL else errno.ELOOP)
+                raise _refuse(errno.ELOOP)
             if not stat.S_ISREG(found.st_mode):
                 raise _refuse(errno.EISDIR if stat.S_ISDIR(found.st_mode) else errno.ENXIO)
         return os.open(at, flags | _FLAGS | _BINARY, mode)

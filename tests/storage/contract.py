@@ -5,6 +5,7 @@ Only the contract of ``ftpy.storage.base`` is used here: nothing is looked up on
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import threading
@@ -53,6 +54,7 @@ def digest(data: bytes, name: DigestName = "md5") -> KnownDigest:
     return KnownDigest(name, hexdigest(name, data))
 
 
+@functools.lru_cache(maxsize=16)
 def content(size: int, seed: int = 0) -> bytes:
     return random.Random(seed).randbytes(size)
 

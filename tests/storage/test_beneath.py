@@ -1,0 +1,380 @@
+"""The one door: nothing outside the root is opened or changed, whatever lies in the way and whenever it appears."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import socket
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ftpy.files import RemotePath
+from ftpy.storage import syscalls
+from ftpy.storage.beneath import Beneath, Directory, Door, best_door
+
+RACE_SECONDS = 0.7
+"""How long each flip race runs; the naive control loses within a few milliseconds."""
+
+SECRET = b"outside"
+LEAVES = ["link_out", "link_in", "link_dangling", "link_up", "link_self", "link_dir", "link_proc"]
+
+
+def path(text: str) -> RemotePath:
+    return RemotePath.parse(text)
+
+
+@pytest.fixture(params=["openat2", "walk", "path"])
+def door(request: pytest.FixtureRequest) -> Door:
+    chosen: Door = request.param
+    if chosen == "openat2" and best_door() != "openat2":
+        pytest.skip("this kernel or sandbox has no openat2(2)")
+    return chosen
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A root with a file, a directory, every kind of link and special; beside it what must not be touched."""
+    outside = tmp_path / "outside"
+    (outside / "deep").mkdir(parents=True)
+    (outside / "file").write_bytes(SECRET)
+    (outside / "deep" / "file").write_bytes(SECRET)
+    root = tmp_path / "root"
+    (root / "dir" / "deep").mkdir(parents=True)
+    (root / "dir" / "file").write_bytes(b"inside")
+    (root / "file").write_bytes(b"inside")
+    targets = {
+        "link_out": outside / "file",
+        "link_in": "file",
+        "link_dangling": "nowhere",
+        "link_up": "../outside/file",
+        "link_self": "link_self",
+        "link_dir": outside,
+        "link_proc": "/proc/self/root",
+    }
+    for name, target in targets.items():
+        for where in (root, root / "dir"):
+            (where / name).symlink_to(target)
+    os.mkfifo(root / "fifo")
+    with socket.socket(socket.AF_UNIX) as listener:
+        here = os.getcwd()
+        os.chdir(root)  # a socket's address is short
+        try:
+            listener.bind("socket")
+        finally:
+            os.chdir(here)
+    return root
+
+
+@pytest.fixture
+def outside(tmp_path: Path, root: Path) -> Iterator[Path]:
+    """What lies beside the root: the same after every test, to the nanosecond."""
+
+    def all_of_it() -> list[tuple[str, int, int, bytes]]:
+        found = []
+        for at, _, files in os.walk(tmp_path / "outside"):
+            status = os.stat(at)
+            found.append((at, status.st_mtime_ns, status.st_ctime_ns, b""))
+            for name in files:
+                status = os.stat(Path(at, name))
+                found.append((name, status.st_mtime_ns, status.st_ctime_ns, Path(at, name).read_bytes()))
+        return found
+
+    before = all_of_it()
+    yield tmp_path / "outside"
+    assert all_of_it() == before
+
+
+@pytest.fixture
+def beneath(root: Path, outside: Path, door: Door) -> Iterator[Beneath]:
+    with Beneath(root, door=door) as beneath:
+        yield beneath
+
+
+def code_of(work: Callable[[], object]) -> int | None:
+    with pytest.raises(OSError) as refused:
+        work()
+    return refused.value.errno
+
+
+# -------------------------------------------------------------------- directories
+
+
+def test_open_dir_reaches_what_is_below(beneath: Beneath) -> None:
+    for text in ("", "dir", "dir/deep"):
+        with beneath.open_dir(path(text)) as directory:
+            assert directory.path == path(text)
+    with beneath.open_dir(path("dir")) as directory:
+        assert sorted(directory.names()) == sorted(["deep", "file", *LEAVES])
+        assert sorted(directory.names()) == sorted(["deep", "file", *LEAVES])
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+@pytest.mark.parametrize("where", ["{}", "dir/{}", "{}/deep", "dir/{}/deep", "{}/{}"])
+def test_open_dir_refuses_a_symlink_in_every_position(beneath: Beneath, leaf: str, where: str) -> None:
+    text = where.replace("{}", leaf)
+    assert code_of(lambda: beneath.open_dir(path(text))) == errno.ENOTDIR
+    assert code_of(lambda: beneath.open_dir(path(text), create=True)) == errno.ENOTDIR
+
+
+@pytest.mark.parametrize("leaf", ["file", "fifo", "socket"])
+def test_open_dir_refuses_what_is_no_directory(beneath: Beneath, leaf: str) -> None:
+    assert code_of(lambda: beneath.open_dir(path(leaf))) == errno.ENOTDIR
+    assert code_of(lambda: beneath.open_dir(path(f"{leaf}/x"))) == errno.ENOTDIR
+
+
+def test_open_dir_makes_what_is_missing_only_when_asked(beneath: Beneath, root: Path) -> None:
+    assert code_of(lambda: beneath.open_dir(path("new/a/b"))) == errno.ENOENT
+    assert not (root / "new").exists()
+    beneath.open_dir(path("new/a/b"), create=True).close()
+    beneath.open_dir(path("new/a/b"), create=True).close()
+    assert (root / "new/a/b").is_dir()
+
+
+@pytest.mark.parametrize("parts", [("..",), ("dir", ".."), (".",), ("",), ("dir/..",), ("..", "outside"), ("a\0",)])
+def test_parts_that_are_no_names_are_refused_even_without_parse(beneath: Beneath, parts: tuple[str, ...]) -> None:
+    for made in (RemotePath(parts), RemotePath((*parts, "file"))):
+        for work in (beneath.open_dir, beneath.open_file, beneath.lstat):
+            assert code_of(lambda work=work, made=made: work(made)) == errno.EILSEQ
+
+
+def test_root_may_itself_be_a_symlink(root: Path, tmp_path: Path, door: Door) -> None:
+    (tmp_path / "to_root").symlink_to(root)
+    with Beneath(tmp_path / "to_root", door=door) as beneath:
+        assert stat.S_ISREG(beneath.lstat(path("file")).st_mode)
+
+
+# -------------------------------------------------------------------- every verb on a leaf
+
+
+def leaf_verbs(directory: Directory, leaf: str) -> dict[str, Callable[[], object]]:
+    return {
+        "open_file": lambda: directory.open_file(leaf),
+        "open_for_write": lambda: directory.open_for_write(leaf),
+        "open_for_append": lambda: directory.open_for_append(leaf, create=True),
+        "open_dir": lambda: directory.open_dir(leaf),
+        "create": lambda: directory.create(leaf),
+        "mkdir": lambda: directory.mkdir(leaf),
+    }
+
+
+REFUSED_AT_A_SYMLINK = {
+    "open_file": errno.ELOOP,
+    "open_for_write": errno.ELOOP,
+    "open_for_append": errno.ELOOP,
+    "open_dir": errno.ENOTDIR,
+    "create": errno.EEXIST,
+    "mkdir": errno.EEXIST,
+}
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+@pytest.mark.parametrize("verb", [*REFUSED_AT_A_SYMLINK])
+def test_verb_refuses_a_symlink_as_its_leaf(beneath: Beneath, verb: str, leaf: str) -> None:
+    with beneath.open_dir(path("dir")) as directory:
+        assert code_of(leaf_verbs(directory, leaf)[verb]) == REFUSED_AT_A_SYMLINK[verb]
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+def test_lstat_tells_of_the_symlink_itself(beneath: Beneath, leaf: str) -> None:
+    assert stat.S_ISLNK(beneath.lstat(path(f"dir/{leaf}")).st_mode)
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+def test_rename_replaces_the_symlink_and_not_its_target(beneath: Beneath, root: Path, leaf: str) -> None:
+    with beneath.open_dir(path("dir")) as directory:
+        os.close(directory.create("new"))
+        assert code_of(lambda: directory.rename_noreplace("new", directory, leaf)) == errno.EEXIST
+        directory.rename("new", directory, leaf)
+    assert not (root / "dir" / leaf).is_symlink()
+    assert (root / "dir" / leaf).read_bytes() == b""
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+def test_unlink_removes_the_symlink_and_not_its_target(beneath: Beneath, root: Path, leaf: str) -> None:
+    with beneath.open_dir(path("dir")) as directory:
+        directory.rename(leaf, directory, "moved")
+        assert directory.unlink("moved")
+        assert not directory.unlink("moved", missing_ok=True)
+        assert code_of(lambda: directory.unlink("moved")) == errno.ENOENT
+    assert not (root / "dir" / leaf).is_symlink()
+
+
+@pytest.mark.parametrize("leaf", ["fifo", "socket"])
+def test_special_file_is_refused_at_once(beneath: Beneath, leaf: str) -> None:
+    began = time.monotonic()
+    verbs = leaf_verbs(beneath.root, leaf)
+    assert code_of(verbs["open_file"]) == errno.ENXIO
+    assert code_of(verbs["open_for_write"]) == errno.ENXIO
+    assert code_of(verbs["create"]) == errno.EEXIST
+    assert time.monotonic() - began < 1
+
+
+def test_directory_is_refused_where_a_file_is_due(beneath: Beneath) -> None:
+    assert code_of(lambda: beneath.open_file(path("dir"))) == errno.EISDIR
+    assert code_of(lambda: beneath.open_file(path(""))) == errno.EISDIR
+    with beneath.open_dir(path("")) as directory:
+        os.close(directory.create("new"))
+        assert code_of(lambda: directory.rename("new", directory, "dir")) == errno.EISDIR
+
+
+def test_file_is_created_read_and_moved(beneath: Beneath, root: Path) -> None:
+    with beneath.open_dir(path("dir")) as directory, beneath.open_dir(path("dir/deep")) as deep:
+        fd = directory.create("new", 0o640)
+        os.write(fd, b"content")
+        os.close(fd)
+        directory.rename_noreplace("new", deep, "moved")
+        directory.sync()
+        deep.sync()
+    fd = beneath.open_file(path("dir/deep/moved"))
+    assert os.read(fd, 100) == b"content"
+    os.close(fd)
+    assert (root / "dir/deep/moved").stat().st_mode & 0o777 == 0o640
+
+
+def test_rename_noreplace_works_where_the_kernel_has_none(
+    beneath: Beneath, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "")
+
+    monkeypatch.setattr(syscalls, "rename_noreplace", missing)
+    with beneath.open_dir(path("")) as directory:
+        os.close(directory.create("new"))
+        assert code_of(lambda: directory.rename_noreplace("new", directory, "file")) == errno.EEXIST
+        directory.rename_noreplace("new", directory, "newer")
+        assert "new" not in directory.names()
+    assert (root / "file").read_bytes() == b"inside"
+    assert (root / "newer").stat().st_nlink == 1
+
+
+def test_openat2_gives_way_to_the_walk_when_a_sandbox_forbids_it(
+    root: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(fd: int, name: bytes) -> int:
+        raise OSError(errno.EPERM, "")
+
+    with Beneath(root, door="openat2") as beneath:
+        monkeypatch.setattr(syscalls, "open_directory_beneath", forbidden)
+        assert best_door() == "walk"
+        beneath.open_dir(path("dir/deep")).close()
+        assert code_of(lambda: beneath.open_dir(path("dir/link_dir/deep"))) == errno.ENOTDIR
+
+
+def test_descriptors_return_to_base_when_everything_is_refused(beneath: Beneath) -> None:
+    def refuse_all() -> None:
+        for leaf in (*LEAVES, "fifo", "socket", "none"):
+            for work in (beneath.open_dir, beneath.open_file):
+                with pytest.raises(OSError):
+                    work(path(f"dir/deep/../{leaf}".replace("deep/../", "")))
+                with pytest.raises(OSError):
+                    work(path(f"{leaf}/a/b"))
+
+    refuse_all()
+    before = len(os.listdir("/proc/self/fd"))
+    refuse_all()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+# -------------------------------------------------------------------- races
+
+
+class Flipper:
+    """Swaps ``flip`` between a directory inside and a symlink that leads out, as fast as it can."""
+
+    def __init__(self, root: Path, outside: Path) -> None:
+        (root / "flip").mkdir()
+        (root / "flip" / "file").write_bytes(b"inside")
+        (root / "other").symlink_to(outside)
+        self._fd = os.open(root, os.O_RDONLY)
+        self._stop = threading.Event()
+        self.swaps = 0
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            syscalls.rename_with(syscalls.RENAME_EXCHANGE, self._fd, "flip", self._fd, "other")
+            self.swaps += 1
+
+    def __enter__(self) -> Flipper:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        os.close(self._fd)
+
+
+def read_beneath(beneath: Beneath, root: Path) -> bytes:
+    fd = beneath.open_file(path("flip/file"))
+    try:
+        return os.read(fd, 100)
+    finally:
+        os.close(fd)
+
+
+def read_naively(beneath: Beneath, root: Path) -> bytes:
+    """What a server does that looks first and opens then."""
+    wanted = os.path.realpath(root / "flip" / "file")
+    if not wanted.startswith(f"{root}{os.sep}"):
+        raise PermissionError(errno.EACCES, "")
+    return (root / "flip" / "file").read_bytes()
+
+
+def race(read: Callable[[Beneath, Path], bytes], beneath: Beneath, root: Path, outside: Path) -> tuple[int, int]:
+    """(times that what is inside was read, times that it led out) within the time budget or until it led out."""
+    inside = out = 0
+    with Flipper(root, outside) as flipper:
+        end = time.monotonic() + RACE_SECONDS
+        while time.monotonic() < end and not out:
+            try:
+                found = read(beneath, root)
+            except OSError:
+                continue
+            inside += found == b"inside"
+            out += found == SECRET
+    assert flipper.swaps > 100
+    return inside, out
+
+
+@pytest.mark.parametrize("door", ["openat2", "walk"], indirect=True)
+def test_symlink_flipped_under_an_open_never_leads_out(beneath: Beneath, root: Path, outside: Path) -> None:
+    inside, out = race(read_beneath, beneath, root, outside)
+    assert out == 0
+    assert inside > 100
+
+
+@pytest.mark.parametrize("door", ["openat2"], indirect=True)
+def test_the_race_is_real_because_a_look_before_an_open_loses_it(beneath: Beneath, root: Path, outside: Path) -> None:
+    assert any(race_again(beneath, root, outside) for _ in range(20))
+
+
+def race_again(beneath: Beneath, root: Path, outside: Path) -> bool:
+    lost = race(read_naively, beneath, root, outside)[1] > 0
+    for name in ("flip", "other"):
+        if (root / name).is_symlink():
+            (root / name).unlink()
+        else:
+            shutil.rmtree(root / name)
+    return lost
+
+
+@pytest.mark.parametrize("door", ["openat2", "walk"], indirect=True)
+def test_symlink_flipped_under_a_create_never_leads_out(beneath: Beneath, root: Path, outside: Path) -> None:
+    made = 0
+    with Flipper(root, outside):
+        end = time.monotonic() + RACE_SECONDS
+        while time.monotonic() < end:
+            try:
+                with beneath.open_dir(path("flip/new"), create=True) as directory:
+                    os.close(directory.create(f"{made}"))
+                    made += 1
+            except OSError:
+                continue
+    assert made > 100

@@ -48,7 +48,7 @@ def test_request_error_stays_readable_when_its_code_is_unknown():
     assert str(request_error("on-fire", "")) == "on-fire"
 
 
-@pytest.mark.parametrize("kind", every_class())
+@pytest.mark.parametrize("kind", [kind for kind in every_class() if kind.__module__ == errors.__name__])
 def test_sentence_is_one_line_for_a_user(kind):
     assert str(kind()) == kind.sentence() == kind.sentence().strip()
     assert kind.sentence()[0].isupper()

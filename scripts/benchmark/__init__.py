@@ -1,0 +1,1 @@
+"""What `scripts/bench` is made of; standard library only (docs/benchmarks.md)."""

@@ -1,0 +1,136 @@
+"""Servers as processes of ours: started, watched, stopped by their ids; processor time from /proc."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from benchmark.contenders import KINDS
+from benchmark.sites import START_SECONDS, Failed, Site, free_port, last_line
+
+STOP_SECONDS = 40.0
+"""How long a server may take to end after SIGTERM: ftpy drains for 30 s at most."""
+SETTLE_SECONDS = 5.0
+"""How long what a server forked for one client may outlive that client."""
+
+
+def processor_seconds(stat: Sequence[str]) -> float:
+    """User and system time of one process and of its children that ended, from the fields of its stat."""
+    return sum(map(int, stat[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+def process_stat(pid: int) -> list[str] | None:
+    """/proc/PID/stat from the third field (state) on; None where there is no such process, or no /proc."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return text.rpartition(")")[2].split()  # the second field is a name and may hold anything
+
+
+def process_tree(root: int) -> dict[int, list[str]]:
+    """``root`` and what descends from it: pid -> stat."""
+    every = [int(name) for name in os.listdir("/proc") if name.isdigit()] if os.path.isdir("/proc/self") else []
+    stats = {pid: stat for pid in every if (stat := process_stat(pid)) is not None}
+    tree = {root: stats[root]} if root in stats else {}
+    grown = -1
+    while len(tree) != grown:
+        grown = len(tree)
+        tree |= {pid: stat for pid, stat in stats.items() if int(stat[1]) in tree}
+    return tree
+
+
+def machine_seconds() -> float:
+    """Processor seconds that anyone has used on this machine, without interrupts and idle time; 0 without /proc."""
+    try:
+        fields = Path("/proc/stat").read_text().splitlines()[0].split()
+    except OSError:
+        return 0.0
+    user, nice, system, steal = (int(fields[at]) for at in (1, 2, 3, 8))
+    return (user + nice + system + steal) / os.sysconf("SC_CLK_TCK")
+
+
+class Server:
+    """A server process of ours; use it in a ``with``. Raises Failed where it does not come up."""
+
+    def __init__(self, name: str, work: Path, programs: Mapping[str, str]) -> None:
+        self.name, self.kind = name, KINDS[name]
+        self.site = Site(work / name, free_port(), programs)
+        self.site.files.mkdir(parents=True)
+        self._log = self.site.folder / "server.log"
+        self._made: str | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self.pid = 0
+        """Of the process that was started, also after it ended."""
+
+    def __enter__(self) -> Server:
+        try:
+            argv = self.kind.server(self.site)
+            if (needed := self.kind.lacking(argv)) is not None:
+                os.mkdir(needed, 0o755)
+                self._made = needed
+            with self._log.open("wb") as log:
+                self._process = subprocess.Popen(
+                    argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.site.env, start_new_session=True
+                )
+            self.pid = self._process.pid
+            self._wait_until_it_accepts(self._process)
+            self.kind.pair(self.site)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _wait_until_it_accepts(self, process: subprocess.Popen[bytes]) -> None:
+        end = time.monotonic() + START_SECONDS
+        while process.poll() is None and time.monotonic() < end:
+            try:
+                socket.create_connection(("127.0.0.1", self.site.port), 1.0).close()
+                return
+            except OSError:
+                time.sleep(0.02)
+        raise Failed(f"the {self.name} server did not start: {self.last_words()}")
+
+    def last_words(self) -> str:
+        """The last line of its log."""
+        return last_line(self._log.read_text(errors="replace"))
+
+    def processor_seconds(self) -> float:
+        """Of it and all that it forked: what a child used moves to its parent when it ends, so the sum only grows."""
+        return sum(map(processor_seconds, process_tree(self.pid).values()))
+
+    def settle(self) -> None:
+        """Wait until what it forked for the last client is gone, so that it does not run beside the next."""
+        end = time.monotonic() + SETTLE_SECONDS
+        while len(process_tree(self.pid)) > 1 and time.monotonic() < end:
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        """Stop it and what it forked, each by its process id."""
+        if self._process is not None:
+            tree = process_tree(self._process.pid)
+            self._process.terminate()
+            try:
+                self._process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            for pid, stat in tree.items():
+                # The time it started tells a survivor from a newcomer with its number.
+                if (now := process_stat(pid)) is not None and now[19] == stat[19]:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+            self._process = None
+        if self._made is not None:
+            with contextlib.suppress(OSError):  # somebody else uses it by now
+                os.rmdir(self._made)
+            self._made = None

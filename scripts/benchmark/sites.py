@@ -1,0 +1,72 @@
+"""Where a server lives while it is measured, and the programs on this machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+START_SECONDS = 20.0
+"""How long a server may take until it accepts a connection, and any of its preparations."""
+
+
+class Failed(Exception):
+    """Something that a contender needs did not work; the text says what."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """One server's place: its folder, the folder it serves, its port, the programs by name."""
+
+    folder: Path
+    port: int
+    programs: Mapping[str, str]
+
+    @property
+    def files(self) -> Path:
+        """What is served."""
+        return self.folder / "files"
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment of both ends: nothing of the caller's settings but where programs are."""
+        return {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "LC_ALL": "C.UTF-8",
+            "HOME": str(self.folder),
+            "FTPY_CONFIG": str(self.folder / "client.toml"),
+        }
+
+    def run(self, *argv: str, text: str = "") -> str:
+        """Run a program to its end: its standard output. Raises Failed."""
+        done = subprocess.run(
+            argv, input=text, env=self.env, capture_output=True, text=True, timeout=START_SECONDS, check=False
+        )
+        if done.returncode:
+            raise Failed(f"{Path(argv[0]).name} ended with {done.returncode}: {last_line(done.stderr)}")
+        return done.stdout
+
+
+def find_program(name: str) -> str | None:
+    """ftpy's own from .venv beside this script, else from $PATH; servers also where only root's $PATH leads."""
+    own = Path(__file__).resolve().parent.parent.parent / ".venv" / "bin" / name
+    if name.startswith("ftpy") and os.access(own, os.X_OK):
+        return str(own)
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin:/sbin")
+    return os.path.abspath(found) if found else None  # sshd insists on an absolute path
+
+
+def free_port() -> int:
+    """A port that nobody has just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def last_line(text: str) -> str:
+    """The last line that says something."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it said nothing")

@@ -7,18 +7,27 @@ A timeout here is a length of *silence*: any byte that moves starts it anew. A l
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import socket
 import ssl
+import struct
+import time
 from collections.abc import Iterator
 
 from ftpy.errors import ConnectionLost, ProtocolError, Stalled
 from ftpy.transport.deadline import Deadline
 from ftpy.wire.framing import FrameBuffer
 
-SEND_BYTES = 256 * 1024
-"""Bytes handed to one send: a TLS send is all or nothing, so this bounds what must move within the silence limit."""
+TLS_SEND_BYTES = 256 * 1024
+"""Bytes handed to one TLS send, which is all or nothing: this bounds what must move within the silence limit."""
+SENDFILE_BYTES = 2**30
+"""Bytes handed to one sendfile: it returns what went when the silence limit is up."""
+TICK_SECONDS = 0.5
+"""A receive of body bytes returns what has come after this long, however much was asked for."""
+_KERNEL_WAITS = os.name == "posix"
+"""Whether SO_RCVTIMEO and SO_SNDTIMEO take a timeval: then the kernel waits and fills whole buffers by itself."""
 
 
 @contextlib.contextmanager
@@ -26,7 +35,7 @@ def _translated() -> Iterator[None]:
     """The one place where a socket's OSError becomes ours."""
     try:
         yield
-    except TimeoutError:
+    except (TimeoutError, BlockingIOError):
         raise Stalled from None
     except ssl.SSLError as error:
         raise ConnectionLost(f"the encrypted connection failed: {error.reason or error}") from error
@@ -43,7 +52,11 @@ class Stream:
         self._buffer = FrameBuffer()
         self._silence = silence_seconds
         self._deadline: Deadline | None = None
-        self._timeout = -1.0
+        self._armed: dict[int, float] = {}
+        # An SSL socket takes a kernel's timeout for "try again" and would do so for ever.
+        self._kernel_waits = _KERNEL_WAITS and not self._tls
+        if self._kernel_waits:
+            sock.settimeout(None)
         if sock.family != getattr(socket, "AF_UNIX", None):
             with _translated():
                 # Frames are joined before they are sent; waiting for more would only delay the last.
@@ -72,18 +85,27 @@ class Stream:
         finally:
             self._deadline = None
 
-    def _arm(self) -> None:
-        timeout = min(self._silence, self._deadline.remaining()) if self._deadline else self._silence
-        if timeout != self._timeout:
-            self._sock.settimeout(timeout)
-            self._timeout = timeout
+    def _arm(self, option: int, most: float = math.inf) -> float:
+        """Let what follows wait no longer than silence, deadline and ``most`` allow; returns what the first two do."""
+        limit = min(self._silence, self._deadline.remaining()) if self._deadline else self._silence
+        timeout = min(limit, most)
+        if self._armed.get(option) != timeout:
+            self._armed[option] = timeout
+            if self._kernel_waits:
+                whole = int(timeout)
+                value = struct.pack("@ll", whole, max(1, int((timeout - whole) * 1e6)))
+                self._sock.setsockopt(socket.SOL_SOCKET, option, value)
+            else:
+                self._sock.settimeout(timeout)
+                self._armed = {option: timeout}
+        return limit
 
     def readable(self) -> bool:
         """Whether bytes can be had without waiting."""
         if len(self._buffer) or (self._tls and self._sock.pending()):  # type: ignore[attr-defined]
             return True
         with _translated():
-            return _ready(self._sock, write=False, timeout=0)
+            return _readable(self._sock)
 
     def receive_header(self, limit: int, *, silence_seconds: float | None = None) -> bytes | None:
         """The next header, or None where the peer ended the stream between two frames.
@@ -106,23 +128,40 @@ class Stream:
 
     def _fill(self) -> int:
         with _translated():
-            self._arm()
+            self._arm(socket.SO_RCVTIMEO)
             count = self._sock.recv_into(self._buffer.space())
         self._buffer.filled(count)
         return count
 
     def receive_some(self, view: memoryview) -> int:
-        """At least one byte of a body into ``view``: how many. Raises ConnectionLost at end of stream."""
+        """Body bytes into ``view``, at least one and as many as come within a tick: how many.
+
+        Raises ConnectionLost at end of stream.
+        """
         if len(self._buffer):
             held = self._buffer.take(len(view))
             view[: len(held)] = held
             return len(held)
         with _translated():
-            self._arm()
-            count = self._sock.recv_into(view)
+            count = self._receive_filling(view) if self._kernel_waits else self._receive(view)
         if not count:
             raise ConnectionLost("the connection ended inside a body")
         return count
+
+    def _receive(self, view: memoryview) -> int:
+        self._arm(socket.SO_RCVTIMEO)
+        return self._sock.recv_into(view)
+
+    def _receive_filling(self, view: memoryview) -> int:
+        """One system call for a whole buffer, where the bytes come fast enough."""
+        began = time.monotonic()
+        while True:
+            limit = self._arm(socket.SO_RCVTIMEO, TICK_SECONDS)
+            try:
+                return self._sock.recv_into(view, 0, socket.MSG_WAITALL)
+            except BlockingIOError:
+                if time.monotonic() - began >= limit:
+                    raise
 
     def held(self, count: int, limit: int) -> memoryview | None:
         """``count`` body bytes without a copy, if they and the frame behind them are all here already.
@@ -136,8 +175,8 @@ class Stream:
         view = memoryview(data)
         with _translated():
             while view:
-                self._arm()
-                view = view[self._sock.send(view[:SEND_BYTES]) :]
+                self._arm(socket.SO_SNDTIMEO)
+                view = view[self._sock.send(view[:TLS_SEND_BYTES] if self._tls else view) :]
 
     def send_file(self, descriptor: int, offset: int, count: int) -> None:
         """Send ``count`` bytes of a file without copying them through this process; plain sockets only.
@@ -147,13 +186,8 @@ class Stream:
         end = offset + count
         with _translated():
             while offset < end:
-                self._arm()
-                try:
-                    sent = os.sendfile(self._sock.fileno(), descriptor, offset, min(end - offset, 2**30))
-                except BlockingIOError:
-                    if not _ready(self._sock, write=True, timeout=self._timeout):
-                        raise TimeoutError from None
-                    continue
+                self._arm(socket.SO_SNDTIMEO)
+                sent = os.sendfile(self._sock.fileno(), descriptor, offset, min(end - offset, SENDFILE_BYTES))
                 if not sent:
                     raise ConnectionLost("the file became shorter while it was sent")
                 offset += sent
@@ -182,7 +216,7 @@ class Stream:
                     pass
 
     def _raw_receive(self, count: int) -> bytes:
-        self._arm()
+        self._arm(socket.SO_RCVTIMEO)
         return socket.socket.recv(self._sock, count)
 
     def close(self) -> None:
@@ -191,10 +225,9 @@ class Stream:
             self._sock.close()
 
 
-def _ready(sock: socket.socket, *, write: bool, timeout: float) -> bool:
+def _readable(sock: socket.socket) -> bool:
     if hasattr(select, "poll"):  # select cannot watch descriptors over 1023
         poll = select.poll()
-        poll.register(sock.fileno(), select.POLLOUT if write else select.POLLIN)
-        return bool(poll.poll(timeout * 1000))
-    fds = [sock.fileno()]
-    return any(select.select([] if write else fds, fds if write else [], [], timeout))
+        poll.register(sock.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
+    return bool(select.select([sock.fileno()], [], [], 0)[0])

@@ -192,7 +192,7 @@ class Beneath(Closing):
         parts = path.parts
         if not parts:
             return self.root.again()
-        _check(parts)
+        check_parts(parts)
         try:
             return self._reach(parts)
         except FileNotFoundError:
@@ -210,7 +210,7 @@ class Beneath(Closing):
         """The directory that ``path`` is in. The root is in none: IsADirectoryError."""
         if not path.parts:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        _check(path.parts)
+        check_parts(path.parts)
         return self.open_dir(path.parent, create=create)
 
     def open_file(self, path: RemotePath) -> int:
@@ -242,8 +242,11 @@ class Beneath(Closing):
         return at
 
 
-def _check(parts: tuple[str, ...]) -> None:
-    """A second look at a ``RemotePath`` that was made without ``parse``: dots and separators never reach the system."""
+def check_parts(parts: tuple[str, ...]) -> None:
+    """A second look at a ``RemotePath`` that was made without ``parse``: dots and separators never reach the system.
+
+    Raises OSError (EILSEQ).
+    """
     for part in parts:
         if part in ("", ".", "..") or "/" in part or "\0" in part:
             raise OSError(errno.EILSEQ, os.strerror(errno.EILSEQ))

@@ -14,7 +14,7 @@ from ftpy.errors import IoError, IsADirectory, RequestError, Unsupported
 from ftpy.files import FileInfo, RemotePath, check_portable, display
 from ftpy.storage.area import Area
 from ftpy.storage.base import KnownDigest, NewFile, Reader, Staged, Storage, Upload
-from ftpy.storage.beneath import Beneath, Door
+from ftpy.storage.beneath import Beneath, Door, check_parts
 from ftpy.storage.following import HashedRead
 from ftpy.storage.publishing import Publisher
 from ftpy.storage.reading import LocalReader, listing
@@ -126,5 +126,7 @@ class LocalStorage(Storage):
     def _check_name(self, path: RemotePath) -> None:
         if not path.parts:
             raise IsADirectory
+        with translating(path):
+            check_parts(path.parts)
         if self._portable_names:
             check_portable(path)

@@ -65,6 +65,7 @@ class LiveUpload:
         self._closed_to_parts = False
         self._published: tuple[KnownDigest, FileInfo] | None = None
         self._failure: RequestError | None = None
+        self._interrupted = False
         self._stored: dict[int, StoredPart] = {}
         self._writing: set[int] = set()
         self._follower: Follower | None = None
@@ -171,9 +172,14 @@ class LiveUpload:
         self._unsynced = 0
 
     def interrupt(self) -> None:
-        """Let a commit that waits for its digest end with ShuttingDown."""
-        if (follower := self._follower) is not None:
+        """The storage closes: a commit that waits for its digest ends with ShuttingDown, and so does what follows."""
+        with self._lock:
+            self._interrupted = True
+            follower = self._follower
+        if follower is not None:
             follower.close()
+        with self._committing:
+            self._await_sync()
 
     # ---------------------------------------------------------------- what it is for
 
@@ -265,10 +271,12 @@ class LiveUpload:
             raise InvalidRequest(f"this upload has no part {number} of {length} bytes")
 
     def _check_usable(self) -> None:
-        if self.gone or not self.is_open:
-            raise UnknownUpload
         if self._failure is not None:
             raise self._failure
+        if self.gone or not self.is_open:
+            raise UnknownUpload
+        if self._interrupted:
+            raise ShuttingDown
 
     # ---------------------------------------------------------------- following (lock held)
 
@@ -293,7 +301,7 @@ class LiveUpload:
 
     def _start_sync(self) -> None:
         """Begin to make durable what is stored so far, in the background (lock held)."""
-        if self._syncer is None and self._failure is None:
+        if self._syncer is None and self._failure is None and not self._interrupted:
             self._syncer = threading.Thread(target=self._sync, name="ftpy-sync", daemon=True)
             self._syncer.start()
 
@@ -312,9 +320,11 @@ class LiveUpload:
             with self._lock:
                 self._journal.durable(covered)
         except OSError as error:
-            # Never tried again: the kernel has forgotten the pages that it could not write.
-            log.error("sync of an upload failed", exc_info=True, extra={"event": "sync-failed", "upload": self.id})
+            # Never tried again, and dropped at once: the kernel has forgotten the pages that it could not write,
+            # but still shows them to who reads, so that nothing of it could be believed later.
+            log.error("sync of an upload failed: %s", error.strerror, extra={"event": "sync-failed", "upload": self.id})
             self._failure = refusal(error, self.meta.file.path)
+            self._drop_quietly()
         with self._lock:
             self._unsynced -= synced
             self._syncer = None
@@ -435,6 +445,12 @@ class LiveUpload:
         finally:
             self.gone = True
         log.info("an upload was dropped", extra={"event": "upload-dropped", "upload": self.id})
+
+    def _drop_quietly(self) -> None:
+        try:
+            self.drop()
+        except RequestError as error:
+            log.error("an upload could not be dropped: %s", error, extra={"event": "drop-failed", "upload": self.id})
 
     def _unlink(self) -> None:
         self._area.uploads.unlink(self._data_name, missing_ok=True)

@@ -1,16 +1,56 @@
-"""The local storage: the contract behind every door, and what is its own: journals, crashes, a full disk."""
+"""The local storage: the contract behind both doors, and what is its own: the staging area, links, digests, space."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import errno
+import logging
+import os
+import stat
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from ftpy.storage.base import Storage
+from ftpy.errors import (
+    Changed,
+    InvalidPath,
+    IoError,
+    NoSpace,
+    NotADirectory,
+    NotAFile,
+    NotFound,
+    PermissionDenied,
+    RequestError,
+    Unsupported,
+)
+from ftpy.files import RemotePath
+from ftpy.storage import syscalls
+from ftpy.storage.base import MIB, MOST_PARTS, PART_BYTES, NewFile, Storage, part_size_for
 from ftpy.storage.beneath import Door
 from ftpy.storage.local import LocalStorage
-from tests.storage.contract import StorageContract
+from tests.paths import NOT_PORTABLE
+from tests.storage.contract import (
+    MTIME,
+    OWNER,
+    StorageContract,
+    content,
+    digest,
+    names,
+    new_file,
+    path,
+    put,
+    read,
+    send_missing,
+    stage,
+)
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root")
+not_as_root = pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not stop root")
 
 
 @pytest.fixture(params=["openat2", "walk"])
@@ -32,5 +72,476 @@ def storage(root: Path, tmp_path: Path, door: Door) -> Iterator[Storage]:
         yield storage
 
 
+@pytest.fixture
+def local(root: Path, tmp_path: Path) -> Iterator[LocalStorage]:
+    with LocalStorage(root, tmp_path / "state") as storage:
+        yield storage
+
+
+def everything(root: Path) -> list[str]:
+    """All names below the root, ours too."""
+    return sorted(os.path.relpath(os.path.join(at, name), root) for at, _, files in os.walk(root) for name in files)
+
+
+def left_behind(root: Path) -> list[str]:
+    """What lies in the staging area besides the locks."""
+    return [name for name in everything(root / ".ftpy") if not name.endswith("lock")]
+
+
 class TestContract(StorageContract):
     """Every rule of the contract, by openat2 and by the walk."""
+
+
+# -------------------------------------------------------------------- names, links, specials
+
+
+@pytest.mark.parametrize("text", [*NOT_PORTABLE.values()], ids=[*NOT_PORTABLE])
+def test_put_keeps_a_name_literal_when_portable_names_are_not_asked_for(root: Path, tmp_path: Path, text: str) -> None:
+    with LocalStorage(root, tmp_path / "state", portable_names=False) as storage:
+        put(storage, text, b"x")
+        assert os.fsencode(text) in [
+            os.path.relpath(os.path.join(at, name), os.fsencode(root))
+            for at, _, files in os.walk(os.fsencode(root))
+            for name in files
+        ]
+        assert names(storage)[-1] == text
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [("..",), (".",), ("",), ("a\0",), ("d/f",), ("d", ".."), ("d", "..", "x"), ("..", "root", "x"), ("", "etc")],
+)
+def test_every_verb_refuses_parts_that_are_no_names_even_without_parse(
+    storage: Storage, root: Path, parts: tuple[str, ...]
+) -> None:
+    put(storage, "d/f", b"x")
+    before = everything(root)
+    made = RemotePath(parts)
+    verbs: list[Callable[[], object]] = [
+        lambda: storage.stat(made),
+        lambda: list(storage.ls(made, recursive=True)),
+        lambda: storage.open(made),
+        lambda: storage.open_upload(OWNER, NewFile(made, 1, MTIME)),
+        lambda: storage.stage(NewFile(made, 1, MTIME), memoryview(b"x"), digest(b"x")),
+    ]
+    for verb in verbs:
+        with pytest.raises(InvalidPath):
+            verb()
+    assert everything(root) == before
+
+
+def test_symlinks_are_listed_and_never_followed(storage: Storage, root: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_bytes(b"secret")
+    (root / "to_dir").symlink_to(outside)
+    (root / "to_file").symlink_to(outside / "file")
+    (root / "to_nothing").symlink_to("nothing")
+    kinds = {str(info.path): info.type for info in storage.ls(path(""), recursive=True)}
+    assert kinds == dict.fromkeys(["to_dir", "to_file", "to_nothing"], "symlink")
+    assert storage.stat(path("to_file")).type == "symlink"
+    for verb, error in (
+        (lambda: storage.open(path("to_file")), NotAFile),
+        (lambda: storage.open(path("to_dir/file")), NotADirectory),
+        (lambda: storage.stat(path("to_dir/file")), NotADirectory),
+        (lambda: storage.ls(path("to_dir"), recursive=True), NotADirectory),
+        (lambda: put(storage, "to_dir/new", b"x"), NotADirectory),
+        (lambda: put(storage, "to_dir/new/deep", b"x"), NotADirectory),
+        (lambda: put(storage, "to_nothing/new", b"x"), NotADirectory),
+    ):
+        with pytest.raises(error):
+            verb()
+    assert os.listdir(outside) == ["file"]
+    put(storage, "to_file", b"replaced")
+    assert (outside / "file").read_bytes() == b"secret"
+    assert read(storage, "to_file") == b"replaced"
+
+
+def test_special_file_is_listed_and_refused(storage: Storage, root: Path) -> None:
+    os.mkfifo(root / "fifo")
+    assert storage.stat(path("fifo")).type == "other"
+    with pytest.raises(NotAFile):
+        storage.open(path("fifo"))
+    put(storage, "fifo", b"x")
+    assert read(storage, "fifo") == b"x"
+
+
+def test_names_that_are_not_utf8_are_listed_and_read(storage: Storage, root: Path) -> None:
+    Path(os.fsdecode(os.fsencode(root) + b"/\xff\xfe")).write_bytes(b"x")
+    (info,) = storage.ls(path(""), recursive=True)
+    assert str(info.path) == "\udcff\udcfe"
+    with storage.open(info.path) as reader:
+        assert reader.info.size == 1
+
+
+def test_names_that_no_path_can_hold_are_skipped_and_counted(
+    storage: Storage, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a\nb", "\x1b[2J", "fine", ".ftpy-mine"):
+        (root / name).write_bytes(b"x")
+    with caplog.at_level(logging.WARNING, "ftpy.storage"):
+        assert names(storage) == ["fine"]
+    (record,) = caplog.records
+    assert (record.event, record.names) == ("names-skipped", 2)  # type: ignore[attr-defined]
+
+
+@not_as_root
+def test_listing_fails_when_a_directory_cannot_be_read(local: LocalStorage, root: Path) -> None:
+    put(local, "a/b", b"x")
+    (root / "a").chmod(0)
+    try:
+        with pytest.raises(PermissionDenied):
+            names(local)
+    finally:
+        (root / "a").chmod(0o700)
+
+
+def test_listing_goes_on_when_a_directory_vanishes_meanwhile(local: LocalStorage, root: Path) -> None:
+    put(local, "a/b", b"x")
+    put(local, "c", b"x")
+    listed = local.ls(path(""), recursive=True)
+    assert str(next(listed).path) == "a"
+    (root / "a/b").unlink()
+    (root / "a").rmdir()
+    assert [str(info.path) for info in listed] == ["c"]
+
+
+def test_listing_that_is_left_early_closes_what_it_opened(local: LocalStorage) -> None:
+    put(local, "a/b/c/d", b"x")
+    before = len(os.listdir("/proc/self/fd"))
+    for stop in range(4):
+        listed = local.ls(path(""), recursive=True)
+        for _ in range(stop):
+            next(listed)
+        listed.close()  # type: ignore[attr-defined]
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+# -------------------------------------------------------------------- the staging area, modes
+
+
+def test_staging_area_is_private_and_its_names_tell_nothing(local: LocalStorage, root: Path) -> None:
+    with stage(local, "telling-name", b"x"), local.open_upload(OWNER, new_file("telling-name", 5)):
+        assert not [name for name in everything(root) if "telling" in name]
+        assert names(local) == []
+    for name in (".ftpy", ".ftpy/staged", ".ftpy/uploads"):
+        assert stat.S_IMODE((root / name).stat().st_mode) == 0o700
+
+
+def test_staging_area_that_is_a_symlink_is_refused(root: Path, tmp_path: Path, door: Door) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (root / ".ftpy").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(NotADirectory):
+        LocalStorage(root, tmp_path / "state", door=door)
+    assert os.listdir(tmp_path / "elsewhere") == []
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_default_mode_is_that_of_any_new_file(local: LocalStorage, root: Path, umask: int, mode: int) -> None:
+    (root / "small").write_bytes(b"old")
+    (root / "small").chmod(0o777)
+    before = os.umask(umask)
+    try:
+        assert put(local, "small", b"x").mode == mode
+        with local.open_upload(OWNER, new_file("large", 1)) as upload:
+            send_missing(upload, b"x")
+            assert upload.commit(digest(b"x"), None).mode == mode
+    finally:
+        os.umask(before)
+
+
+def test_sweep_removes_what_a_dead_process_staged_and_spares_the_living(
+    local: LocalStorage, root: Path, tmp_path: Path
+) -> None:
+    staged = root / ".ftpy" / "staged"
+    for name in ("deadbeef-0", "deadbeef-1", "deadbeef.lock", "nolock-7"):
+        (staged / name).write_bytes(b"x")
+    with stage(local, "a", b"1") as mine, LocalStorage(root, tmp_path / "state") as other, stage(other, "b", b"2"):
+        assert local.sweep(expire_seconds=3600) == 3
+        assert other.sweep(expire_seconds=3600) == 0
+        assert len(left_behind(root)) == 2
+        assert isinstance(local.publish([mine])[0], object)
+        assert read(local, "a") == b"1"
+    assert left_behind(root) == []
+    local.sweep(expire_seconds=3600)
+    assert len(os.listdir(staged)) == 1  # the lock of the storage that lives
+
+
+def test_descriptors_and_threads_return_to_base(root: Path, tmp_path: Path) -> None:
+    def work() -> None:
+        with LocalStorage(root, tmp_path / "state") as storage:
+            put(storage, "a/b/c", b"x")
+            storage.publish([stage(storage, f"d{n}/f", b"x") for n in range(30)])
+            with pytest.raises(NotFound):
+                storage.open(path("a/b/none"))
+            data = content(2 * PART_BYTES + 1)
+            with storage.open_upload(OWNER, new_file("big", len(data))) as upload:
+                with upload.part(1, PART_BYTES) as part:
+                    next(iter(part))
+                send_missing(upload, data)
+                upload.commit(digest(data), None)
+            with storage.open_upload(OWNER, new_file("left", len(data))) as upload:
+                upload.part(0, PART_BYTES).close()
+            read(storage, "big")
+            names(storage)
+
+    work()
+    descriptors, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
+    work()
+    assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == (descriptors, threads)
+
+
+# -------------------------------------------------------------------- remembered digests
+
+
+def settled() -> None:
+    """Wait until what was written is old enough for its times to tell later writes apart."""
+    time.sleep(0.03)
+
+
+def test_digest_is_remembered_across_a_restart(root: Path, tmp_path: Path) -> None:
+    with LocalStorage(root, tmp_path / "state") as storage:
+        put(storage, "a", b"x")
+    with LocalStorage(root, tmp_path / "state") as storage:
+        assert storage.stat(path("a")).md5 == digest(b"x").hex
+
+
+def test_digest_that_was_computed_is_remembered_beside_the_other(local: LocalStorage, root: Path) -> None:
+    (root / "a").write_bytes(b"x")
+    settled()
+    for name in ("md5", "blake3"):
+        with local.open(path("a")) as reader:
+            reader.remember(digest(b"x", name))  # type: ignore[arg-type]
+    info = local.stat(path("a"))
+    assert (info.md5, info.blake3) == (digest(b"x").hex, digest(b"x", "blake3").hex)
+
+
+def test_digest_is_not_remembered_for_a_file_written_in_the_same_tick(local: LocalStorage, root: Path) -> None:
+    (root / "a").write_bytes(b"x")
+    with local.open(path("a")) as reader:
+        fresh = time.time_ns() - os.stat(root / "a").st_ctime_ns < 5_000_000
+        reader.remember(digest(b"x"))
+    if not fresh:
+        pytest.skip("this machine was too slow to open the file within a tick")
+    assert local.stat(path("a")).md5 is None
+
+
+@pytest.mark.parametrize("change", ["write", "truncate", "chmod", "replace", "same size and time"])
+def test_digest_is_forgotten_when_the_file_changes(local: LocalStorage, root: Path, change: str) -> None:
+    before = put(local, "a", b"12345")
+    settled()
+    target = root / "a"
+    changes: dict[str, Callable[[], object]] = {
+        "write": lambda: target.write_bytes(b"other"),
+        "truncate": lambda: os.truncate(target, 3),
+        "chmod": lambda: target.chmod(0o600),
+        "replace": lambda: ((root / "b").write_bytes(b"12345"), (root / "b").rename(target)),
+        "same size and time": lambda: (target.write_bytes(b"54321"), os.utime(target, ns=(MTIME, MTIME))),
+    }
+    with local.open(path("a")) as reader:
+        changes[change]()
+        if change != "replace":
+            with pytest.raises(Changed):
+                reader.check_unchanged()
+        reader.remember(digest(b"12345", "blake3"))
+    after = local.stat(path("a"))
+    assert (after.md5, after.blake3) == (None, None)
+    assert after.etag != before.etag
+
+
+@pytest.mark.parametrize("rubbish", [b"no database" * 1000, b"SQLite format 3\0" + b"\xff" * 5000])
+def test_broken_digests_are_set_aside_and_made_anew(
+    root: Path, tmp_path: Path, rubbish: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    (state / "digests.sqlite").write_bytes(rubbish)
+    with LocalStorage(root, state) as storage:
+        put(storage, "a", b"x")
+        assert storage.stat(path("a")).md5 == digest(b"x").hex
+    assert [record.event for record in caplog.records if hasattr(record, "event")][-1] == "digests-set-aside"
+    (aside,) = state.glob("digests.sqlite.broken-*")
+    assert aside.read_bytes() == rubbish
+
+
+def test_broken_digests_under_a_running_server_lose_only_digests(local: LocalStorage, tmp_path: Path) -> None:
+    put(local, "a", b"x")
+    for suffix in ("", "-wal"):
+        file = tmp_path / "state" / f"digests.sqlite{suffix}"
+        with file.open("r+b") as broken:
+            broken.write(b"\xff" * 8192)
+    for number in range(3):
+        put(local, f"b{number}", b"y")
+        assert local.stat(path(f"b{number}")).size == 1
+    assert names(local) == ["a", "b0", "b1", "b2"]
+
+
+# -------------------------------------------------------------------- failing disks
+
+
+class Failing:
+    """An ``os`` function that fails with an errno, and counts."""
+
+    def __init__(self, code: int) -> None:
+        self.code, self.calls = code, 0
+
+    def __call__(self, *_: object) -> None:
+        self.calls += 1
+        raise OSError(self.code, os.strerror(self.code))
+
+
+def test_put_keeps_the_old_file_and_asks_once_when_fsync_fails(
+    local: LocalStorage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(local, "a", b"old")
+    failing = Failing(errno.EIO)
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", failing)
+        with pytest.raises(IoError):
+            put(local, "a", b"new")
+    assert failing.calls == 1
+    assert read(local, "a") == b"old"
+    assert left_behind(root) == []
+
+
+@pytest.mark.skipif(not syscalls.HAS_SYNCFS, reason="syncfs(2) reports errors since Linux 5.8")
+def test_group_keeps_the_old_files_when_syncfs_fails(
+    local: LocalStorage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(local, "f0", b"old")
+    failing = Failing(errno.EIO)
+    with monkeypatch.context() as broken:
+        broken.setattr(syscalls, "syncfs", failing)
+        results = local.publish([stage(local, f"f{n}", b"new") for n in range(20)])
+    assert [type(result) for result in results] == [IoError] * 20
+    assert failing.calls == 1
+    assert names(local) == ["f0"]
+    assert read(local, "f0") == b"old"
+    assert left_behind(root) == []
+
+
+def test_commit_drops_the_upload_when_fsync_fails(
+    local: LocalStorage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(local, "big", b"old")
+    with local.open_upload(OWNER, new_file("big", 3)) as upload:
+        send_missing(upload, b"abc")
+        with monkeypatch.context() as broken:
+            broken.setattr(os, "fsync", Failing(errno.EIO))
+            with pytest.raises(IoError):
+                upload.commit(digest(b"abc"), None)
+    assert local.uploads() == []
+    assert left_behind(root) == []
+    assert read(local, "big") == b"old"
+
+
+def test_upload_that_cannot_fit_is_refused_before_its_body(local: LocalStorage, root: Path) -> None:
+    with pytest.raises(NoSpace):
+        local.open_upload(OWNER, new_file("big", 2**62))
+    assert local.uploads() == []
+    assert left_behind(root) == []
+
+
+def test_space_is_asked_for_where_it_cannot_be_reserved(
+    local: LocalStorage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(syscalls, "_fallocate", None)
+    with pytest.raises(NoSpace):
+        local.open_upload(OWNER, new_file("big", 2**60))
+    data = content(PART_BYTES + 1)
+    with local.open_upload(OWNER, new_file("big", len(data))) as upload:
+        send_missing(upload, data)
+        upload.commit(digest(data), None)
+    assert read(local, "big") == data
+
+
+@pytest.fixture
+def small_disk(root: Path) -> Iterator[Path]:
+    """The root is a file system of 4 MiB."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(root)], check=True)
+    yield root
+    subprocess.run(["umount", str(root)], check=True)
+
+
+@needs_root
+def test_full_disk_refuses_and_keeps_what_is_there(small_disk: Path, tmp_path: Path) -> None:
+    with LocalStorage(small_disk, tmp_path / "state") as storage:
+        put(storage, "a", b"old")
+        with pytest.raises(NoSpace):
+            storage.open_upload(OWNER, new_file("big", 5 * MIB))
+        with pytest.raises(NoSpace):
+            put(storage, "a", content(5 * MIB))
+        with storage.open_upload(OWNER, new_file("stream", None)) as upload, pytest.raises(NoSpace):
+            upload.part(0, 5 * MIB)
+        storage.sweep(expire_seconds=-1)
+        assert left_behind(small_disk) == []
+        assert read(storage, "a") == b"old"
+        put(storage, "a", content(3 * MIB))
+        assert read(storage, "a") == content(3 * MIB)
+
+
+@needs_root
+def test_put_into_another_file_system_below_the_root_is_unsupported(root: Path, tmp_path: Path) -> None:
+    (root / "mounted").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(root / "mounted")], check=True)
+    try:
+        with LocalStorage(root, tmp_path / "state") as storage:
+            for condition in (None, "absent"):
+                with pytest.raises(Unsupported, match="another file system"):
+                    put(storage, "mounted/a", b"x", condition)  # type: ignore[arg-type]
+            with storage.open_upload(OWNER, new_file("mounted/a", 1)) as upload:
+                send_missing(upload, b"x")
+                with pytest.raises(Unsupported):
+                    upload.commit(digest(b"x"), None)
+            assert names(storage) == ["mounted"]
+    finally:
+        subprocess.run(["umount", str(root / "mounted")], check=True)
+
+
+# -------------------------------------------------------------------- sizes
+
+
+@given(st.integers(0, 2**63 - 1))
+def test_part_size_lets_every_file_have_at_most_the_most_parts(size: int) -> None:
+    part_size = part_size_for(size)
+    assert part_size % MIB == 0
+    assert part_size >= PART_BYTES
+    assert -(-size // part_size) <= MOST_PARTS
+
+
+def test_part_size_of_a_terabyte_is_moderate() -> None:
+    assert part_size_for(1_073_741_824_000) == 103 * MIB
+
+
+def test_part_beyond_four_gibibytes_lands_in_its_place(local: LocalStorage, root: Path) -> None:
+    size = 5 * 1024 * MIB + 5
+    try:
+        upload = local.open_upload(OWNER, new_file("huge", size))
+    except NoSpace:
+        pytest.skip("less than 5 GiB are free here")
+    with upload:
+        last = size // upload.part_size
+        with upload.part(last, 5) as part:
+            for view in part:
+                view[:] = b"there"
+            part.finish(digest(b"there", "blake3").hex)
+        assert upload.missing() == [(0, last - 1)]
+        with (root / ".ftpy/uploads" / f"{upload.id}.data").open("rb") as data:
+            data.seek(size - 5)
+            assert data.read() == b"there"
+        upload.abort()
+
+
+def test_state_and_root_errors_are_refusals(tmp_path: Path) -> None:
+    with pytest.raises(NotFound):
+        LocalStorage(tmp_path / "none", tmp_path / "state")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(NotADirectory):
+        LocalStorage(tmp_path / "file", tmp_path / "state")
+    with pytest.raises(RequestError):
+        LocalStorage(tmp_path, tmp_path / "file")
+
+
+def test_invalid_path_is_the_answer_when_the_disk_cannot_hold_the_name(local: LocalStorage) -> None:
+    with pytest.raises(InvalidPath):
+        local.stat(RemotePath(("a" * 300,)))

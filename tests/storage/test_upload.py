@@ -1,0 +1,331 @@
+"""Uploads on disk: what is believed after a crash, who may hold one, what is left when it ends."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from blake3 import blake3
+
+from ftpy.errors import Busy, DigestMismatch, IoError, ShuttingDown, UnknownUpload
+from ftpy.storage import upload as upload_module
+from ftpy.storage.base import PART_BYTES
+from ftpy.storage.local import LocalStorage
+from tests.storage.contract import (
+    OWNER,
+    content,
+    digest,
+    names,
+    new_file,
+    part_of,
+    put,
+    read,
+    send,
+    send_missing,
+)
+
+DATA = content(4 * PART_BYTES + 17)
+FILE = new_file("d/big", len(DATA))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "root"
+    root.mkdir()
+    return root
+
+
+@pytest.fixture
+def storage(root: Path, tmp_path: Path) -> Iterator[LocalStorage]:
+    with LocalStorage(root, tmp_path / "state") as storage:
+        yield storage
+
+
+def half_sent(storage: LocalStorage, *numbers: int) -> str:
+    """An upload with these parts stored, let go: its id."""
+    with storage.open_upload(OWNER, FILE) as upload:
+        for number in numbers:
+            send(upload, number, part_of(upload, DATA, number))
+        return upload.id
+
+
+def journal_of(root: Path, upload_id: str) -> Path:
+    return root / ".ftpy" / "uploads" / f"{upload_id}.journal"
+
+
+def data_of(root: Path, upload_id: str) -> Path:
+    return root / ".ftpy" / "uploads" / f"{upload_id}.data"
+
+
+def overwrite(file: Path, number: int, filling: bytes) -> None:
+    with file.open("r+b") as data:
+        data.seek(number * PART_BYTES)
+        data.write(filling)
+
+
+def finish(storage: LocalStorage) -> list[int]:
+    """Send what is missing and commit: which parts were sent."""
+    with storage.open_upload(OWNER, FILE) as upload:
+        sent = send_missing(upload, DATA)
+        upload.commit(digest(DATA), None)
+    assert read(storage, "d/big") == DATA
+    assert storage.uploads() == []
+    return sent
+
+
+def test_parts_are_found_by_a_new_storage(storage: LocalStorage, root: Path, tmp_path: Path) -> None:
+    half_sent(storage, 0, 3)
+    with LocalStorage(root, tmp_path / "state") as again:
+        assert finish(again) == [1, 2, 4]
+
+
+@pytest.mark.parametrize("filling", [bytes(PART_BYTES), b"\0" * 4096, b"x"])
+def test_unsynced_part_is_missing_when_its_bytes_are_not_there(
+    storage: LocalStorage, root: Path, filling: bytes
+) -> None:
+    upload_id = half_sent(storage, 0, 1, 2)
+    overwrite(data_of(root, upload_id), 1, filling)
+    assert finish(storage) == [1, 3, 4]
+
+
+def test_part_that_was_not_there_stays_missing_when_a_later_sync_covers_its_line(
+    storage: LocalStorage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload_id = half_sent(storage, 0, 1)
+    overwrite(data_of(root, upload_id), 1, bytes(PART_BYTES))
+    monkeypatch.setattr(upload_module, "SYNC_BYTES", 1)
+    half_sent(storage, 2)
+    assert re.search(rb"^S \d+$", journal_of(root, upload_id).read_bytes(), re.MULTILINE)
+    assert finish(storage) == [1, 3, 4]
+
+
+def test_synced_part_is_believed_without_reading_it_again(
+    storage: LocalStorage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upload_module, "SYNC_BYTES", PART_BYTES)
+    upload_id = half_sent(storage, 0)
+    journal = journal_of(root, upload_id).read_bytes()
+    assert journal.endswith(b"S %d\n" % (journal.rindex(b"S ")))
+    overwrite(data_of(root, upload_id), 0, b"rotten")
+    with storage.open_upload(OWNER, FILE) as upload:
+        assert send_missing(upload, DATA) == [1, 2, 3, 4]
+        with pytest.raises(DigestMismatch):  # and yet nothing wrong is ever published
+            upload.commit(digest(DATA), None)
+    assert names(storage) == []
+
+
+@pytest.mark.parametrize("tail", [b"P 1 8388608 abc", b"\0" * 200, b"S 99999", b"M {", b"\n\n"])
+def test_torn_journal_loses_only_its_torn_line(storage: LocalStorage, root: Path, tail: bytes) -> None:
+    upload_id = half_sent(storage, 0)
+    with journal_of(root, upload_id).open("ab") as journal:
+        journal.write(tail)
+    half_sent(storage, 2)
+    assert finish(storage) == [1, 3, 4]
+
+
+@pytest.mark.parametrize("damage", ["journal gone", "journal empty", "journal zeros", "data gone", "data short"])
+def test_upload_begins_anew_when_half_of_it_is_lost(storage: LocalStorage, root: Path, damage: str) -> None:
+    upload_id = half_sent(storage, 0, 1)
+    journal, data = journal_of(root, upload_id), data_of(root, upload_id)
+    {
+        "journal gone": journal.unlink,
+        "journal empty": lambda: os.truncate(journal, 0),
+        "journal zeros": lambda: journal.write_bytes(bytes(journal.stat().st_size)),
+        "data gone": data.unlink,
+        "data short": lambda: os.truncate(data, PART_BYTES),
+    }[damage]()
+    with pytest.raises(UnknownUpload):
+        storage.find_upload(OWNER, upload_id)
+    assert finish(storage) == [0, 1, 2, 3, 4]
+
+
+def test_upload_of_unknown_length_is_found_by_a_new_storage(storage: LocalStorage, root: Path, tmp_path: Path) -> None:
+    with storage.open_upload(OWNER, new_file("stream", None)) as upload:
+        send(upload, 0, part_of(upload, DATA, 0))
+    with LocalStorage(root, tmp_path / "state") as again, again.find_upload(OWNER, upload.id) as found:
+        for number in range(1, 3):
+            send(found, number, part_of(found, DATA, number))
+        found.commit(digest(DATA), len(DATA))
+        assert read(again, "stream") == DATA
+
+
+def test_parts_are_made_durable_in_the_background_while_others_come(
+    storage: LocalStorage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upload_module, "SYNC_BYTES", 2 * PART_BYTES)
+    monkeypatch.setattr(upload_module, "MOST_UNSYNCED", 2 * PART_BYTES)
+    upload_id = half_sent(storage, 0, 1, 2, 3)
+    lines = journal_of(root, upload_id).read_bytes().splitlines()
+    assert [line[:1] for line in lines].count(b"S") == 2
+    assert finish(storage) == [4]
+
+
+def test_upload_is_dropped_when_a_background_sync_fails(
+    storage: LocalStorage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(fd: int) -> None:
+        raise OSError(5, "disk")
+
+    monkeypatch.setattr(upload_module, "SYNC_BYTES", PART_BYTES)
+    monkeypatch.setattr(upload_module, "MOST_UNSYNCED", PART_BYTES)
+    monkeypatch.setattr(upload_module, "sync_data", failing)
+    put(storage, "d/big", b"old")
+    with storage.open_upload(OWNER, FILE) as upload:
+        send(upload, 0, part_of(upload, DATA, 0))
+        with pytest.raises(IoError):
+            upload.part(1, PART_BYTES)
+        monkeypatch.undo()
+        with pytest.raises(IoError):
+            upload.commit(digest(DATA), None)
+    assert storage.uploads() == []
+    assert read(storage, "d/big") == b"old"
+
+
+def test_second_process_finds_the_upload_busy(storage: LocalStorage, root: Path, tmp_path: Path) -> None:
+    with LocalStorage(root, tmp_path / "state") as other:
+        with storage.open_upload(OWNER, FILE) as upload:
+            with pytest.raises(Busy):
+                other.open_upload(OWNER, FILE)
+            with pytest.raises(Busy):
+                other.find_upload(OWNER, upload.id)
+            assert other.sweep(expire_seconds=-1) == 0
+            send(upload, 0, part_of(upload, DATA, 0))
+        assert finish(other) == [1, 2, 3, 4]
+
+
+def test_part_goes_on_when_its_hand_lets_go(storage: LocalStorage) -> None:
+    upload = storage.open_upload(OWNER, FILE)
+    with upload.part(0, PART_BYTES) as part:
+        upload.close()
+        done = 0
+        for view in part:
+            view[:] = DATA[done : done + len(view)]
+            done += len(view)
+        part.finish(blake3(DATA[:PART_BYTES]).hexdigest())
+    assert finish(storage) == [1, 2, 3, 4]
+
+
+def test_part_cannot_land_when_the_upload_was_dropped_under_it(storage: LocalStorage, root: Path) -> None:
+    with (
+        storage.open_upload(OWNER, FILE) as upload,
+        storage.find_upload(OWNER, upload.id) as other,
+        upload.part(0, PART_BYTES) as part,
+    ):
+        views = iter(part)
+        next(views)
+        other.abort()
+        for _ in views:
+            pass
+        with pytest.raises(UnknownUpload):
+            part.finish(blake3(bytes(PART_BYTES)).hexdigest())
+    assert storage.uploads() == []
+    assert finish(storage) == [0, 1, 2, 3, 4]
+
+
+def test_finish_before_the_last_byte_is_a_mistake_of_the_caller(storage: LocalStorage) -> None:
+    with storage.open_upload(OWNER, FILE) as upload, upload.part(0, PART_BYTES) as part:
+        next(iter(part))
+        with pytest.raises(ValueError, match="0 of 8388608 bytes"):
+            part.finish(blake3(b"").hexdigest())
+
+
+def test_commit_that_waits_ends_when_the_storage_closes(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, go_on = threading.Event(), threading.Event()
+    read_at = upload_module.read_at
+
+    def slow(fd: int, offset: int, view: memoryview) -> int:
+        reading.set()
+        go_on.wait(20)
+        return read_at(fd, offset, view)
+
+    storage = LocalStorage(root, tmp_path / "state")
+    half_sent(storage, 0, 1, 2, 3, 4)
+    monkeypatch.setattr(upload_module, "read_at", slow)
+    monkeypatch.setattr(upload_module.LiveUpload, "_is_there", lambda *_: True)
+    outcome: list[object] = []
+    with storage.open_upload(OWNER, FILE) as upload:
+
+        def commit() -> None:
+            try:
+                outcome.append(upload.commit(digest(DATA), None))
+            except ShuttingDown as error:
+                outcome.append(error)
+
+        committer = threading.Thread(target=commit)
+        committer.start()
+        assert reading.wait(20)
+        closer = threading.Thread(target=storage.close)
+        closer.start()
+        go_on.set()
+        closer.join(20)
+        committer.join(20)
+    assert [type(result) for result in outcome] == [ShuttingDown]
+    monkeypatch.undo()
+    with LocalStorage(root, tmp_path / "state") as again:
+        assert finish(again) == []
+
+
+def test_sweep_removes_halves_that_a_crash_left(storage: LocalStorage, root: Path) -> None:
+    uploads = root / ".ftpy" / "uploads"
+    (uploads / f"{'0' * 32}.data").write_bytes(b"x")
+    (uploads / f"{'1' * 32}.journal").write_bytes(b"M {}\n")
+    (uploads / "not ours").write_bytes(b"x")
+    assert storage.sweep(expire_seconds=3600) == 2
+    assert os.listdir(uploads) == ["not ours"]
+
+
+def test_sweep_counts_from_the_last_word_about_the_upload(storage: LocalStorage, root: Path) -> None:
+    upload_id = half_sent(storage, 0)
+    os.utime(journal_of(root, upload_id), (0, 0))
+    half_sent(storage)
+    assert storage.sweep(expire_seconds=3600) == 0
+    os.utime(journal_of(root, upload_id), (0, 0))
+    assert storage.sweep(expire_seconds=3600) == 1
+    assert storage.uploads() == []
+
+
+SENDER = """
+import sys
+from ftpy.storage.local import LocalStorage
+from tests.storage.contract import OWNER, part_of, send
+from tests.storage.test_upload import DATA, FILE
+storage = LocalStorage(sys.argv[1], sys.argv[2])
+with storage.open_upload(OWNER, FILE) as upload:
+    for number in (4, 0, 2, 1):
+        send(upload, number, part_of(upload, DATA, number))
+        print(number, flush=True)
+    with upload.part(3, upload.part_size) as part:
+        for view in part:
+            view[:] = bytes(len(view))
+            print("in flight", flush=True)
+            sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("after", [1, 2, 4, 5])
+def test_killed_process_loses_only_what_was_in_flight(root: Path, tmp_path: Path, after: int) -> None:
+    command = [sys.executable, "-c", SENDER, str(root), str(tmp_path / "state")]
+    repository = Path(__file__).parents[2]
+    sender = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=repository, text=True)
+    assert sender.stdout is not None
+    assert sender.stdin is not None
+    said = [sender.stdout.readline().strip() for _ in range(after)]
+    sender.send_signal(signal.SIGKILL)
+    assert sender.wait(10) == -signal.SIGKILL
+    sender.stdout.close()
+    sender.stdin.close()
+    stored = {int(word) for word in said if word.isdigit()}
+    assert stored
+    with LocalStorage(root, tmp_path / "state") as storage:
+        assert names(storage) == []
+        storage.sweep(expire_seconds=3600)
+        assert set(finish(storage)).isdisjoint(stored)

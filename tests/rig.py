@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +25,15 @@ from ftpy.wire.messages import b64encode
 
 FAST = Transfer(stall_seconds=5.0, connect_seconds=5.0, retries=3)
 """A client for tests: it waits, but not for long."""
+
+
+def eventually(holds: Callable[[], Any], seconds: float = 10.0) -> Any:
+    """Ask again and again until ``holds`` says something true, which is returned; fails after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while not (found := holds()):
+        assert time.monotonic() < deadline, f"still not so after {seconds} s"
+        time.sleep(0.01)
+    return found
 
 
 @dataclass
@@ -78,7 +93,9 @@ class Host:
             addresses=[address or self.address], user=user, key=b64encode(self.keys[user]), certificate_sha256=pin
         )
 
-    def client(self, user: str = "alice", *, address: str | None = None, transfer: Transfer = FAST, **kw: Any) -> Client:
+    def client(
+        self, user: str = "alice", *, address: str | None = None, transfer: Transfer = FAST, **kw: Any
+    ) -> Client:
         """A client that is not connected yet."""
         return Client(self.profile(user, address), transfer, **kw)
 
@@ -99,18 +116,80 @@ def running(folder: Path, **options: Any) -> Iterator[Host]:
         host.stop()
 
 
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("FTPY_")}
+"""What a command runs in: nothing of whoever runs the tests."""
+
+
+class Daemon:
+    """A real ``ftpy-server run`` over a host's folder; what it says on standard error is kept in a file.
+
+    ``settings`` are lines of server.toml, its tables; ``before`` runs in the process before the server does.
+    """
+
+    def __init__(self, host: Host, settings: str = "", before: str = "") -> None:
+        self.host = host
+        self._config = host.folder / "server.toml"
+        self._settings, self._before = settings, before
+        self._log_path = host.folder / "log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, code: str = "from ftpy.cli.server import main; main()") -> None:
+        """Start it and wait until it listens."""
+        listen = self.host.address or self.host.listen
+        head = f'root = "files"\nlisten = ["{listen}"]\ntls = "{"on" if self.host.tls else "off"}"\n'
+        self._config.write_text(head + self._settings)
+        with open(self._log_path, "wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", f"{self._before}\n{code}", "run", "-c", str(self._config)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=ENVIRONMENT,
+            )
+        eventually(lambda: "listening" in self.log or (self.process and self.process.poll() is not None))
+        assert self.process.poll() is None, self.log
+        (line,) = [line for line in self.log.splitlines() if "listening" in line]
+        self.host.address = line.partition("address=")[2] or json.loads(line)["address"]
+
+    @property
+    def log(self) -> str:
+        """All that it has said."""
+        return self._log_path.read_text()
+
+    def signal(self, number: int = signal.SIGTERM) -> None:
+        """Send it a signal."""
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def wait(self, seconds: float = 20.0) -> int:
+        """Wait for its end: the exit code, minus the signal's number if that ended it."""
+        assert self.process is not None
+        return self.process.wait(seconds)
+
+    def __enter__(self) -> Daemon:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
 @dataclass
 class Fault:
     """What happens to one direction of one connection, counted in bytes from its beginning.
 
     ``after`` bytes pass, then ``what``: cut (both sockets closed), reset (with RST), half-close, stall (nothing more
-    moves), flip (one bit of the next byte, then all is well). ``slice_bytes`` passes at most that many at a time.
+    moves), flip (one bit of the next byte, then all is well). ``slice_bytes`` passes at most that many at a time,
+    ``pause_seconds`` apart: both together are a slow line.
     """
 
     what: str = "none"
     after: int = 0
     slice_bytes: int = 65536
     bit: int = 0
+    pause_seconds: float = 0.0
 
 
 class Proxy:
@@ -121,7 +200,7 @@ class Proxy:
         self._target = (host.strip("[]"), int(port))
         self._faults = list(faults) or [(Fault(), Fault())]
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = "127.0.0.1:{}".format(self._listener.getsockname()[1])
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self.connections = 0
         self.passed = [0, 0]
         """Bytes forwarded up (to the server) and down, over all connections."""
@@ -162,6 +241,7 @@ class Proxy:
                         self._break(fault.what, source, sink)
                         return
                     room = 1
+                time.sleep(fault.pause_seconds)
                 data = bytearray(source.recv(min(room, fault.slice_bytes)))
                 if not data:
                     sink.shutdown(socket.SHUT_WR)

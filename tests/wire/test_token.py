@@ -71,9 +71,10 @@ def test_token_is_refused_when_cut_anywhere():
 
 
 @pytest.mark.parametrize("extra", ["x", ".", ".x", "\udc80", "\ud800", "é", "\0", TEXT])
-def test_token_is_refused_when_anything_follows(extra):
+def test_token_is_refused_when_anything_is_added(extra):
     refusal(TEXT + extra)
     refusal(extra + TEXT)
+    refusal(TEXT[:40] + extra + TEXT[40:])
 
 
 @given(st.text())

@@ -221,7 +221,10 @@ class Client:
                 page = connection.wait(LsReply)
                 complete = page.complete
                 for entry in page.entries:
-                    yield entry_to_info(entry, where)
+                    info = entry_to_info(entry, where)
+                    if info.path == where:
+                        raise ProtocolError("a listing names the folder itself as something in it")
+                    yield info
         except GeneratorExit:
             self.close()
             raise

@@ -17,6 +17,9 @@ from ftpy.wire.messages import Challenge, FailureReply, ProgressReply, Reply, Re
 from ftpy.wire.messages import Denied as DeniedMessage
 from ftpy.wire.session import Side
 
+MOST_INLINE_BYTES = 1024 * 1024
+"""Largest file that is sent whole, bytes; above, parts make it resumable."""
+
 R = TypeVar("R", bound=Reply)
 
 
@@ -83,8 +86,8 @@ class Connection:
 
     @property
     def inline_bytes(self) -> int:
-        """Largest body that a put may carry inline."""
-        return self.welcome.limits.inline_bytes
+        """Largest body that a put may carry inline; held in memory here, so a server's word has its limit."""
+        return min(self.welcome.limits.inline_bytes, MOST_INLINE_BYTES)
 
     def next_id(self) -> int:
         """A fresh request id."""

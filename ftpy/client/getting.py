@@ -178,7 +178,7 @@ class FileGet(Closing):
         if partials:
             name = partials[0]
             descriptor = self._directory.open_for_append(name, create=False)
-            offset = os.fstat(descriptor).st_size
+            offset = _size_of_own(descriptor, name)
             etag = name.removesuffix(".partial").rpartition("-")[2]
         else:
             name, descriptor, offset, etag = "", -1, 0, None
@@ -193,7 +193,7 @@ class FileGet(Closing):
                 raise
             if descriptor < 0:
                 name = f"{RESERVED_PREFIX}-{self._key()}-{reply.etag}.partial"
-                descriptor = self._directory.open_for_append(name, create=True)
+                descriptor = self._directory.create(name, 0o600)
                 _lock(descriptor, self._target)
             if self._resumed is None:
                 self._resumed = offset
@@ -292,6 +292,15 @@ class StreamGet:
         if self._hasher.hexdigest() != expected:
             raise DigestMismatch("the bytes that arrived are not the bytes that the server knows of")
         return Fetched(get.path, None, reply.file_size, KnownDigest(get.digest, expected), durable=False)
+
+
+def _size_of_own(descriptor: int, name: str) -> int:
+    """How far a partial is; one that somebody else laid there could be changed by them after it was verified."""
+    status = os.fstat(descriptor)
+    if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
+        os.close(descriptor)
+        raise LocalFileError(f"{name} belongs to another user")
+    return status.st_size
 
 
 def _read_at(descriptor: int, offset: int, view: memoryview) -> int:

@@ -11,10 +11,11 @@ from ftpy.client.connection import Connection
 from ftpy.client.results import OnProgress, Progress, Stored
 from ftpy.client.source import Source
 from ftpy.digests import DigestName, hexdigest, new_hasher
-from ftpy.errors import DigestMismatch, LocalFileError, NotFound, PermissionDenied
+from ftpy.errors import DigestMismatch, LocalFileError, NotFound, PermissionDenied, ProtocolError
 from ftpy.files import RemotePath
 from ftpy.storage.base import Condition, KnownDigest
 from ftpy.wire.messages import (
+    MOST_PARTS,
     AbortReply,
     AbortRequest,
     CommitRequest,
@@ -32,6 +33,8 @@ from ftpy.wire.messages import (
 
 PARTS_IN_FLIGHT = 4
 """Parts sent but not yet acknowledged: what is sent again after a lost connection, at most."""
+MOST_PART_BYTES = 256 * 1024 * 1024
+"""Largest part of a stream, bytes: it is held in memory until the server has it."""
 PART_TRIES = 3
 """How often a part that arrives broken is sent."""
 
@@ -106,7 +109,7 @@ class FilePut:
             self._put.request(connection.next_id(), file_size=source.size, mtime_ns=source.mtime_ns, mode=source.mode),
             UploadReply,
         )
-        missing = [number for first, last in upload.missing for number in range(first, last + 1)]
+        missing = _numbers(upload, source.size)
         self.stored_bytes = source.size - sum(self._length(upload, number) for number in missing)
         if self._resumed is None:
             self._resumed = self.stored_bytes
@@ -126,15 +129,16 @@ class FilePut:
         due = set(missing)
         queue = deque((number, 1) for number in range(-(-source.size // upload.part_size)))
         flying: deque[tuple[int, int]] = deque()
+        most = min(PARTS_IN_FLIGHT, connection.welcome.limits.requests)
         while queue or flying:
-            if queue and len(flying) < PARTS_IN_FLIGHT:
+            if queue and len(flying) < most:
                 number, tries = queue.popleft()
                 if number not in due:
                     source.pass_over(number * upload.part_size, self._length(upload, number))
                     continue
                 flying.append((number, tries))
                 self._send_part(connection, upload, number)
-            while flying and (len(flying) >= PARTS_IN_FLIGHT or not queue or connection.readable()):
+            while flying and (len(flying) >= most or not queue or connection.readable()):
                 number, tries = flying.popleft()
                 try:
                     self._await_part(connection, upload, number)
@@ -220,6 +224,19 @@ class FilePut:
         self._commit_unanswered = False
 
 
+def _numbers(upload: UploadReply, size: int) -> list[int]:
+    """The parts that the server asks for. Raises ProtocolError for ranges that such an upload cannot have."""
+    count = -(-size // upload.part_size)
+    due = 0
+    numbers: list[int] = []
+    for first, last in upload.missing:
+        if not due <= first <= last < count <= MOST_PARTS:
+            raise ProtocolError("the server asks for parts that this file does not have")
+        numbers += range(first, last + 1)
+        due = last + 1
+    return numbers
+
+
 class StreamPut:
     """A put of a source of unknown length: part by part, each kept until the server has it; not resumable later."""
 
@@ -241,6 +258,8 @@ class StreamPut:
             self._upload = connection.call(
                 put.request(connection.next_id(), file_size=None, mtime_ns=self._mtime_ns), UploadReply
             )
+            if self._upload.part_size > MOST_PART_BYTES:
+                raise ProtocolError(f"the server asks for parts of {self._upload.part_size} bytes")
         upload = self._upload.upload
         while self._part is not None or not self._ended:
             if self._part is None and not self._read(self._upload.part_size):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ftpy.config import ServerConfig
-from ftpy.errors import RequestError, ShuttingDown
+from ftpy.errors import Busy, RequestError, ShuttingDown
 from ftpy.files import FileInfo
 from ftpy.server.accounts import Account
 from ftpy.storage.base import KnownDigest, NewFile, Staged, Storage, Upload
@@ -17,6 +17,9 @@ GROUP_FILES = 256
 """Most small files made durable together."""
 GROUP_BYTES = 16 * 1024 * 1024
 """Most bytes made durable together: what one group may keep a client waiting for."""
+
+MOST_UPLOADS = 64
+"""Most uploads that one connection holds open: each costs two descriptors and up to two threads."""
 
 Audit = Callable[..., None]
 
@@ -94,6 +97,8 @@ class Context:
         """Open or resume an upload and hold it until it ends or the connection does."""
         if self.draining():
             raise ShuttingDown
+        if len(self.uploads) >= MOST_UPLOADS:
+            raise Busy(f"{MOST_UPLOADS} uploads are under way on this connection")
         upload = self.storage.open_upload(self.account.name, file)
         if (held := self.uploads.get(upload.id)) is not None:
             upload.close()

@@ -64,6 +64,8 @@ def _put_inline(request: PutRequest, file: NewFile, context: Context) -> None:
         raise InvalidRequest(f"an inline put has at most {context.config.limits.inline_bytes} bytes")
     body = context.channel.receive_body()
     sent = context.channel.receive_trailer()
+    if sent.name != request.digest:
+        raise InvalidRequest(f"the trailer's digest is {request.digest}")
     digest = KnownDigest(sent.name, hexdigest(sent.name, body))
     if digest.hex != sent.hex:
         raise DigestMismatch

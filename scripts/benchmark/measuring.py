@@ -143,7 +143,8 @@ class Bench:
         """Play when others leave the machine to us, and again where they did not, as long as patience lasts."""
         end = time.monotonic() + self.patience
         while True:
-            wait_until_calm(end)
+            if number:
+                wait_until_calm(end)
             samples = self._play(name, number)
             if not number or time.monotonic() >= end or all(sample.calm for sample in samples):
                 return samples

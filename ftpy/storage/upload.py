@@ -35,6 +35,7 @@ from ftpy.storage.publishing import Publisher
 from ftpy.storage.reading import digests, read_at
 from ftpy.storage.refusals import refusal, translating
 from ftpy.storage.remembered import Remembered
+from ftpy.storage.reserving import Reservation
 from ftpy.storage.versions import file_info, version_of
 
 log = logging.getLogger("ftpy.storage")
@@ -92,6 +93,7 @@ class LiveUpload:
                 os.close(locked)
                 raise
         self.is_open = True
+        self._reservation.go_on()
         self._follow_stored()
 
     def _load(self, owner: str, file: NewFile | None) -> None:
@@ -102,6 +104,7 @@ class LiveUpload:
             self.meta, self._data = meta, data
             try:
                 self._believe(contents.parts)
+                self._reservation = Reservation(data, meta.file.file_size or 0, self._fail)
             except BaseException:
                 os.close(data)
                 raise
@@ -128,7 +131,7 @@ class LiveUpload:
         self.meta = meta
         self._data = self._area.uploads.create(self._data_name)
         try:
-            syscalls.reserve(self._data, 0, meta.file.file_size or 0)
+            self._reservation = Reservation(self._data, meta.file.file_size or 0, self._fail)
         except OSError:
             os.close(self._data)
             self._unlink()
@@ -166,6 +169,7 @@ class LiveUpload:
             self._follower.close()
             self._follower = None
         self._await_sync()
+        self._reservation.close()
         os.close(self._data)
         os.close(self._journal.fd)
         self._stored.clear()
@@ -322,9 +326,7 @@ class LiveUpload:
         except OSError as error:
             # Never tried again, and dropped at once: the kernel has forgotten the pages that it could not write,
             # but still shows them to who reads, so that nothing of it could be believed later.
-            log.error("sync of an upload failed: %s", error.strerror, extra={"event": "sync-failed", "upload": self.id})
-            self._failure = refusal(error, self.meta.file.path)
-            self._drop_quietly()
+            self._fail(error)
         with self._lock:
             self._unsynced -= synced
             self._syncer = None
@@ -415,6 +417,7 @@ class LiveUpload:
         """Give the data its final size, times and mode, and make it durable."""
         file = self.meta.file
         self._await_sync()
+        self._reservation.close()  # it would change the times that are set here
         try:
             if self._failure is not None:
                 raise self._failure
@@ -439,6 +442,7 @@ class LiveUpload:
 
     def drop(self) -> None:
         """Remove its files; descriptors stay until the last holder lets go, for parts that are being written."""
+        self._reservation.cancel()
         try:
             with translating(self.meta.file.path):
                 self._unlink()
@@ -446,11 +450,14 @@ class LiveUpload:
             self.gone = True
         log.info("an upload was dropped", extra={"event": "upload-dropped", "upload": self.id})
 
-    def _drop_quietly(self) -> None:
+    def _fail(self, error: OSError) -> None:
+        """What went on in the background failed: the upload is dropped, and whoever asks next is told why."""
+        log.error("an upload failed: %s", error.strerror, extra={"event": "upload-failed", "upload": self.id})
+        self._failure = refusal(error, self.meta.file.path)
         try:
             self.drop()
-        except RequestError as error:
-            log.error("an upload could not be dropped: %s", error, extra={"event": "drop-failed", "upload": self.id})
+        except RequestError as refused:
+            log.error("an upload could not be dropped: %s", refused, extra={"event": "drop-failed", "upload": self.id})
 
     def _unlink(self) -> None:
         self._area.uploads.unlink(self._data_name, missing_ok=True)

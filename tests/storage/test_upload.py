@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from blake3 import blake3
 
-from ftpy.errors import Busy, DigestMismatch, IoError, ShuttingDown, UnknownUpload
+from ftpy.errors import Busy, DigestMismatch, IoError, NoSpace, ShuttingDown, UnknownUpload
+from ftpy.storage import reserving, syscalls
 from ftpy.storage import upload as upload_module
 from ftpy.storage.base import PART_BYTES
 from ftpy.storage.local import LocalStorage
@@ -186,6 +189,54 @@ def test_upload_is_dropped_when_a_background_sync_fails(
             upload.commit(digest(DATA), None)
     assert storage.uploads() == []
     assert read(storage, "d/big") == b"old"
+
+
+def test_space_is_reserved_in_the_background_where_that_takes_long(
+    storage: LocalStorage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reserving, "AT_ONCE_SECONDS", 0)
+    monkeypatch.setattr(reserving, "STEP_BYTES", 4096)
+    with storage.open_upload(OWNER, FILE) as upload:
+        data = data_of(root, upload.id)
+        assert data.stat().st_size == len(DATA)
+        deadline = time.monotonic() + 10
+        while data.stat().st_blocks * 512 < len(DATA) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert data.stat().st_blocks * 512 >= len(DATA)
+    assert finish(storage) == [0, 1, 2, 3, 4]
+
+
+def test_upload_that_is_let_go_while_space_is_reserved_is_found_again(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reserving, "AT_ONCE_SECONDS", 0)
+    monkeypatch.setattr(reserving, "STEP_BYTES", 4096)
+    half_sent(storage, 4)
+    assert not [thread for thread in threading.enumerate() if thread.name == "ftpy-reserve"]
+    assert finish(storage) == [0, 1, 2, 3]
+
+
+def test_upload_is_dropped_when_the_disk_fills_while_space_is_reserved(
+    storage: LocalStorage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = threading.Event()
+
+    def full(fd: int, offset: int, length: int) -> None:
+        tried.set()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(reserving, "AT_ONCE_SECONDS", 0)
+    monkeypatch.setattr(syscalls, "reserve", full)
+    with storage.open_upload(OWNER, FILE) as upload:
+        assert tried.wait(10)
+        while storage.uploads():
+            time.sleep(0.001)
+        with pytest.raises(NoSpace):
+            upload.part(0, PART_BYTES)
+        with pytest.raises(NoSpace):
+            upload.commit(digest(DATA), None)
+    monkeypatch.undo()
+    assert finish(storage) == [0, 1, 2, 3, 4]
 
 
 def test_second_process_finds_the_upload_busy(storage: LocalStorage, root: Path, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from ftpy.errors import ConnectionLost, ProtocolError, Stalled
 from ftpy.transport.deadline import Deadline
@@ -23,9 +24,11 @@ from ftpy.wire.framing import FrameBuffer
 TLS_SEND_BYTES = 256 * 1024
 """Bytes handed to one TLS send, which is all or nothing: this bounds what must move within the silence limit."""
 SENDFILE_BYTES = 2**30
-"""Bytes handed to one sendfile: it returns what went when the silence limit is up."""
+"""Bytes handed to one sendfile."""
 TICK_SECONDS = 0.5
-"""A receive of body bytes returns what has come after this long, however much was asked for."""
+"""A system call that moves body bytes returns what has moved after this long, however much was asked for."""
+JIFFY_SECONDS = 0.02
+"""A kernel may count its ticks that much too short."""
 _KERNEL_WAITS = os.name == "posix"
 """Whether SO_RCVTIMEO and SO_SNDTIMEO take a timeval: then the kernel waits and fills whole buffers by itself."""
 
@@ -85,10 +88,9 @@ class Stream:
         finally:
             self._deadline = None
 
-    def _arm(self, option: int, most: float = math.inf) -> float:
-        """Let what follows wait no longer than silence, deadline and ``most`` allow; returns what the first two do."""
-        limit = min(self._silence, self._deadline.remaining()) if self._deadline else self._silence
-        timeout = min(limit, most)
+    def _arm(self, option: int, most: float = math.inf) -> None:
+        """Let what follows wait no longer than silence, deadline and ``most`` allow."""
+        timeout = min(self._silence, most, self._deadline.remaining() if self._deadline else math.inf)
         if self._armed.get(option) != timeout:
             self._armed[option] = timeout
             if self._kernel_waits:
@@ -98,7 +100,24 @@ class Stream:
             else:
                 self._sock.settimeout(timeout)
                 self._armed = {option: timeout}
-        return limit
+
+    def _move(self, option: int, move: Callable[[], int]) -> int:
+        """The bytes that one system call moved; it is made again after each tick, until silence lasts too long.
+
+        Where the kernel waits, a call that moved something before all went silent returns when its time is up: the
+        tick keeps that from counting twice.
+        """
+        if not self._kernel_waits:
+            self._arm(option)
+            return move()
+        began = time.monotonic()
+        while True:
+            self._arm(option, TICK_SECONDS)
+            try:
+                return move()
+            except BlockingIOError:
+                if time.monotonic() - began > self._silence - JIFFY_SECONDS:
+                    raise
 
     def readable(self) -> bool:
         """Whether bytes can be had without waiting."""
@@ -142,26 +161,13 @@ class Stream:
             held = self._buffer.take(len(view))
             view[: len(held)] = held
             return len(held)
+        # One system call for a whole buffer, where the bytes come fast enough.
+        flags = socket.MSG_WAITALL if self._kernel_waits else 0
         with _translated():
-            count = self._receive_filling(view) if self._kernel_waits else self._receive(view)
+            count = self._move(socket.SO_RCVTIMEO, partial(self._sock.recv_into, view, len(view), flags))
         if not count:
             raise ConnectionLost("the connection ended inside a body")
         return count
-
-    def _receive(self, view: memoryview) -> int:
-        self._arm(socket.SO_RCVTIMEO)
-        return self._sock.recv_into(view)
-
-    def _receive_filling(self, view: memoryview) -> int:
-        """One system call for a whole buffer, where the bytes come fast enough."""
-        began = time.monotonic()
-        while True:
-            limit = self._arm(socket.SO_RCVTIMEO, TICK_SECONDS)
-            try:
-                return self._sock.recv_into(view, 0, socket.MSG_WAITALL)
-            except BlockingIOError:
-                if time.monotonic() - began >= limit:
-                    raise
 
     def held(self, count: int, limit: int) -> memoryview | None:
         """``count`` body bytes without a copy, if they and the frame behind them are all here already.
@@ -173,10 +179,10 @@ class Stream:
     def send(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of ``data``."""
         view = memoryview(data)
+        most = TLS_SEND_BYTES if self._tls else len(view)
         with _translated():
             while view:
-                self._arm(socket.SO_SNDTIMEO)
-                view = view[self._sock.send(view[:TLS_SEND_BYTES] if self._tls else view) :]
+                view = view[self._move(socket.SO_SNDTIMEO, partial(self._sock.send, view[:most])) :]
 
     def send_file(self, descriptor: int, offset: int, count: int) -> None:
         """Send ``count`` bytes of a file without copying them through this process; plain sockets only.
@@ -186,8 +192,9 @@ class Stream:
         end = offset + count
         with _translated():
             while offset < end:
-                self._arm(socket.SO_SNDTIMEO)
-                sent = os.sendfile(self._sock.fileno(), descriptor, offset, min(end - offset, SENDFILE_BYTES))
+                most = min(end - offset, SENDFILE_BYTES)
+                send = partial(os.sendfile, self._sock.fileno(), descriptor, offset, most)
+                sent = self._move(socket.SO_SNDTIMEO, send)
                 if not sent:
                     raise ConnectionLost("the file became shorter while it was sent")
                 offset += sent

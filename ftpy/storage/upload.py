@@ -1,7 +1,7 @@
 """An upload on this disk: its data file, its journal, and who is at work on it.
 
-A ``LiveUpload`` is what one process knows of an upload while anyone holds it; a ``LocalUpload`` is one holder's
-hand on it. Parts are written where they belong in a file of the final size, which is renamed at the end.
+A ``LiveUpload`` is what one process knows of an upload while anyone holds it (``uploads`` counts the hands).
+Parts are written where they belong in a file of the final size, which is renamed at the end.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ftpy.errors import (
 from ftpy.files import FileInfo, RemotePath, display
 from ftpy.storage import syscalls
 from ftpy.storage.area import Area
-from ftpy.storage.base import MIB, MOST_PARTS, KnownDigest, NewFile, Upload, part_size_for
+from ftpy.storage.base import MIB, MOST_PARTS, KnownDigest, NewFile, part_size_for
 from ftpy.storage.following import CHUNK_BYTES, Follower, FollowerClosed
 from ftpy.storage.journal import Journal, Meta, StoredPart, sync_data
 from ftpy.storage.locking import open_locked
@@ -214,9 +214,9 @@ class LiveUpload:
     def part(self, number: int, length: int, let_go: Callable[[], None]) -> LocalPartWriter:
         """Begin a part; ``let_go`` is called when its writer closes."""
         self._check_shape(number, length)
-        path = self.meta.file.path
         if self.meta.file.file_size is None:
-            with translating(path):
+            self._check_usable()
+            with translating(self.meta.file.path):
                 syscalls.reserve(self._data, number * self.meta.part_size, length)
         with self._lock:
             self._check_usable()
@@ -462,49 +462,6 @@ class LiveUpload:
     def _unlink(self) -> None:
         self._area.uploads.unlink(self._data_name, missing_ok=True)
         self._area.uploads.unlink(self._journal_name, missing_ok=True)
-
-
-class LocalUpload(Upload):
-    """One holder's hand on a ``LiveUpload``."""
-
-    def __init__(self, live: LiveUpload, hold: Callable[[], None], let_go: Callable[[], None]) -> None:
-        self._live, self._hold, self._let_go = live, hold, let_go
-        self._closed = False
-        self.id = live.id
-        self.file_size = live.meta.file.file_size
-        self.part_size = live.meta.part_size
-
-    def close(self) -> None:
-        """Let go; the last hand closes files and threads."""
-        if not self._closed:
-            self._closed = True
-            self._let_go()
-
-    def missing(self) -> list[tuple[int, int]]:
-        """Ranges of parts that are not stored."""
-        return self._live.missing()
-
-    def part(self, number: int, length: int) -> LocalPartWriter:
-        """Begin to store a part."""
-        self._hold()  # a part keeps the files open even when its connection's hand lets go first
-        try:
-            return self._live.part(number, length, self._let_go)
-        except BaseException:
-            self._let_go()
-            raise
-
-    def commit(self, digest: KnownDigest, file_size: int | None) -> FileInfo:
-        """Verify and publish."""
-        return self._live.commit(digest, file_size)
-
-    @property
-    def verified(self) -> int:
-        """Bytes hashed so far."""
-        return self._live.verified
-
-    def abort(self) -> None:
-        """Drop it."""
-        self._live.abort()
 
 
 def _gaps(stored: dict[int, StoredPart], count: int) -> list[tuple[int, int]]:

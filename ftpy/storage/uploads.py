@@ -10,15 +10,18 @@ import re
 import secrets
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 
 from ftpy.errors import UnknownUpload
+from ftpy.files import FileInfo
 from ftpy.storage.area import Area
-from ftpy.storage.base import NewFile
+from ftpy.storage.base import KnownDigest, NewFile, Upload
 from ftpy.storage.locking import open_locked
+from ftpy.storage.partwriting import LocalPartWriter
 from ftpy.storage.publishing import Publisher
 from ftpy.storage.remembered import Remembered
-from ftpy.storage.upload import LiveUpload, LocalUpload
+from ftpy.storage.upload import LiveUpload
 
 log = logging.getLogger("ftpy.storage")
 
@@ -32,6 +35,49 @@ def upload_id(owner: str, file: NewFile) -> str:
         return secrets.token_hex(16)
     named = json.dumps([owner, file.path.parts, file.file_size, file.mtime_ns])
     return hashlib.blake2b(named.encode("ascii"), digest_size=16, person=b"ftpy upload").hexdigest()
+
+
+class LocalUpload(Upload):
+    """One holder's hand on a ``LiveUpload``."""
+
+    def __init__(self, live: LiveUpload, hold: Callable[[], None], let_go: Callable[[], None]) -> None:
+        self._live, self._hold, self._let_go = live, hold, let_go
+        self._closed = False
+        self.id = live.id
+        self.file_size = live.meta.file.file_size
+        self.part_size = live.meta.part_size
+
+    def close(self) -> None:
+        """Let go; the last hand closes files and threads."""
+        if not self._closed:
+            self._closed = True
+            self._let_go()
+
+    def missing(self) -> list[tuple[int, int]]:
+        """Ranges of parts that are not stored."""
+        return self._live.missing()
+
+    def part(self, number: int, length: int) -> LocalPartWriter:
+        """Begin to store a part."""
+        self._hold()  # a part keeps the files open even when its connection's hand lets go first
+        try:
+            return self._live.part(number, length, self._let_go)
+        except BaseException:
+            self._let_go()
+            raise
+
+    def commit(self, digest: KnownDigest, file_size: int | None) -> FileInfo:
+        """Verify and publish."""
+        return self._live.commit(digest, file_size)
+
+    @property
+    def verified(self) -> int:
+        """Bytes hashed so far."""
+        return self._live.verified
+
+    def abort(self) -> None:
+        """Drop it."""
+        self._live.abort()
 
 
 class Uploads:

@@ -29,7 +29,7 @@ from ftpy.errors import (
     RequestError,
     Unsupported,
 )
-from ftpy.files import RemotePath
+from ftpy.files import FileInfo, RemotePath
 from ftpy.storage import syscalls
 from ftpy.storage.base import MIB, MOST_PARTS, PART_BYTES, NewFile, Storage, part_size_for
 from ftpy.storage.beneath import Door
@@ -421,6 +421,28 @@ def test_group_keeps_the_old_files_when_syncfs_fails(
     assert left_behind(root) == []
 
 
+def test_put_is_not_acknowledged_when_the_directory_cannot_be_synced(
+    local: LocalStorage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(local, "good/a", b"old")
+    put(local, "bad/a", b"old")
+    fsync, bad = os.fsync, os.stat(root / "bad")
+
+    def failing(fd: int) -> None:
+        if os.path.samestat(os.fstat(fd), bad):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    results = local.publish([stage(local, "good/b", b"x"), stage(local, "bad/b", b"x")])
+    assert [type(result) for result in results] == [FileInfo, IoError]
+    with local.open_upload(OWNER, new_file("bad/big", 1)) as upload:
+        send_missing(upload, b"x")
+        with pytest.raises(IoError):
+            upload.commit(digest(b"x"), None)
+    assert local.uploads() == []
+
+
 def test_commit_drops_the_upload_when_fsync_fails(
     local: LocalStorage, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -434,6 +456,71 @@ def test_commit_drops_the_upload_when_fsync_fails(
     assert local.uploads() == []
     assert left_behind(root) == []
     assert read(local, "big") == b"old"
+
+
+class Steps:
+    """The order of syncs and renames, by what they were done to."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._root = root
+        self.done: list[str] = []
+        fsync, rename = os.fsync, os.rename
+
+        def seen_fsync(fd: int) -> None:
+            fsync(fd)
+            self.done.append(f"fsync {self._name(fd)}")
+
+        def seen_rename(*arguments: object, **options: object) -> None:
+            rename(*arguments, **options)  # type: ignore[arg-type]
+            self.done.append("rename")
+
+        monkeypatch.setattr(os, "fsync", seen_fsync)
+        monkeypatch.setattr(os, "rename", seen_rename)
+
+    def _name(self, fd: int) -> str:
+        where = os.path.relpath(os.readlink(f"/proc/self/fd/{fd}"), self._root)
+        return "staged" if where.startswith(".ftpy") else where
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="descriptors are told apart by /proc")
+def test_publication_syncs_the_file_before_its_name_and_every_new_directory_after(
+    local: LocalStorage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(local, "there/old", b"x")
+    steps = Steps(root, monkeypatch)
+    put(local, "there/new", b"x")
+    assert steps.done == ["fsync staged", "rename", "fsync there"]
+    steps.done.clear()
+    put(local, "a/b/c", b"x")
+    assert steps.done[:2] == ["fsync staged", "rename"]
+    assert sorted(steps.done[2:]) == ["fsync .", "fsync a", "fsync a/b"]
+    steps.done.clear()
+    with local.open_upload(OWNER, new_file("a/d/big", 1)) as upload:
+        send_missing(upload, b"x")
+        upload.commit(digest(b"x"), None)
+    assert steps.done[:2] == ["fsync staged", "rename"]
+    assert sorted(steps.done[2:]) == ["fsync a", "fsync a/d"]
+
+
+@pytest.mark.skipif(not syscalls.HAS_SYNCFS, reason="syncfs(2) reports errors since Linux 5.8")
+def test_group_syncs_its_data_once_before_any_name_and_its_directories_once_after(
+    local: LocalStorage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(10):
+        put(local, f"d{number % 2}/old", b"x")
+    steps = Steps(root, monkeypatch)
+    syncfs = syscalls.syncfs
+
+    def seen_syncfs(fd: int) -> None:
+        syncfs(fd)
+        steps.done.append("syncfs")
+
+    monkeypatch.setattr(syscalls, "syncfs", seen_syncfs)
+    local.publish([stage(local, f"d{number % 2}/f{number}", b"x") for number in range(10)])
+    assert steps.done == ["syncfs", *["rename"] * 10, "fsync d0", "fsync d1"]
+    steps.done.clear()
+    local.publish([stage(local, f"n{number}/f", b"x") for number in range(10)])
+    assert steps.done == ["syncfs", *["rename"] * 10, "syncfs"]
 
 
 def test_upload_that_cannot_fit_is_refused_before_its_body(local: LocalStorage, root: Path) -> None:

@@ -280,6 +280,16 @@ def test_part_cannot_land_when_the_upload_was_dropped_under_it(storage: LocalSto
     assert finish(storage) == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("size", [None, len(DATA)])
+def test_hand_that_let_go_can_do_nothing(storage: LocalStorage, size: int | None) -> None:
+    upload = storage.open_upload(OWNER, new_file("x", size))
+    upload.close()
+    with pytest.raises(UnknownUpload):
+        upload.part(0, PART_BYTES)
+    with pytest.raises(UnknownUpload):
+        upload.commit(digest(b""), len(DATA))
+
+
 def test_finish_before_the_last_byte_is_a_mistake_of_the_caller(storage: LocalStorage) -> None:
     with storage.open_upload(OWNER, FILE) as upload, upload.part(0, PART_BYTES) as part:
         next(iter(part))

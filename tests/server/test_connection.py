@@ -635,7 +635,7 @@ def test_a_dead_line_is_given_up_within_the_limit(tmp_path: Path, way: str, tls:
             eventually(lambda: proxy.passed[index] == 10 * MIB)
             begin = time.monotonic()
             thread.join(10)
-            assert time.monotonic() - begin < 1.8
+            assert time.monotonic() - begin < 2.5  # a second, a tick or two, a busy machine
         assert failures == [Stalled]
 
 

@@ -232,6 +232,19 @@ def test_send_is_stalled_when_the_peer_reads_nothing(pair: Pair) -> None:
     assert time.monotonic() - begin < 3 * SILENCE
 
 
+@pytest.mark.slow
+def test_what_moved_before_the_silence_does_not_double_it() -> None:
+    """A system call that moved some bytes and then waited in vain returns them: the silence is nearly over by then."""
+    near, far = socket.socketpair()
+    stream = Stream(near, silence_seconds=1.6)
+    begin = time.monotonic()
+    with pytest.raises(Stalled):
+        stream.send(bytes(64 * 1024 * 1024))
+    assert 1.6 <= time.monotonic() - begin < 2.9
+    stream.close()
+    far.close()
+
+
 def test_send_is_lost_when_the_peer_is_gone(pair: Pair) -> None:
     stream, far = pair
     far.close()

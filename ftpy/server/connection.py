@@ -144,6 +144,8 @@ class RequestHandler(socketserver.BaseRequestHandler):
                 commits.flush()
             request = self._next_request(channel, context)
             if request is None:
+                commits.flush()  # the peer may have ended its half only, and waits for the answers
+                channel.flush()
                 return
             if not (isinstance(request, PutRequest) and request.length is not None):
                 commits.flush()  # what follows sees what was put before it, and replies keep their order

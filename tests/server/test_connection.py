@@ -297,6 +297,16 @@ def replies_in_order(live: Connection, waiting: list[int]) -> list[int]:
     return got
 
 
+def test_puts_of_a_client_that_ends_its_half_are_stored_and_answered(host: Host, folder: str) -> None:
+    with connected(host) as live:
+        numbers = [put_small(live, f"{folder}/{n}", b"x") for n in range(3)]
+        live.channel.flush()
+        live.channel.stream._sock.shutdown(socket.SHUT_WR)
+        assert [reply.id for reply in replies(live, 3)] == numbers
+        assert live.channel.receive() is None
+    assert len(list((host.root / folder).iterdir())) == 3
+
+
 def test_more_requests_than_agreed_on_end_the_connection(tmp_path: Path) -> None:
     with running(tmp_path / "host", tls=False, limits=Limits(pipelined_requests=2)) as host, connected(host) as live:
         body = b'"file_size":1,"length":1,"mtime_ns":0}'

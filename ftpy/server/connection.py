@@ -64,7 +64,7 @@ class RequestHandler(socketserver.BaseRequestHandler):
                 with self.stream.until(deadline):
                     account = self._authenticate(channel)
                 self._serve(channel, account)
-            except ProtocolError as error:
+            except (ProtocolError, RequestError) as error:
                 self._refuse(channel, error)
         except Denied:
             self._note(logging.WARNING, "login-denied")
@@ -193,9 +193,9 @@ class RequestHandler(socketserver.BaseRequestHandler):
         context.commits.flush()
         channel.send(failure(request.id, error))
 
-    def _refuse(self, channel: Channel, error: ProtocolError) -> None:
-        """A peer that breaks the protocol is told once: where its next frame starts is no longer known."""
-        self._note(logging.WARNING, "protocol-error", reason=str(error))
+    def _refuse(self, channel: Channel, error: ProtocolError | RequestError) -> None:
+        """What ends a connection is told once: after a broken protocol the next frame's start is no longer known."""
+        self._note(logging.WARNING, error.code, reason=str(error))
         if channel.session.outgoing.between_frames:
             channel.send(FailureReply(id=0, error=error.code, message=str(error)[:1024]))
             self._farewell(channel)

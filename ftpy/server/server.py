@@ -20,7 +20,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ftpy.config import Address, ServerConfig, parse_address
-from ftpy.errors import ConfigError
+from ftpy.errors import Busy, ConfigError, InternalError, RequestError
+from ftpy.files import display
 from ftpy.server.accounts import Account, Accounts
 from ftpy.server.admission import Admission, source_of
 from ftpy.server.connection import RequestHandler
@@ -74,8 +75,14 @@ class Service:
     # ---- life
 
     def start(self) -> list[Address]:
-        """Listen on every address and serve in threads: the addresses, with the ports that were chosen for 0."""
-        self._storage_at(self.config.root)
+        """Listen on every address and serve in threads: the addresses, with the ports that were chosen for 0.
+
+        Raises ConfigError.
+        """
+        try:
+            self._storage_at(self.config.root)
+        except RequestError as error:
+            raise ConfigError(f"the root {display(self.config.root)} cannot be served: {error}") from None
         try:
             for text in self.config.listen:
                 self._servers.append(Server(parse_address(text), self))
@@ -142,8 +149,16 @@ class Service:
     # ---- storages
 
     def storage_for(self, account: Account) -> Storage:
-        """The storage of this user's root; users with one root share it."""
-        return self._storage_at(account.root or self.config.root)
+        """The storage of this user's root; users with one root share it. Raises Busy, InternalError."""
+        root = account.root or self.config.root
+        try:
+            return self._storage_at(root)
+        except Busy:
+            raise
+        except RequestError as error:
+            fields = {"user": account.name, "root": root, "reason": str(error)}
+            log.error("root-unusable", extra={"event": "root-unusable", "fields": fields})
+            raise InternalError("the server cannot open your folder; its log says why") from error
 
     def _storage_at(self, root: str) -> Storage:
         real = os.path.realpath(root)

@@ -518,6 +518,23 @@ def test_users_with_roots_of_their_own_see_neither_files_nor_uploads_of_each_oth
         host.stop()
 
 
+def test_a_user_whose_root_is_missing_is_told_so_and_others_are_served(tmp_path: Path) -> None:
+    host = Host(tmp_path / "host", tls=False)
+    (tmp_path / "gone").mkdir()
+    host.add_user("ann", root=str(tmp_path / "gone"))
+    (tmp_path / "gone").rmdir()
+    host.start()
+    try:
+        with connected(host, "ann") as ann, pytest.raises(FtpyError) as told:
+            ann.call(StatRequest(id=ann.next_id()), StatReply)
+        assert "lost" not in str(told.value) and "closed" not in str(told.value)
+        assert str(tmp_path) not in str(told.value)
+        with connected(host) as alice:
+            assert alive(alice)
+    finally:
+        host.stop()
+
+
 # ------------------------------------------------------------------ users who change while the server runs
 
 

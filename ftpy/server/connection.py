@@ -46,6 +46,7 @@ class RequestHandler(socketserver.BaseRequestHandler):
         self.stream: Stream | None = None
         self.context: Context | None = None
         self.waiting = False
+        self.dismissed = False
         self.user = "-"
         self.service.opened(self)
 
@@ -80,6 +81,19 @@ class RequestHandler(socketserver.BaseRequestHandler):
                 self.stream.close()
         finally:
             self.service.closed(self)
+
+    def is_welcome(self) -> bool:
+        """Whether the account that authenticated still stands; true before one did."""
+        return self.context is None or self.service.accounts.is_current(self.context.account)
+
+    def dismiss(self) -> None:
+        """From any thread: end the session of who is welcome no longer."""
+        if not self.dismissed:
+            self.dismissed = True
+            self._note(
+                logging.WARNING, "session-ended", reason="the user was removed, or has a new key, root or rights"
+            )
+        self.abandon()
 
     def abandon(self) -> None:
         """From another thread: break the connection, wherever it is."""
@@ -158,12 +172,12 @@ class RequestHandler(socketserver.BaseRequestHandler):
         try:
             if self.service.draining.is_set() and self.waiting and not channel.readable():
                 return None
-            if not self.service.accounts.is_current(context.account):
-                self._note(logging.WARNING, "session-ended", reason="the user was removed or has a new key")
-                return None
             message = channel.receive(silence_seconds=self.service.config.limits.idle_seconds)
         finally:
             self.waiting = False
+        if not self.is_welcome():
+            self.dismiss()
+            raise ConnectionLost("this session is over")
         assert message is None or isinstance(message, Request | UnknownRequest)
         return message
 

@@ -39,6 +39,8 @@ log = logging.getLogger("ftpy.server")
 
 SWEEP_SECONDS = 3600.0
 """How often expired uploads are looked for."""
+WATCH_SECONDS = 1.0
+"""How often open sessions are compared with the accounts."""
 LAST_SECONDS = 5.0
 """After the drain: how long broken connections may take to let go of what they hold."""
 POLL_SECONDS = 0.2
@@ -94,6 +96,7 @@ class Service:
             self._spawn(lambda server=server: server.serve_forever(POLL_SECONDS), f"ftpy-accept {server.address}")
             log.info("listening", extra={"event": "listening", "fields": {"address": str(server.address)}})
         self._spawn(self._sweep, "ftpy-sweep")
+        self._spawn(self._watch, "ftpy-watch")
         return [server.address for server in self._servers]
 
     def _spawn(self, run: Any, name: str) -> None:
@@ -182,6 +185,13 @@ class Service:
                     log.exception("sweep-failed", extra={"event": "sweep-failed", "fields": {}})
             if self._stopped.wait(SWEEP_SECONDS):
                 return
+
+    def _watch(self) -> None:
+        """End the sessions of those who are welcome no longer, also where they wait or are in the middle of a body."""
+        while not self._stopped.wait(WATCH_SECONDS):
+            for handler in self._open_handlers():
+                if not handler.is_welcome():
+                    handler.dismiss()
 
 
 class Server(socketserver.ThreadingTCPServer):

@@ -538,6 +538,33 @@ def test_a_user_whose_root_is_missing_is_told_so_and_others_are_served(tmp_path:
 # ------------------------------------------------------------------ users who change while the server runs
 
 
+def test_a_removed_user_gets_nothing_more(tmp_path: Path) -> None:
+    with running(tmp_path / "host", tls=False) as host:
+        host.add_user("bob")
+        (host.root / "f").write_bytes(b"secret")
+        with connected(host, "bob") as bob, connected(host) as alice:
+            assert fetch(bob, "f").body == b"secret"
+            host.accounts.remove("bob")
+            with pytest.raises(Denied):
+                Connection.open(host.profile("bob"), FAST)  # a new login is refused at once
+            # the session that waits ends by itself, within a second or two
+            assert bob.channel.receive(silence_seconds=5) is None
+            assert alive(alice)
+
+
+def test_a_removed_user_in_the_middle_of_a_body_is_cut_off(tmp_path: Path) -> None:
+    with running(tmp_path / "host", tls=False) as host:
+        host.add_user("bob")
+        with open(host.root / "f", "wb") as file:
+            file.truncate(64 * MIB)
+        with connected(host, "bob") as bob:
+            bob.channel.send(GetRequest(id=1, path="f"))
+            bob.wait(GetReply)
+            host.accounts.remove("bob")
+            # Not a byte more is read here until the server has let go: the transfer cannot end by itself.
+            eventually(lambda: connections(host) == 0, 5)
+
+
 def test_a_rotated_key_ends_the_session_and_only_the_new_one_opens_another(tmp_path: Path) -> None:
     with running(tmp_path / "host", tls=False) as host, connected(host) as live:
         assert alive(live)

@@ -90,9 +90,7 @@ class RequestHandler(socketserver.BaseRequestHandler):
         """From any thread: end the session of who is welcome no longer."""
         if not self.dismissed:
             self.dismissed = True
-            self._note(
-                logging.WARNING, "session-ended", reason="the user was removed, or has a new key, root or rights"
-            )
+            self._note(logging.WARNING, "session-ended", reason="the user was removed or changed")
         self.abandon()
 
     def abandon(self) -> None:

@@ -135,9 +135,7 @@ class Daemon:
 
     def start(self, code: str = "from ftpy.cli.server import main; main()") -> None:
         """Start it and wait until it listens."""
-        listen = self.host.address or self.host.listen
-        head = f'root = "files"\nlisten = ["{listen}"]\ntls = "{"on" if self.host.tls else "off"}"\n'
-        self._config.write_text(head + self._settings)
+        self._configure()
         with open(self._log_path, "wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", f"{self._before}\n{code}", "run", "-c", str(self._config)],
@@ -150,6 +148,12 @@ class Daemon:
         assert self.process.poll() is None, self.log
         (line,) = [line for line in self.log.splitlines() if "listening" in line]
         self.host.address = line.partition("address=")[2] or json.loads(line)["address"]
+        self._configure()  # so that tokens can name the port
+
+    def _configure(self) -> None:
+        listen = self.host.address or self.host.listen
+        head = f'root = "files"\nlisten = ["{listen}"]\ntls = "{"on" if self.host.tls else "off"}"\n'
+        self._config.write_text(head + self._settings)
 
     @property
     def log(self) -> str:

@@ -206,6 +206,7 @@ class Server(socketserver.ThreadingTCPServer):
         self.service = service
         self.request_queue_size = service.config.limits.backlog
         self._sources: dict[int, str] = {}
+        self._socket_file: str | None = None
         if address.kind == "unix":
             self.address_family = socket.AF_UNIX
             _remove_dead_socket(address.path)
@@ -226,6 +227,7 @@ class Server(socketserver.ThreadingTCPServer):
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if self.address_family == getattr(socket, "AF_UNIX", None):
             self.socket.bind(self.server_address)
+            self._socket_file = str(self.server_address)
             os.chmod(str(self.server_address), 0o600)
         else:
             super().server_bind()
@@ -276,11 +278,11 @@ class Server(socketserver.ThreadingTCPServer):
         )
 
     def server_close(self) -> None:
-        """Stop listening; a Unix socket's file goes with it."""
+        """Stop listening; the file of a Unix socket goes with it, if we made it."""
         super().server_close()
-        if self.address_family == getattr(socket, "AF_UNIX", None):
+        if self._socket_file is not None:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(str(self.server_address))
+                os.unlink(self._socket_file)
 
 
 def _remove_dead_socket(path: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import socket
 from collections.abc import Callable
@@ -127,9 +128,11 @@ def _dial(address: str, deadline: Deadline) -> socket.socket:
     target = parse_address(address)
     try:
         if target.kind == "unix":
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            sock.settimeout(deadline.remaining())
-            sock.connect(target.path)
+            with contextlib.ExitStack() as stack:
+                sock = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+                sock.settimeout(deadline.remaining())
+                sock.connect(target.path)
+                stack.pop_all()
             return sock
         return socket.create_connection((target.host, target.port), timeout=deadline.remaining())
     except TimeoutError:

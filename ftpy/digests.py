@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, Self, get_args
 
 from blake3 import blake3
 
@@ -25,6 +25,9 @@ class Hasher(Protocol):
 
     def hexdigest(self) -> str:
         """The digest of what was added so far, lower-case hexadecimal."""
+
+    def copy(self) -> Self:
+        """An independent hasher with the same bytes in it."""
 
 
 def _md5() -> Hasher:

@@ -18,6 +18,7 @@ from ftpy.files import RESERVED_PREFIX, RemotePath, display
 from ftpy.storage.base import Closing, KnownDigest
 from ftpy.storage.beneath import Beneath, Directory
 from ftpy.storage.following import CHUNK_BYTES, Follower
+from ftpy.storage.positional import read_at, write_at
 from ftpy.wire.messages import (
     DigestReply,
     DigestRequest,
@@ -177,7 +178,7 @@ class FileGet(Closing):
             partials = []
         if partials:
             name = partials[0]
-            descriptor = self._directory.open_for_append(name, create=False)
+            descriptor = self._directory.open_for_write(name)
             offset = _size_of_own(descriptor, name)
             etag = name.removesuffix(".partial").rpartition("-")[2]
         else:
@@ -216,7 +217,7 @@ class FileGet(Closing):
         """The body into the partial, hashed as it comes; what was there before is hashed meanwhile."""
         get, size = self._get, reply.file_size
         _check_space(descriptor, reply.length)
-        follower = Follower(get.digest, lambda at, view: _read_at(descriptor, at, view))
+        follower = Follower(get.digest, lambda at, view: read_at(descriptor, at, view))
         try:
             if reply.offset:
                 follower.announce(0, reply.offset)
@@ -226,7 +227,7 @@ class FileGet(Closing):
                 buffer = follower.borrow()
                 view = buffer[: min(len(buffer), size - at)]
                 connection.channel.receive_into(view)
-                _write(descriptor, view)
+                write_at(descriptor, at, view)
                 follower.give(at, buffer, len(view))
                 at += len(view)
                 self.received = at
@@ -301,17 +302,6 @@ def _size_of_own(descriptor: int, name: str) -> int:
         os.close(descriptor)
         raise LocalFileError(f"{name} belongs to another user")
     return status.st_size
-
-
-def _read_at(descriptor: int, offset: int, view: memoryview) -> int:
-    if hasattr(os, "preadv"):
-        return os.preadv(descriptor, [view], offset)
-    raise NotImplementedError
-
-
-def _write(descriptor: int, view: memoryview) -> None:
-    while view:
-        view = view[os.write(descriptor, view) :]
 
 
 def _lock(descriptor: int, target: str) -> None:

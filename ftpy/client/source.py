@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import threading
 from collections.abc import Iterator
 
 from ftpy.digests import DigestName
@@ -12,6 +11,7 @@ from ftpy.errors import LocalFileError, SourceChanged
 from ftpy.files import display
 from ftpy.storage.base import Closing
 from ftpy.storage.following import Follower
+from ftpy.storage.positional import read_at
 
 DEFAULT_MODE_MASK = 0o777
 
@@ -44,29 +44,19 @@ class Source(Closing):
         self.mtime_ns = status.st_mtime_ns
         self.mode = status.st_mode & DEFAULT_MODE_MASK
         self._version = _version(status)
-        self._seek_lock = threading.Lock()
         self._follower = Follower(digest, self.read_at)
         self._fed = 0
 
     def read_at(self, offset: int, view: memoryview) -> int:
         """Fill ``view`` from ``offset``: the bytes read, fewer only at the end. Raises LocalFileError."""
-        done = 0
         try:
-            while done < len(view):
-                if hasattr(os, "preadv"):
-                    got = os.preadv(self._descriptor, [view[done:]], offset + done)
-                else:
-                    with self._seek_lock:
-                        os.lseek(self._descriptor, offset + done, os.SEEK_SET)
-                        data = os.read(self._descriptor, len(view) - done)
-                    got = len(data)
-                    view[done : done + got] = data
-                if not got:
-                    break
-                done += got
+            return read_at(self._descriptor, offset, view)
         except OSError as error:
             raise local_error(self.path, error) from None
-        return done
+
+    def fileno(self) -> int:
+        """The descriptor."""
+        return self._descriptor
 
     def read_all(self) -> memoryview:
         """The whole content, for small files. Raises SourceChanged."""

@@ -100,9 +100,8 @@ class Context:
         if len(self.uploads) >= MOST_UPLOADS:
             raise Busy(f"{MOST_UPLOADS} uploads are under way on this connection")
         upload = self.storage.open_upload(self.account.name, file)
-        if (held := self.uploads.get(upload.id)) is not None:
-            upload.close()
-            return held
+        # A hand held from before may be on one that another connection has committed meanwhile.
+        self.release(upload.id)
         self.uploads[upload.id] = upload
         return upload
 

@@ -151,7 +151,7 @@ def _send_range(reader: Reader, offset: int, length: int, name: DigestName, cont
                 digest = KnownDigest(name if whole else "blake3", hashed.hexdigest())
         else:
             digest = KnownDigest(name, known)
-            if descriptor is not None and length > JOIN_BYTES and not context.channel.stream.encrypted:
+            if descriptor is not None and length > JOIN_BYTES and context.channel.sends_files:
                 context.channel.send_file(descriptor, offset, length)
             else:
                 for view in _chunks(reader, offset, length):

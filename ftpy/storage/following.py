@@ -9,9 +9,8 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from typing import Protocol, Self, cast
 
-from ftpy.digests import DigestName, Hasher, new_hasher
+from ftpy.digests import DigestName, new_hasher
 from ftpy.storage.base import MIB, Closing
 
 CHUNK_BYTES = MIB
@@ -26,13 +25,6 @@ ReadAt = Callable[[int, memoryview], int]
 
 class FollowerClosed(Exception):
     """The follower was closed while its digest was waited for."""
-
-
-class _Copyable(Hasher, Protocol):
-    """Both hashers can be copied in mid-stream."""
-
-    def copy(self) -> Self:
-        """An independent hasher with the same bytes in it."""
 
 
 class Follower:
@@ -57,7 +49,7 @@ class Follower:
         self._queued = 0
         self._began: int | None = None
         self._error: BaseException | None = None
-        self._hasher = cast(_Copyable, new_hasher(digest))
+        self._hasher = new_hasher(digest)
         self._mark = (0, self._hasher)
         self._scratch: memoryview | None = None
         self._thread: threading.Thread | None = None

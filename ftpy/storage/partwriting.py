@@ -10,7 +10,7 @@ from ftpy.errors import DigestMismatch
 from ftpy.storage.base import PartWriter
 from ftpy.storage.following import CHUNK_BYTES, Follower
 from ftpy.storage.journal import StoredPart
-from ftpy.storage.reading import write_at
+from ftpy.storage.positional import write_at
 from ftpy.storage.refusals import translating
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from ftpy.errors import Changed, InvalidPath
 from ftpy.files import RESERVED_PREFIX, FileInfo, RemotePath, display
 from ftpy.storage.base import KnownDigest, Reader
 from ftpy.storage.beneath import Beneath, Directory
+from ftpy.storage.positional import read_at
 from ftpy.storage.refusals import refusal, translating
 from ftpy.storage.remembered import Remembered
 from ftpy.storage.versions import NO_DIGESTS, Digests, Version, file_info, version_of
@@ -23,24 +24,6 @@ LISTED_TOGETHER = 256
 """Entries looked up in one query for remembered digests."""
 _TICK_NS = 10_000_000
 """The coarsest clock tick of Linux, nanoseconds: two writes within one leave the same times behind."""
-
-
-def read_at(fd: int, offset: int, view: memoryview) -> int:
-    """Fill ``view`` from ``offset`` as far as the file goes: the bytes read. Raises OSError."""
-    done = 0
-    while done < len(view):
-        got = os.preadv(fd, [view[done:]], offset + done)
-        if got == 0:
-            break
-        done += got
-    return done
-
-
-def write_at(fd: int, offset: int, view: memoryview) -> None:
-    """Write all of ``view`` at ``offset``. Raises OSError."""
-    done = 0
-    while done < len(view):
-        done += os.pwrite(fd, view[done:], offset + done)
 
 
 class LocalReader(Reader):

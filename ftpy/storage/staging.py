@@ -10,8 +10,9 @@ from ftpy.files import FileInfo
 from ftpy.storage.area import Area
 from ftpy.storage.base import KnownDigest, NewFile, Staged
 from ftpy.storage.beneath import Directory
+from ftpy.storage.positional import write_at
 from ftpy.storage.publishing import Publication, Publisher, sync_all
-from ftpy.storage.reading import digests, write_at
+from ftpy.storage.reading import digests
 from ftpy.storage.refusals import refusal
 from ftpy.storage.remembered import Remembered
 from ftpy.storage.versions import Digests, Version, file_info, version_of

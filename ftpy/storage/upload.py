@@ -31,8 +31,9 @@ from ftpy.storage.following import CHUNK_BYTES, Follower, FollowerClosed
 from ftpy.storage.journal import Journal, Meta, StoredPart, sync_data
 from ftpy.storage.locking import open_locked
 from ftpy.storage.partwriting import LocalPartWriter
+from ftpy.storage.positional import read_at
 from ftpy.storage.publishing import Publisher
-from ftpy.storage.reading import digests, read_at
+from ftpy.storage.reading import digests
 from ftpy.storage.refusals import refusal, translating
 from ftpy.storage.remembered import Remembered
 from ftpy.storage.reserving import Reservation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -52,8 +53,13 @@ class Channel:
             self.flush()
             self.stream.send(view)
 
+    @property
+    def sends_files(self) -> bool:
+        """Whether ``send_file`` is to be had: not through TLS, not on every system."""
+        return not self.stream.encrypted and hasattr(os, "sendfile")
+
     def send_file(self, descriptor: int, offset: int, count: int) -> None:
-        """Send the body that the last header announced straight from a file; plain connections only."""
+        """Send a piece of the body that the last header announced straight from a file; only where ``sends_files``."""
         self.flush()
         self.session.outgoing.body(count)
         self.stream.send_file(descriptor, offset, count)

@@ -1,0 +1,113 @@
+"""What a put and a get cost in memory on either side, and that it does not grow with the file.
+
+Counted is VmHWM, the kernel's own high-water mark of a process's resident memory: anonymous memory, mapped
+programs and libraries, mapped shared memory (``processes.memory_of``). It is exact for the server, where the mark is
+read after the transfer; for the client it is read every few milliseconds until the process ends. The page cache of the
+files themselves is the kernel's and belongs to no process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.rigs.processes import MIB, ProcessHost, memory_of, outcome, reset_peak
+
+MOST_ABOVE_IDLE = 96 * MIB
+"""Bytes that a transfer may cost either side above what it holds at rest."""
+MOST_GROWTH = 16 * MIB
+"""Bytes by which the cost of a large file may exceed that of a small one: flat in the size."""
+SAMPLE_SECONDS = 0.003
+TRANSFER_SECONDS = 1800.0
+VERBS = ("put", "get")
+
+
+@dataclass
+class Report:
+    """Peaks above idle in bytes, by (side, verb, size of the file); sentences for what must not be."""
+
+    idle: dict[str, int] = field(default_factory=dict)
+    peaks: dict[tuple[str, str, int], int] = field(default_factory=dict)
+    violations: list[str] = field(default_factory=list)
+
+    def line(self) -> str:
+        """The figures, MiB."""
+        idle = ", ".join(f"{side} {count / MIB:.0f}" for side, count in self.idle.items())
+        peaks = ", ".join(
+            f"{side} {verb} of {size / MIB:.0f}: {count / MIB:.1f}" for (side, verb, size), count in self.peaks.items()
+        )
+        return f"rig-memory (MiB): idle {idle}; above idle {peaks}; {len(self.violations)} violations"
+
+
+def rig_memory(host: ProcessHost, sizes: tuple[int, int]) -> Report:
+    """put and get of a sparse file of each size, the smaller first; ``host`` has just been started."""
+    report = Report()
+    source = host.folder / "source"
+    _sparse(source, 0)
+    _, client = _run(host, "put", str(source), "empty")
+    report.idle = {"server": host.at_rest().resident, "client": client}
+    for size in sizes:
+        _sparse(source, size)
+        _measure(host, report, size, source)
+    _judge(report, sizes)
+    return report
+
+
+def _measure(host: ProcessHost, report: Report, size: int, source: Path) -> None:
+    target = host.folder / "target"
+    for verb, pair in (("put", (str(source), "file")), ("get", ("file", str(target)))):
+        reset_peak(host.pid)
+        digest, client = _run(host, verb, *pair)
+        server = host.usage().peak
+        report.peaks["server", verb, size] = server - report.idle["server"]
+        report.peaks["client", verb, size] = client - report.idle["client"]
+        if digest != _zeros_md5(size):
+            report.violations.append(f"{verb} of {size} bytes ended with {digest}")
+    if target.exists():
+        if target.stat().st_size != size:
+            report.violations.append(f"a get of {size} bytes brought {target.stat().st_size}")
+        target.unlink()
+
+
+def _judge(report: Report, sizes: tuple[int, int]) -> None:
+    small, large = sizes
+    for (side, verb, size), above in report.peaks.items():
+        if above > MOST_ABOVE_IDLE:
+            report.violations.append(f"{side} {verb} of {size} bytes: {above / MIB:.1f} MiB above idle")
+        if size == large and above - report.peaks[side, verb, small] > MOST_GROWTH:
+            growth = (above - report.peaks[side, verb, small]) / MIB
+            report.violations.append(f"{side} {verb}: {growth:.1f} MiB more for {large} bytes than for {small}")
+
+
+def _sparse(path: Path, size: int) -> None:
+    with open(path, "wb") as file:
+        file.truncate(size)
+
+
+def _run(host: ProcessHost, *arguments: str) -> tuple[str | None, int]:
+    """Run a client process to its end: the md5 that it says, and its high-water mark in bytes."""
+    process = host.ftpy(arguments[0], "--json", *arguments[1:])
+    peak, end = 0, time.monotonic() + TRANSFER_SECONDS
+    while process.poll() is None and time.monotonic() < end:
+        peak = max(peak, _peak(process))
+        time.sleep(SAMPLE_SECONDS)
+    code, said, error = outcome(process, 1)
+    return (said.get("md5") if code == 0 else f"{code}: {error.strip()}"), peak
+
+
+def _peak(process: subprocess.Popen[str]) -> int:
+    try:
+        return memory_of(process.pid).get("VmHWM", 0)
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
+def _zeros_md5(size: int) -> str:
+    block, hasher = bytes(MIB), hashlib.md5()
+    for _ in range(size // MIB):
+        hasher.update(block)
+    hasher.update(block[: size % MIB])
+    return hasher.hexdigest()

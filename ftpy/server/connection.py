@@ -53,12 +53,14 @@ class RequestHandler(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         """TLS, authenticate, then requests until the peer leaves; every way out is logged."""
         limits = self.service.config.limits
+        if self.service.draining.is_set():
+            return  # accepted in the last moment
         try:
             deadline = Deadline(limits.handshake_seconds, "authentication")
-            sock = self.request
             if self.service.tls_context is not None:
-                sock = self.request = tls.accept(sock, self.service.tls_context, deadline.remaining())
-            self.stream = Stream(sock, silence_seconds=limits.stall_seconds)
+                self.request = tls.wrap(self.request, self.service.tls_context, server_side=True)
+                tls.shake_hands(self.request, deadline.remaining())
+            self.stream = Stream(self.request, silence_seconds=limits.stall_seconds)
             self.stream.expect_tls(tls.ALPN)
             channel = Channel(self.stream, Side.SERVER)
             try:
@@ -77,8 +79,7 @@ class RequestHandler(socketserver.BaseRequestHandler):
         try:
             if self.context is not None:
                 self.context.close()
-            if self.stream is not None:
-                self.stream.close()
+            self.request.close()
         finally:
             self.service.closed(self)
 
@@ -94,12 +95,9 @@ class RequestHandler(socketserver.BaseRequestHandler):
         self.abandon()
 
     def abandon(self) -> None:
-        """From another thread: break the connection, wherever it is."""
-        if self.stream is not None:
-            self.stream.abandon()
-        else:
-            with contextlib.suppress(OSError):
-                self.request.shutdown(socket.SHUT_RDWR)
+        """From another thread: break the connection, wherever it is, in the TLS handshake too."""
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(self.request, socket.SHUT_RDWR)
 
     def _authenticate(self, channel: Channel) -> Account:
         service = self.service

@@ -115,8 +115,8 @@ class Service:
             server.shutdown()
             server.server_close()
         for handler in self._open_handlers():
-            if handler.waiting and handler.stream is not None:
-                handler.stream.stop_receiving()
+            if handler.waiting or handler.context is None:  # nothing is under way there
+                handler.abandon()
         if not self._wait_closed(self.config.limits.drain_seconds):
             for handler in self._open_handlers():
                 handler.abandon()

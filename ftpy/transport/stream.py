@@ -204,11 +204,6 @@ class Stream:
         if self._tls and self._sock.selected_alpn_protocol() != protocol:  # type: ignore[attr-defined]
             raise ProtocolError("the peer does not speak ftpy over this TLS connection")
 
-    def stop_receiving(self) -> None:
-        """From another thread: let a waiting receive see the end of the stream."""
-        with contextlib.suppress(OSError):
-            socket.socket.shutdown(self._sock, socket.SHUT_RD)
-
     def abandon(self) -> None:
         """From another thread: break the connection."""
         with contextlib.suppress(OSError):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import socket
 import ssl
+from collections.abc import Iterator
 
 from ftpy.errors import ConnectionLost, ServerNotTrusted, Stalled
 
@@ -32,25 +34,38 @@ def client_context() -> ssl.SSLContext:
     return context
 
 
-def accept(sock: socket.socket, context: ssl.SSLContext, timeout: float) -> ssl.SSLSocket:
-    """The server's half of the TLS handshake, in the caller's thread, within ``timeout`` seconds."""
-    return _handshake(sock, context, timeout, server_side=True)
+def wrap(sock: socket.socket, context: ssl.SSLContext, *, server_side: bool) -> ssl.SSLSocket:
+    """``sock`` as an end of TLS, which takes it over; the handshake is still to come. Raises ConnectionLost."""
+    with _translated():
+        return context.wrap_socket(sock, server_side=server_side, do_handshake_on_connect=False)
+
+
+def shake_hands(sock: ssl.SSLSocket, timeout: float) -> None:
+    """The whole handshake, in the caller's thread, within ``timeout`` seconds. Raises ConnectionLost, Stalled."""
+    with _translated():
+        sock.settimeout(timeout)
+        sock.do_handshake()
 
 
 def connect(sock: socket.socket, pin: bytes, timeout: float) -> ssl.SSLSocket:
     """The client's half; raises ServerNotTrusted unless the certificate's SHA-256 is ``pin``."""
-    tls = _handshake(sock, client_context(), timeout, server_side=False)
-    certificate = tls.getpeercert(binary_form=True) or b""
-    if not hmac.compare_digest(hashlib.sha256(certificate).digest(), pin):
+    tls = wrap(sock, client_context(), server_side=False)
+    try:
+        shake_hands(tls, timeout)
+        certificate = tls.getpeercert(binary_form=True) or b""
+        if not hmac.compare_digest(hashlib.sha256(certificate).digest(), pin):
+            raise ServerNotTrusted("the server has another certificate than the one it was paired with")
+    except BaseException:
         tls.close()
-        raise ServerNotTrusted("the server has another certificate than the one it was paired with")
+        raise
     return tls
 
 
-def _handshake(sock: socket.socket, context: ssl.SSLContext, timeout: float, *, server_side: bool) -> ssl.SSLSocket:
-    sock.settimeout(timeout)
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    """The one place where an error of a handshake becomes ours."""
     try:
-        return context.wrap_socket(sock, server_side=server_side)
+        yield
     except TimeoutError:
         raise Stalled("the TLS handshake took too long") from None
     except ssl.SSLError as error:

@@ -218,6 +218,18 @@ def test_a_root_or_certificate_that_cannot_be_used_is_a_settings_error(tmp_path:
 # ------------------------------------------------------------------ how it stops
 
 
+def test_idle_sessions_and_strangers_end_at_once_when_it_stops(tmp_path: Path) -> None:
+    for tls in (True, False):
+        with running(tmp_path / f"host{tls}", tls=tls) as host, connected(host) as idle, dial(host) as silent:
+            eventually(lambda host=host: connections(host) == 2)
+            begin = time.monotonic()
+            assert host.stop()
+            assert time.monotonic() - begin < 2
+            assert idle.channel.receive() is None
+            with contextlib.suppress(ConnectionResetError):
+                assert silent.recv(1) == b""
+
+
 def test_a_server_that_drains_begins_no_upload_and_finishes_the_one_that_runs(tmp_path: Path) -> None:
     host = Host(tmp_path / "host", tls=False)
     host.start()
@@ -270,6 +282,24 @@ class Put:
         return self.error
 
 
+@pytest.mark.parametrize("tls", [True, False], ids=["tls", "plain"])
+def test_sigterm_lets_a_large_put_finish_and_exits_0(tmp_path: Path, tls: bool) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(MIB) * 24)
+    host = Host(tmp_path / "host", tls=tls)
+    with Daemon(host, "[limits]\ndrain_seconds = 15\n") as daemon, connected(host) as idle:
+        put = Put(host, source, mib_per_second=20)
+        eventually(lambda: put.proxy.passed[0] > 9 * MIB)
+        daemon.signal()
+        assert idle.channel.receive() is None  # who only waits is not waited for
+        eventually(lambda: not _accepts(host))
+        assert put.proxy.passed[0] < 24 * MIB
+        assert put.wait() is None
+        assert daemon.wait() == 0
+    assert (host.root / "large").read_bytes() == source.read_bytes() and host.uploads == []
+    assert "stopped all_ended=true" in daemon.log and "Traceback" not in daemon.log
+
+
 def test_sigterm_cuts_off_what_does_not_finish_in_time_and_it_can_be_resumed(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(os.urandom(MIB) * 40)
@@ -301,6 +331,17 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path, first: signal.Signals) 
         begin = time.monotonic()
         assert daemon.wait() == -signal.SIGTERM
         assert time.monotonic() - begin < 2
+
+
+def test_a_silent_stranger_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    for tls in (True, False):
+        host = Host(tmp_path / f"host{tls}", tls=tls)
+        with Daemon(host) as daemon, dial(host):
+            assert served(host)  # so the stranger before it was accepted
+            daemon.signal()
+            begin = time.monotonic()
+            assert daemon.wait() == 0
+            assert time.monotonic() - begin < 3
 
 
 def test_a_socket_file_left_by_a_kill_is_no_hindrance(tmp_path: Path) -> None:

@@ -42,9 +42,15 @@ class Accepting:
         self._thread = threading.Thread(target=self._run, args=(sock, context, timeout))
         self._thread.start()
 
-    def _run(self, *args: object) -> None:
+    def _run(self, sock: socket.socket, context: ssl.SSLContext, timeout: float) -> None:
         try:
-            self.result = tls.accept(*args)  # type: ignore[arg-type]
+            wrapped = tls.wrap(sock, context, server_side=True)
+            try:
+                tls.shake_hands(wrapped, timeout)
+            except BaseException:
+                wrapped.close()
+                raise
+            self.result = wrapped
         except BaseException as error:
             self.result = error
 
@@ -107,7 +113,7 @@ def test_server_refuses_who_does_not_speak_ftpy_in_tls(identity: Identity, ends:
         stream.close()
 
 
-def test_accept_refuses_tls_1_2(identity: Identity, ends: Ends) -> None:
+def test_server_refuses_tls_1_2(identity: Identity, ends: Ends) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -117,7 +123,7 @@ def test_accept_refuses_tls_1_2(identity: Identity, ends: Ends) -> None:
     assert isinstance(server.wait(), ConnectionLost)
 
 
-def test_accept_is_lost_when_the_peer_speaks_no_tls_or_leaves(identity: Identity, ends: Ends) -> None:
+def test_server_is_lost_when_the_peer_speaks_no_tls_or_leaves(identity: Identity, ends: Ends) -> None:
     server = Accepting(ends[0], identity.context)
     ends[1].sendall(frame(b'{"cmd":"hello"}') + bytes(100))
     assert isinstance(server.wait(), ConnectionLost)

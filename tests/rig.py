@@ -235,27 +235,32 @@ class Proxy:
             self._spawn(self._pump, server, client, down, 1)
 
     def _pump(self, source: socket.socket, sink: socket.socket, fault: Fault, way: int) -> None:
+        try:
+            self._forward(source, sink, fault, way)
+        except OSError:  # one end is gone: without a proxy the other one would notice
+            self._break("cut", source, sink)
+
+    def _forward(self, source: socket.socket, sink: socket.socket, fault: Fault, way: int) -> None:
         passed = 0
         armed = fault.what != "none"
-        with contextlib.suppress(OSError):
-            while True:
-                room = fault.after - passed if armed else fault.slice_bytes
-                if armed and room == 0:
-                    if fault.what != "flip":
-                        self._break(fault.what, source, sink)
-                        return
-                    room = 1
-                time.sleep(fault.pause_seconds)
-                data = bytearray(source.recv(min(room, fault.slice_bytes)))
-                if not data:
-                    sink.shutdown(socket.SHUT_WR)
+        while True:
+            room = fault.after - passed if armed else fault.slice_bytes
+            if armed and room == 0:
+                if fault.what != "flip":
+                    self._break(fault.what, source, sink)
                     return
-                if armed and passed == fault.after:
-                    data[0] ^= 1 << fault.bit
-                    armed = False
-                sink.sendall(data)
-                passed += len(data)
-                self.passed[way] += len(data)
+                room = 1
+            time.sleep(fault.pause_seconds)
+            data = bytearray(source.recv(min(room, fault.slice_bytes)))
+            if not data:
+                sink.shutdown(socket.SHUT_WR)
+                return
+            if armed and passed == fault.after:
+                data[0] ^= 1 << fault.bit
+                armed = False
+            sink.sendall(data)
+            passed += len(data)
+            self.passed[way] += len(data)
 
     def _break(self, what: str, source: socket.socket, sink: socket.socket) -> None:
         if what == "stall":

@@ -24,8 +24,6 @@ from ftpy.wire.messages import (
     DigestRequest,
     GetReply,
     GetRequest,
-    StatReply,
-    StatRequest,
     path_to_wire,
 )
 
@@ -62,6 +60,17 @@ class Get:
             if trailer.name != self.digest:
                 raise ProtocolError(f"a {trailer.name} trailer where {self.digest} is due")
             return trailer.hex
+        return self.known(connection, reply)
+
+    def look(self, connection: Connection) -> GetReply:
+        """What is there, without its bytes: who may get it may know that, also without the right to ls."""
+        request = GetRequest(id=connection.next_id(), **path_to_wire(self.path), count=0, digest=self.digest)
+        reply = connection.call(request, GetReply)
+        connection.channel.receive_trailer()
+        return reply
+
+    def known(self, connection: Connection, reply: GetReply) -> str:
+        """The whole file's digest, where the server remembers it or else computes it now. Raises Changed."""
         known: str | None = getattr(reply, self.digest)
         if known is not None:
             return known
@@ -141,21 +150,17 @@ class FileGet(Closing):
         if self._force:
             return None
         get = self._get
-        remote = connection.call(StatRequest(id=connection.next_id(), **path_to_wire(get.path)), StatReply).entry
-        if not stat.S_ISREG(status.st_mode) or remote.type != "file" or remote.size != status.st_size:
+        there = get.look(connection)
+        if not stat.S_ISREG(status.st_mode) or there.file_size != status.st_size:
             raise TargetExists(f"{display(self._target)}: {TargetExists.sentence()}")
-        answer = connection.call(
-            DigestRequest(id=connection.next_id(), **path_to_wire(get.path), digest=get.digest),
-            DigestReply,
-            lambda done: get.say("verifying", done, remote.size),
-        )
+        theirs = get.known(connection, there)
         with Source(self._target, get.digest) as local:
             for _ in local.chunks(0, local.size):
                 pass
-            if local.hexdigest() != answer.digest.hex:
+            if local.hexdigest() != theirs:
                 raise TargetExists(f"{display(self._target)}: {TargetExists.sentence()}")
-        digest = KnownDigest(get.digest, answer.digest.hex)
-        return Fetched(get.path, self._target, remote.size, digest, durable=True, identical=True)
+        digest = KnownDigest(get.digest, theirs)
+        return Fetched(get.path, self._target, there.file_size, digest, durable=True, identical=True)
 
     @property
     def _directory(self) -> Directory:

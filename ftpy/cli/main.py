@@ -14,7 +14,16 @@ import click
 from ftpy import __version__
 from ftpy.cli.common import EPILOG, run_main
 from ftpy.digests import DIGEST_NAMES, DigestName
-from ftpy.errors import AuthenticationFailed, ConfigError, ConnectionFailed, FtpyError, NotADirectory, NotFound
+from ftpy.errors import (
+    AuthenticationFailed,
+    ConfigError,
+    ConnectionFailed,
+    FtpyError,
+    NotADirectory,
+    NotFound,
+    PermissionDenied,
+    RequestError,
+)
 from ftpy.files import FileInfo, RemotePath, check_portable, display
 
 if TYPE_CHECKING:
@@ -106,18 +115,22 @@ def put(
     stood. `-` is standard input.
     """
     sources, dest = _split(paths)
+    nameless = click.UsageError("standard input needs a destination with a name: ftpy put - FILE")
     if "-" in sources and (len(sources) > 1 or dest is None or dest.endswith("/")):
-        raise click.UsageError("standard input needs a destination of its own: ftpy put - DEST")
+        raise nameless
 
-    def one(client: Client, source: str, target: RemotePath, bar: Bar) -> Stored:
+    def one(client: Client, source: str, folder: bool, bar: Bar) -> Stored:
         stream = sys.stdin.buffer if source == "-" else source
         condition: Any = "absent" if if_absent else None
+        target = _remote_target(source, dest, folder)
         return client.put(stream, target, digest=digest, condition=condition, on_progress=bar)
 
     def run(client: Client) -> Iterator[tuple[str, Callable[[Bar], Stored]]]:
         folder = _is_remote_folder(client, dest, len(sources))
+        if folder and "-" in sources:
+            raise nameless
         for source in sources:
-            yield source, functools.partial(one, client, source, _remote_target(source, dest, folder))
+            yield source, functools.partial(one, client, source, folder)
 
     return _transfer(run, server, quiet, as_json, to_stderr=False)
 
@@ -194,15 +207,22 @@ def stat(path: str, as_json: bool, server: str | None) -> None:
 @digest_option
 @json_option
 @server_option
-def digest_(paths: tuple[str, ...], digest: DigestName | None, as_json: bool, server: str | None) -> None:
+def digest_(paths: tuple[str, ...], digest: DigestName | None, as_json: bool, server: str | None) -> int:
     """Print the digest of files on the server, as md5sum prints it."""
+    code = 0
     with _client(server) as client:
         for path in paths:
-            known = client.digest(_remote_path(path), digest)
-            if as_json:
-                _print_json({"path": path, known.name: known.hex})
+            try:
+                known = client.digest(_remote_path(path), digest)
+            except RequestError as error:
+                code = max(code, error.exit_code)
+                _report_failure(path, error, as_json)
             else:
-                click.echo(f"{known.hex}  {display(path)}")
+                if as_json:
+                    _print_json({"path": path, known.name: known.hex})
+                else:
+                    click.echo(f"{known.hex}  {display(path)}")
+    return code
 
 
 # ------------------------------------------------------------------ transfers
@@ -312,7 +332,7 @@ def _is_remote_folder(client: Client, dest: str | None, sources: int) -> bool:
         return True
     try:
         return client.stat(_remote_path(dest)).type == "directory"
-    except NotFound:
+    except (NotFound, PermissionDenied):  # who may only put cannot look: DEST is the file's name
         return False
 
 

@@ -214,17 +214,17 @@ class Client:
         The connection is busy until the iteration ends; an iteration left early closes it.
         """
         where = _remote(path)
-        connection = self._persist(lambda live: self._begin_ls(live, where, recursive))
-        complete = False
+        connection, page = self._persist(lambda live: self._first_page(live, where, recursive))
         try:
-            while not complete:
-                page = connection.wait(LsReply)
-                complete = page.complete
+            while True:
                 for entry in page.entries:
                     info = entry_to_info(entry, where)
                     if info.path == where:
                         raise ProtocolError("a listing names the folder itself as something in it")
                     yield info
+                if page.complete:
+                    return
+                page = connection.wait(LsReply)
         except GeneratorExit:
             self.close()
             raise
@@ -233,10 +233,9 @@ class Client:
                 self.close()
             raise
 
-    def _begin_ls(self, connection: Connection, where: RemotePath, recursive: bool) -> Connection:
-        connection.channel.send(LsRequest(id=connection.next_id(), **path_to_wire(where), recursive=recursive))
-        connection.channel.flush()
-        return connection
+    def _first_page(self, connection: Connection, where: RemotePath, recursive: bool) -> tuple[Connection, LsReply]:
+        request = LsRequest(id=connection.next_id(), **path_to_wire(where), recursive=recursive)
+        return connection, connection.call(request, LsReply)
 
     def stat(self, path: PathLike) -> FileInfo:
         """What is known of one path. Raises NotFound."""

@@ -25,7 +25,7 @@ from ftpy.files import display
 from ftpy.server.accounts import Account, Accounts
 from ftpy.server.admission import Admission, source_of
 from ftpy.server.connection import RequestHandler
-from ftpy.server.identity import certificate_sha256
+from ftpy.server.identity import certificate_sha256, check_identity
 from ftpy.server.logs import setup_logging
 from ftpy.storage.base import Storage
 from ftpy.storage.local import LocalStorage
@@ -59,6 +59,7 @@ class Service:
         self.tls_context: ssl.SSLContext | None = None
         self.binding = Binding()
         if config.tls == "on":
+            check_identity(config.certificate, config.private_key)
             try:
                 self.tls_context = tls.server_context(config.certificate, config.private_key)
                 self.binding = Binding(certificate_sha256(config.certificate))

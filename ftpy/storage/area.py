@@ -82,5 +82,5 @@ class Area(Closing):
             finally:
                 os.close(lock)
         if gone:
-            log.info("removed %d staged leftovers", gone, extra={"event": "staged-swept", "files": gone})
+            log.info("removed %d staged leftovers", gone, extra={"event": "staged-swept", "fields": {"files": gone}})
         return gone

@@ -113,7 +113,7 @@ def _entries(directory: Directory, remembered: Remembered) -> Iterator[FileInfo]
             "%s: %d names that no path can hold are not listed",
             display(str(directory.path)) or "/",
             skipped,
-            extra={"event": "names-skipped", "path": display(str(directory.path)), "names": skipped},
+            extra={"event": "names-skipped", "fields": {"path": display(str(directory.path)), "names": skipped}},
         )
     while batch := list(itertools.islice(paths, LISTED_TOGETHER)):
         yield from _batch(directory, remembered, batch)

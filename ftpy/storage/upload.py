@@ -146,7 +146,7 @@ class LiveUpload:
                 self._unsynced += 0 if part.durable else part.length
             else:
                 self._journal.void(number)
-                log.info("part %d was not on disk", number, extra={"event": "part-void", "upload": self.id})
+                log.info("part %d was not on disk", number, extra={"event": "part-void", "fields": {"upload": self.id}})
 
     def _is_there(self, number: int, part: StoredPart) -> bool:
         hasher = new_hasher("blake3")
@@ -449,16 +449,22 @@ class LiveUpload:
                 self._unlink()
         finally:
             self.gone = True
-        log.info("an upload was dropped", extra={"event": "upload-dropped", "upload": self.id})
+        log.info("an upload was dropped", extra={"event": "upload-dropped", "fields": {"upload": self.id}})
 
     def _fail(self, error: OSError) -> None:
         """What went on in the background failed: the upload is dropped, and whoever asks next is told why."""
-        log.error("an upload failed: %s", error.strerror, extra={"event": "upload-failed", "upload": self.id})
+        log.error(
+            "an upload failed: %s", error.strerror, extra={"event": "upload-failed", "fields": {"upload": self.id}}
+        )
         self._failure = refusal(error, self.meta.file.path)
         try:
             self.drop()
         except RequestError as refused:
-            log.error("an upload could not be dropped: %s", refused, extra={"event": "drop-failed", "upload": self.id})
+            log.error(
+                "an upload could not be dropped: %s",
+                refused,
+                extra={"event": "drop-failed", "fields": {"upload": self.id}},
+            )
 
     def _unlink(self) -> None:
         self._area.uploads.unlink(self._data_name, missing_ok=True)

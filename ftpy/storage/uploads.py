@@ -145,7 +145,7 @@ class Uploads:
             self._area.uploads.unlink(f"{found}.journal", missing_ok=True)
         finally:
             os.close(lock)
-        log.info("an upload expired", extra={"event": "upload-swept", "upload": found})
+        log.info("an upload expired", extra={"event": "upload-swept", "fields": {"upload": found}})
         return True
 
     # ---------------------------------------------------------------- holding

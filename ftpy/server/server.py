@@ -60,11 +60,8 @@ class Service:
         self.binding = Binding()
         if config.tls == "on":
             check_identity(config.certificate, config.private_key)
-            try:
-                self.tls_context = tls.server_context(config.certificate, config.private_key)
-                self.binding = Binding(certificate_sha256(config.certificate))
-            except (OSError, ValueError) as error:
-                raise ConfigError(f"the certificate or its key cannot be used: {error}") from None
+            self.tls_context = tls.server_context(config.certificate, config.private_key)
+            self.binding = Binding(certificate_sha256(config.certificate))
         self.admission = Admission(config.limits)
         self.draining = threading.Event()
         self._stopped = threading.Event()

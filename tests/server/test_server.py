@@ -211,7 +211,7 @@ def test_a_root_or_certificate_that_cannot_be_used_is_a_settings_error(tmp_path:
         host.start()
     host.root.mkdir()
     (host.folder / "private_key.pem").write_text("nothing")
-    with pytest.raises(ConfigError, match="certificate or its key"):
+    with pytest.raises(ConfigError, match="cannot be used"):
         host.start()
 
 

@@ -161,7 +161,8 @@ def check_served(host: ProcessHost, book: Book, report: Report, since: float) ->
     seconds = time.monotonic() - since
     report.served.append(seconds)
     if seconds > SERVED_SECONDS:
-        report.violations.append(f"a fresh client was served after {seconds:.2f} s")
+        load = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors"
+        report.violations.append(f"a fresh client was served after {seconds:.2f} s ({load})")
     if version_of(back) != version:
         report.violations.append("a get brought other bytes than the put before it")
     _check_listing(listed, book, report)

@@ -156,9 +156,12 @@ def get(
     sources, dest = _split(paths)
 
     def one(client: Client, source: str, bar: Bar) -> Fetched:
-        remote = _remote_path(source)
-        target: Any = sys.stdout.buffer if dest == "-" else _local_target(remote, dest, len(sources))
-        return client.get(remote, target, digest=digest, force=force, on_progress=bar)
+        fetch = functools.partial(client.get, _remote_path(source), digest=digest, force=force, on_progress=bar)
+        if dest != "-":
+            return fetch(_local_target(_remote_path(source), dest, len(sources)))
+        # Past the buffer of sys.stdout, which would try again at exit to write what could not be written.
+        with open(sys.stdout.fileno(), "wb", buffering=0, closefd=False) as output:
+            return fetch(output)
 
     def run(client: Client) -> Iterator[tuple[str, Callable[[Bar], Fetched]]]:
         for source in sources:
@@ -261,8 +264,10 @@ def _transfer(run: F, server: str | None, quiet: bool, as_json: bool, *, to_stde
 
 def _report_failure(name: str, error: FtpyError, as_json: bool) -> None:
     text = str(error)
-    if display(name) not in text and name != "-":
-        text = f"{display(name)}: {text}"
+    shown, base = display(name), display(os.path.basename(name.rstrip("/")))
+    named = text.startswith((f"{shown}:", f"{shown} ", f"{base}:")) or f"/{base}:" in text
+    if not named and name != "-":
+        text = f"{shown}: {text}"
     click.echo(f"ftpy: {display(text)}", err=True)
     if as_json:
         _print_json({"source": name, "ok": False, "error": type(error).__name__, "message": str(error)})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -289,15 +291,39 @@ class StreamGet:
         while self.received < reply.file_size:
             view = buffer[: min(len(buffer), reply.file_size - self.received)]
             connection.channel.receive_into(view)
-            self._stream.write(view)
+            self._write(view)
             self._hasher.update(view)
             self.received += len(view)
             get.say("receiving", self.received, reply.file_size)
-        self._stream.flush()
+        with _writing():
+            self._stream.flush()
         expected = get.expected(connection, reply)
         if self._hasher.hexdigest() != expected:
             raise DigestMismatch("the bytes that arrived are not the bytes that the server knows of")
         return Fetched(get.path, None, reply.file_size, KnownDigest(get.digest, expected), durable=False)
+
+    def _write(self, view: memoryview) -> None:
+        """All of ``view``; a raw stream may take less at a time."""
+        with _writing():
+            if not isinstance(self._stream, io.RawIOBase):
+                self._stream.write(view)
+                return
+            while view:
+                taken = self._stream.write(view)
+                if taken is None:  # it is non-blocking, and full
+                    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+                view = view[taken:]
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    """The one translation of an OSError of the caller's stream; that nobody reads it any more is no failure of ours."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise LocalFileError(f"the output cannot be written: {error.strerror or error}") from None
 
 
 def _size_of_own(descriptor: int, name: str) -> int:

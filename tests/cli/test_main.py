@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -647,6 +648,35 @@ def test_a_reader_that_goes_away_ends_it_quietly(desk: Desk, root: Path) -> None
         err = process.stderr.read()
         assert (process.wait(20), err) == (141, "")
         process.stderr.close()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
+def test_output_that_cannot_be_written_is_a_local_failure(desk: Desk, root: Path) -> None:
+    (root / "f").write_bytes(bytes(100_000))
+    with open("/dev/full", "w") as full:
+        process = desk.start("get", "f", "-", stdout=full)
+        _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (1, "ftpy: f: the output cannot be written: No space left on device\n")
+
+
+def test_a_raw_output_that_takes_less_at_a_time_gets_all_of_it(host: Host, root: Path) -> None:
+    class Sipping(io.RawIOBase):
+        def __init__(self) -> None:
+            self.taken = bytearray()
+
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: Any) -> int:
+            self.taken += data[:70_000]
+            return min(len(data), 70_000)
+
+    data = bytes(range(256)) * 10_000
+    (root / "f").write_bytes(data)
+    output = Sipping()
+    with host.client() as client:
+        client.get("f", output)
+    assert output.taken == data
 
 
 # ------------------------------------------------------------------ secrets, help

@@ -12,8 +12,8 @@ from ftpy.files import display
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {rate_fmt} {remaining} {postfix}"
-FORMAT_OPEN_ENDED = "{desc} {n_fmt} {rate_fmt} {postfix}"
+FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {rate_fmt} {remaining}{postfix}"
+FORMAT_OPEN_ENDED = "{desc} {n_fmt} {rate_fmt}{postfix}"
 
 
 class Bar:
@@ -41,11 +41,18 @@ class Bar:
         if self._bar is None:
             self._bar = self._open(progress)
         elif progress.phase != self._phase:
-            self._bar.reset(progress.total)
-            self._bar.initial = progress.done
-        self._bar.set_postfix_str(progress.phase, refresh=progress.phase != self._phase)
+            self._begin(self._bar, progress)
         self._phase = progress.phase
         self._bar.update(progress.done - self._bar.n)
+
+    @staticmethod
+    def _begin(bar: tqdm[NoReturn], progress: Progress) -> None:
+        """Start the bar anew: what is done already counts for neither rate nor time left."""
+        bar.initial = 0
+        bar.set_postfix_str(progress.phase, refresh=False)
+        bar.reset(progress.total)  # draws
+        bar.initial = bar.n = bar.last_print_n = progress.done
+        bar.refresh()
 
     def _open(self, progress: Progress) -> tqdm[NoReturn]:
         from tqdm import tqdm
@@ -60,6 +67,7 @@ class Bar:
             file=sys.stderr,
             leave=False,
             dynamic_ncols=True,
+            postfix=progress.phase,
             bar_format=FORMAT if progress.total is not None else FORMAT_OPEN_ENDED,
         )
 

@@ -132,8 +132,8 @@ class RequestHandler(socketserver.BaseRequestHandler):
                 rights=sorted(account.rights),
             )
         )
+        service.admission.known(self.key)  # before the welcome leaves: who has read it is no stranger any more
         channel.flush()
-        service.admission.known(self.key)
         self._note(logging.INFO, "login")
         return account
 

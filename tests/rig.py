@@ -21,7 +21,7 @@ from ftpy.config import Limits, Profile, ServerConfig, Transfer
 from ftpy.server.accounts import RIGHTS, Accounts
 from ftpy.server.identity import certificate_sha256, make_identity
 from ftpy.server.server import Service
-from ftpy.wire.messages import b64encode
+from ftpy.wire.spelling import b64encode
 
 FAST = Transfer(stall_seconds=5.0, connect_seconds=5.0, retries=3)
 """A client for tests: it waits, but not for long."""

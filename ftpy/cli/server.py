@@ -22,7 +22,7 @@ from ftpy.errors import ConfigError
 from ftpy.files import display
 from ftpy.server.accounts import RIGHTS, Account, Accounts, check_user_name, legal_user_name
 from ftpy.server.reach import default_listen, token_addresses
-from ftpy.wire.messages import b64encode
+from ftpy.wire.spelling import b64encode
 from ftpy.wire.token import PairingToken
 
 config_option = click.option(

@@ -37,8 +37,8 @@ from ftpy.wire.messages import (
     StatReply,
     StatRequest,
     entry_to_info,
-    path_to_wire,
 )
+from ftpy.wire.spelling import path_to_wire
 
 BACKOFF_SECONDS = 0.5
 """First wait before a new connection; doubles with every failure in a row."""

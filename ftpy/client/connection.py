@@ -14,9 +14,17 @@ from ftpy.transport.channel import Channel
 from ftpy.transport.deadline import Deadline
 from ftpy.transport.stream import Stream
 from ftpy.wire import auth
-from ftpy.wire.messages import Challenge, FailureReply, ProgressReply, Reply, Request, Welcome, b64decode
+from ftpy.wire.messages import (
+    Challenge,
+    FailureReply,
+    ProgressReply,
+    Reply,
+    Request,
+    Welcome,
+)
 from ftpy.wire.messages import Denied as DeniedMessage
 from ftpy.wire.session import Side
+from ftpy.wire.spelling import b64decode
 
 MOST_INLINE_BYTES = 1024 * 1024
 """Largest file that is sent whole, bytes; above, parts make it resumable."""

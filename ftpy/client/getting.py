@@ -26,8 +26,8 @@ from ftpy.wire.messages import (
     DigestRequest,
     GetReply,
     GetRequest,
-    path_to_wire,
 )
+from ftpy.wire.spelling import path_to_wire
 
 try:
     import fcntl

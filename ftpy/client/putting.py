@@ -28,8 +28,8 @@ from ftpy.wire.messages import (
     Trailer,
     UploadReply,
     digest_of,
-    path_to_wire,
 )
+from ftpy.wire.spelling import path_to_wire
 
 PARTS_IN_FLIGHT = 4
 """Parts sent but not yet acknowledged: what is sent again after a lost connection, at most."""

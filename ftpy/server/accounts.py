@@ -25,7 +25,8 @@ from ftpy.errors import ConfigError, ProtocolError
 from ftpy.files import display
 from ftpy.toml import unknown
 from ftpy.wire.auth import KEY_BYTES, Verifier, verifier
-from ftpy.wire.messages import UserName, b64decode, b64encode
+from ftpy.wire.messages import UserName
+from ftpy.wire.spelling import b64decode, b64encode
 
 RIGHTS = ("ls", "get", "put")
 """What a user can be allowed; a verb names the right that it needs."""

@@ -12,16 +12,15 @@ import hmac
 from dataclasses import dataclass, field
 
 from ftpy.errors import Denied, ProtocolError, ServerNotTrusted
+from ftpy.wire.codec import encode
 from ftpy.wire.messages import (
     PROTOCOL_VERSION,
     Binding,
     Challenge,
     Hello,
     Proof,
-    b64decode,
-    b64encode,
-    encode,
 )
+from ftpy.wire.spelling import b64decode, b64encode
 
 KEY_BYTES = 32
 NONCE_BYTES = 32

@@ -6,17 +6,14 @@ unknown fields, a field twice. Paths and what a request *means* are judged later
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
 from ftpy.digests import HEX_LENGTH, DigestName
-from ftpy.errors import InvalidPath, ProtocolError, RequestError, request_error
+from ftpy.errors import ProtocolError, RequestError, request_error
 from ftpy.files import FileInfo, FileType, RemotePath
+from ftpy.wire.spelling import path_to_wire, wire_to_path
 
 PROTOCOL_VERSION = 1
 MOST_PARTS = 10_000
@@ -363,7 +360,7 @@ class FailureReply(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     def __post_init__(self) -> None:
         # A message may quote a path of the peer's, escaped: cut here, so that no end can send what the other refuses.
-        msgspec.structs.force_setattr(self, "message", self.message[:TEXT_CHARACTERS])
+        structs.force_setattr(self, "message", self.message[:TEXT_CHARACTERS])
 
     def exception(self) -> RequestError | ProtocolError:
         """The failure as the exception that the client raises."""
@@ -396,160 +393,11 @@ def reply_type(request: Request) -> type[Reply]:
     return REPLIES[type(request)]
 
 
-# ------------------------------------------------------------------ bytes
-
-T = TypeVar("T")
-
-
-class _Verb(Struct):
-    """Just enough of a request to answer one that is not understood."""
-
-    cmd: str
-    id: RequestId
-    length: Size | None = None
+VERBS = frozenset(str(kind.__struct_config__.tag) for kind in REPLIES)
+"""The names of the verbs."""
 
 
-class _Opening(Struct):
-    """Just enough of what is said in a handshake to tell a message of it from a failure."""
-
-    cmd: str | None = None
-
-
-class _Outcome(Struct):
-    """Just enough of a reply to know which struct it is."""
-
-    id: ConnectionId
-    ok: bool | None = None
-
-
-_encoder = msgspec.json.Encoder()
-_requests: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Requests)
-_verb = msgspec.json.Decoder(_Verb)
-_opening = msgspec.json.Decoder(_Opening)
-_handshake: msgspec.json.Decoder[Handshake] = msgspec.json.Decoder(Handshake)
-_outcome = msgspec.json.Decoder(_Outcome)
-_progress = msgspec.json.Decoder(ProgressReply)
-_failure = msgspec.json.Decoder(FailureReply)
-_decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
-_VERBS = frozenset(str(kind.__struct_config__.tag) for kind in REPLIES)
-_MALFORMED = (msgspec.DecodeError, ValueError, RecursionError)
-"""What the decoders raise, of which RecursionError is for arrays within arrays within arrays."""
-
-encode = _encoder.encode
-"""A message as the bytes of a header."""
-
-
-def decode(header: bytes, kind: type[T]) -> T:
-    """The header as a ``kind`` (a struct, or a union of tagged ones). Raises ProtocolError."""
-    decoder = _decoders.get(kind)
-    if decoder is None:
-        decoder = _decoders[kind] = msgspec.json.Decoder(kind)
-    message: T = _strictly(decoder, header)
-    return message
-
-
-def decode_handshake(header: bytes) -> Handshake | AnyReply:
-    """The header as a message of the handshake, or as a failure, which has no ``cmd``. Raises ProtocolError."""
-    if _strictly(_opening, header, check=False).cmd is None:
-        return decode_reply(header, Reply)
-    return _strictly(_handshake, header)
-
-
-def decode_request(header: bytes) -> Request | UnknownRequest:
-    """The header as a request. Raises ProtocolError."""
-    try:
-        message = _requests.decode(header)
-    except _MALFORMED:
-        verb = _strictly(_verb, header, check=False)
-        if verb.cmd in _VERBS:
-            return _strictly(_requests, header)  # raises, and says which field
-        _refuse_ambiguity(header)
-        return UnknownRequest(cmd=verb.cmd, id=verb.id, length=verb.length)
-    if _encoder.encode(message) != header:
-        _refuse_ambiguity(header)
-    return message
-
-
-def decode_reply(header: bytes, kind: type[Reply]) -> AnyReply:
-    """The header as the reply that is due: a ``kind``, a failure or progress. Raises ProtocolError."""
-    outcome = _strictly(_outcome, header, check=False)
-    if outcome.ok is True:
-        return decode(header, kind)
-    if outcome.ok is False:
-        return _strictly(_failure, header)
-    return _strictly(_progress, header)
-
-
-def _strictly(decoder: msgspec.json.Decoder[T], header: bytes, *, check: bool = True) -> T:
-    try:
-        message: T = decoder.decode(header)
-    except _MALFORMED as error:
-        raise ProtocolError(f"not a legal header: {error}") from None
-    # What encodes back to the same bytes has no field twice; only what differs needs the slow look.
-    if check and _encoder.encode(message) != header:
-        _refuse_ambiguity(header)
-    return message
-
-
-def _refuse_ambiguity(header: bytes) -> None:
-    """Refuse what two readers could read differently: a field that comes twice, a number with a fraction."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        fields = dict(pairs)
-        if len(fields) != len(pairs):
-            raise ProtocolError("not a legal header: a field comes twice")
-        return fields
-
-    def fraction(_: str) -> int:
-        raise ProtocolError("not a legal header: a number with a fraction or an exponent")
-
-    try:
-        json.loads(header, object_pairs_hook=unique, parse_float=fraction)
-    except _MALFORMED as error:
-        raise ProtocolError(f"not a legal header: {error}") from None
-
-
-def b64encode(data: bytes) -> str:
-    """Canonical base64url without padding."""
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
-
-
-def b64decode(text: str) -> bytes:
-    """The bytes of canonical base64url without padding. Raises ProtocolError for any other spelling."""
-    try:
-        data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    except (binascii.Error, ValueError):
-        data = b""
-    if b64encode(data) != text:
-        raise ProtocolError("not canonical base64url")
-    return data
-
-
-# ------------------------------------------------------------------ paths and entries
-
-
-def wire_to_path(text: str, text_b64: str | None) -> RemotePath:
-    """The path that a field and its ``_b64`` twin spell. Raises InvalidPath, ProtocolError."""
-    if text_b64 is None:
-        return RemotePath.parse(text)
-    raw = b64decode(text_b64)
-    if text:
-        raise InvalidPath("path and path_b64 exclude each other")
-    try:
-        raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return RemotePath.parse(raw.decode("utf-8", "surrogateescape"))
-    raise InvalidPath("path_b64 is only for names that are not UTF-8")
-
-
-def path_to_wire(path: RemotePath, field: str = "path") -> dict[str, Any]:
-    """The fields that spell ``path``: as it is, or ``_b64`` for a name that is not UTF-8."""
-    text = str(path)
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return {f"{field}_b64": b64encode(text.encode("utf-8", "surrogateescape"))}
-    return {field: text}
+# ------------------------------------------------------------------ between the wire and the rest
 
 
 def digest_of(name: DigestName, value: str, kind: type[DigestOf] = DigestOf) -> Any:

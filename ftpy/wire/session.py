@@ -11,7 +11,7 @@ from collections import deque
 from typing import Any
 
 from ftpy.errors import ProtocolError
-from ftpy.wire import messages
+from ftpy.wire import codec, messages
 from ftpy.wire.framing import HANDSHAKE_HEADER_BYTES, HEADER_BYTES, frame
 from ftpy.wire.messages import (
     AnyReply,
@@ -155,7 +155,7 @@ class Session:
     def send(self, message: Message) -> bytes:
         """Say ``message``: the frame to put on the wire."""
         limit = self.header_limit
-        header = messages.encode(message)
+        header = codec.encode(message)
         if len(header) > limit:
             raise ProtocolError(f"a header of {len(header)} bytes where {limit} are the most")
         self._step(self.own, message)
@@ -169,13 +169,13 @@ class Session:
 
     def _decode(self, header: bytes) -> Message:
         if self.incoming.lane is Lane.TRAILER:
-            return messages.decode(header, Trailer)
+            return codec.decode(header, Trailer)
         if self.state is State.OPEN:
             if self.peer is Side.CLIENT:
-                return messages.decode_request(header)
+                return codec.decode_request(header)
             kind = self._pending[0][1] if self._pending else Reply
-            return messages.decode_reply(header, kind)
-        return messages.decode_handshake(header)
+            return codec.decode_reply(header, kind)
+        return codec.decode_handshake(header)
 
     def _step(self, side: Side, message: Message) -> None:
         direction = self._directions[side]

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from ftpy.wire.messages import b64encode
+from ftpy.wire.spelling import b64encode
 from ftpy.wire.token import PairingToken
 from tests.rig import ENVIRONMENT, Fault, Host, Proxy, eventually, running
 

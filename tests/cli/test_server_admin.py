@@ -19,7 +19,7 @@ from ftpy.server.accounts import RIGHTS, Accounts
 from ftpy.server.identity import certificate_sha256, make_identity
 from ftpy.toml import to_toml
 from ftpy.wire.auth import verifier
-from ftpy.wire.messages import b64decode
+from ftpy.wire.spelling import b64decode
 from ftpy.wire.token import PairingToken
 
 posix = pytest.mark.skipif(os.name != "posix", reason="modes of files mean nothing on Windows")

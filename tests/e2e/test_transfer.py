@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
 import sqlite3
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from blake3 import blake3
 
+from ftpy.client.client import Client
 from ftpy.client.results import Progress
 from ftpy.config import Transfer
 from ftpy.errors import (
     AlreadyExists,
     Changed,
+    ConnectionLost,
     DigestMismatch,
     InvalidPath,
     IsADirectory,
@@ -41,6 +45,19 @@ def make(path: Path, size: int, seed: int = 0) -> bytes:
 
 def partials(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name.startswith(".ftpy"))
+
+
+@contextlib.contextmanager
+def cut_off(host: Host, *, up: int | None = None, down: int | None = None) -> Iterator[Client]:
+    """A client that loses its only connection after that many bytes to the server or from it."""
+    faults = tuple(Fault() if after is None else Fault("cut", after) for after in (up, down))
+    once = Transfer(stall_seconds=5, connect_seconds=5, retries=0)
+    with (
+        Proxy(host.address, faults) as proxy,
+        pytest.raises(ConnectionLost),
+        host.client(address=proxy.address, transfer=once) as client,
+    ):
+        yield client
 
 
 @pytest.mark.parametrize("digest", ["md5", "blake3"])
@@ -118,10 +135,8 @@ def test_put_goes_on_where_it_stood_when_the_connection_is_cut(host: Host, tmp_p
 
 def test_put_of_a_later_client_goes_on_where_an_earlier_one_stood(host: Host, tmp_path: Path) -> None:
     data = make(tmp_path / "source", 64 * MIB)
-    once = Transfer(stall_seconds=5, connect_seconds=5, retries=0)
-    with Proxy(host.address, (Fault("cut", 30 * MIB), Fault())) as proxy:
-        with pytest.raises(Exception, match="connection"), host.client(address=proxy.address, transfer=once) as client:
-            client.put(tmp_path / "source", "x")
+    with cut_off(host, up=30 * MIB) as client:
+        client.put(tmp_path / "source", "x")
     assert len(host.uploads) == 1 and not (host.root / "x").exists()
     with host.client() as client:
         stored = client.put(tmp_path / "source", "x")
@@ -131,10 +146,8 @@ def test_put_of_a_later_client_goes_on_where_an_earlier_one_stood(host: Host, tm
 
 def test_put_goes_on_when_the_server_was_restarted(host: Host, tmp_path: Path) -> None:
     make(tmp_path / "source", 64 * MIB)
-    once = Transfer(stall_seconds=5, connect_seconds=5, retries=0)
-    with Proxy(host.address, (Fault("cut", 30 * MIB), Fault())) as proxy:
-        with pytest.raises(Exception, match="connection"), host.client(address=proxy.address, transfer=once) as client:
-            client.put(tmp_path / "source", "x")
+    with cut_off(host, up=30 * MIB) as client:
+        client.put(tmp_path / "source", "x")
     host.stop()
     host.start()
     with host.client() as client:
@@ -143,12 +156,10 @@ def test_put_goes_on_when_the_server_was_restarted(host: Host, tmp_path: Path) -
 
 def test_put_of_other_bytes_with_the_same_size_and_time_starts_over(host: Host, tmp_path: Path) -> None:
     source = tmp_path / "source"
-    once = Transfer(stall_seconds=5, connect_seconds=5, retries=0)
     make(source, 64 * MIB, 1)
     os.utime(source, ns=(5, 5))
-    with Proxy(host.address, (Fault("cut", 30 * MIB), Fault())) as proxy:
-        with pytest.raises(Exception, match="connection"), host.client(address=proxy.address, transfer=once) as client:
-            client.put(source, "x")
+    with cut_off(host, up=30 * MIB) as client:
+        client.put(source, "x")
     data = make(source, 64 * MIB, 2)
     os.utime(source, ns=(5, 5))
     said: list[str] = []
@@ -174,12 +185,10 @@ def test_put_succeeds_when_only_the_answer_to_its_commit_is_lost(host: Host, tmp
 
 def test_get_goes_on_where_it_stood(host: Host, tmp_path: Path) -> None:
     data = make(host.root / "x", 64 * MIB)
-    once = Transfer(stall_seconds=5, connect_seconds=5, retries=0)
     folder = tmp_path / "here"
     folder.mkdir()
-    with Proxy(host.address, (Fault(), Fault("cut", 30 * MIB))) as proxy:
-        with pytest.raises(Exception, match="connection"), host.client(address=proxy.address, transfer=once) as client:
-            client.get("x", folder / "x")
+    with cut_off(host, down=30 * MIB) as client:
+        client.get("x", folder / "x")
     (partial,) = partials(folder)
     assert (folder / partial).stat().st_size > 20 * MIB
     with host.client() as client:
@@ -189,12 +198,10 @@ def test_get_goes_on_where_it_stood(host: Host, tmp_path: Path) -> None:
 
 def test_get_starts_over_when_the_file_changed_meanwhile(host: Host, tmp_path: Path) -> None:
     make(host.root / "x", 64 * MIB, 1)
-    once = Transfer(stall_seconds=5, connect_seconds=5, retries=0)
     folder = tmp_path / "here"
     folder.mkdir()
-    with Proxy(host.address, (Fault(), Fault("cut", 30 * MIB))) as proxy:
-        with pytest.raises(Exception, match="connection"), host.client(address=proxy.address, transfer=once) as client:
-            client.get("x", folder / "x")
+    with cut_off(host, down=30 * MIB) as client:
+        client.get("x", folder / "x")
     data = make(host.root / "x", 64 * MIB, 2)
     said: list[str] = []
     with host.client(notify=said.append) as client:
@@ -205,12 +212,10 @@ def test_get_starts_over_when_the_file_changed_meanwhile(host: Host, tmp_path: P
 
 def test_get_starts_over_when_the_partial_was_spoilt(host: Host, tmp_path: Path) -> None:
     data = make(host.root / "x", 64 * MIB)
-    once = Transfer(stall_seconds=5, connect_seconds=5, retries=0)
     folder = tmp_path / "here"
     folder.mkdir()
-    with Proxy(host.address, (Fault(), Fault("cut", 30 * MIB))) as proxy:
-        with pytest.raises(Exception, match="connection"), host.client(address=proxy.address, transfer=once) as client:
-            client.get("x", folder / "x")
+    with cut_off(host, down=30 * MIB) as client:
+        client.get("x", folder / "x")
     (partial,) = partials(folder)
     with open(folder / partial, "r+b") as file:
         file.write(b"spoilt")
@@ -363,8 +368,7 @@ def test_ls_stat_digest_tell_what_is_there(host: Host, tmp_path: Path) -> None:
         assert client.stat("文件 1").md5 == hashlib.md5(b"abc").hexdigest()
         assert client.stat("").type == "directory"
         client.get("d/\udcff", tmp_path / "raw")
-        for info in client.ls("d"):
-            break  # leaving a listing early must not spoil what follows
+        next(iter(client.ls("d")))  # leaving a listing early must not spoil what follows
         assert client.stat("d").type == "directory"
 
 

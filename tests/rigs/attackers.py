@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from ftpy.client.connection import Connection
 from ftpy.config import Limits, Transfer, parse_address
 from ftpy.transport import tls
+from ftpy.wire.codec import encode
 from ftpy.wire.framing import frame
-from ftpy.wire.messages import PutRequest, encode
+from ftpy.wire.messages import PutRequest
 from tests.rigs.processes import MIB, SERVED_SECONDS, ProcessHost, Usage, write_noise
 
 ROOMY = Limits(connections=4000, connections_per_address=4000, handshake_seconds=10.0)

@@ -22,9 +22,15 @@ from ftpy.server.identity import certificate_sha256, make_identity
 from ftpy.transport import tls
 from ftpy.transport.stream import Stream
 from ftpy.wire import auth
+from ftpy.wire.codec import decode, encode
 from ftpy.wire.framing import HANDSHAKE_HEADER_BYTES, HEADER_BYTES, FrameBuffer, frame
-from ftpy.wire.messages import Challenge, Proof, Welcome, b64decode, b64encode, decode, encode
+from ftpy.wire.messages import (
+    Challenge,
+    Proof,
+    Welcome,
+)
 from ftpy.wire.messages import Limits as WireLimits
+from ftpy.wire.spelling import b64decode, b64encode
 from tests.rig import FAST, Host
 
 WAIT_SECONDS = 10.0

@@ -12,7 +12,7 @@ from blake3 import blake3
 from ftpy.client.connection import Connection
 from ftpy.transport.stream import Stream
 from ftpy.wire.framing import HEADER_BYTES, frame
-from ftpy.wire.messages import b64encode
+from ftpy.wire.spelling import b64encode
 from tests.rig import FAST, Host
 
 

@@ -14,7 +14,7 @@ from ftpy.config import Profile
 from ftpy.errors import ConnectionFailed, Denied, FtpyError, ServerNotTrusted
 from ftpy.server.accounts import Accounts
 from ftpy.wire.framing import frame
-from ftpy.wire.messages import b64encode
+from ftpy.wire.spelling import b64encode
 from tests.rig import FAST, Host, running
 from tests.rigs import impostors
 from tests.rigs.impostors import (

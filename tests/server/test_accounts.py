@@ -226,7 +226,7 @@ def test_the_file_is_for_its_owner_alone_and_nothing_is_left_beside_it(accounts,
 
 def test_the_file_holds_verifiers_and_no_key(accounts, path):
     key = accounts.add("alice")
-    from ftpy.wire.messages import b64encode
+    from ftpy.wire.spelling import b64encode
 
     text = path.read_text()
     assert b64encode(verifier(key, "alice").stored_key) in text

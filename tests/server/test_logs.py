@@ -11,7 +11,7 @@ import pytest
 from ftpy.config import Log
 from ftpy.server.logs import setup_logging
 from ftpy.wire.auth import verifier
-from ftpy.wire.messages import b64encode
+from ftpy.wire.spelling import b64encode
 from ftpy.wire.token import PairingToken
 
 KEY = bytes(range(32))

@@ -13,9 +13,17 @@ from wire_vectors import HELLO, NONCE, load
 from ftpy.errors import Denied, FtpyError, ProtocolError, ServerNotTrusted
 from ftpy.wire import auth, messages
 from ftpy.wire.auth import Channel, ClientHandshake, ServerHandshake, Verifier, client_key, transcript, verifier
+from ftpy.wire.codec import decode, encode
 from ftpy.wire.framing import FrameBuffer
-from ftpy.wire.messages import Challenge, Hello, Limits, Proof, Welcome, b64decode, b64encode, decode, encode
+from ftpy.wire.messages import (
+    Challenge,
+    Hello,
+    Limits,
+    Proof,
+    Welcome,
+)
 from ftpy.wire.session import Message, Session, Side
+from ftpy.wire.spelling import b64decode, b64encode
 
 VECTORS = load("handshake")
 KEY = bytes(range(32))
@@ -372,4 +380,4 @@ def test_any_bytes_for_a_hello_are_refused_by_name(data):
 
 
 def test_handshake_verbs_are_not_requests():
-    assert messages._VERBS.isdisjoint({"hello", "challenge", "proof", "welcome", "denied"})
+    assert messages.VERBS.isdisjoint({"hello", "challenge", "proof", "welcome", "denied"})

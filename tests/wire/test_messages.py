@@ -18,7 +18,8 @@ from wire_vectors import header_of, load
 from ftpy.digests import HEX_LENGTH
 from ftpy.errors import CODES, InvalidPath, ProtocolError, RequestError
 from ftpy.files import FileInfo, RemotePath
-from ftpy.wire import messages
+from ftpy.wire import codec, messages
+from ftpy.wire.codec import encode
 from ftpy.wire.framing import HANDSHAKE_HEADER_BYTES, HEADER_BYTES
 from ftpy.wire.messages import (
     MOST_PARTS,
@@ -36,16 +37,12 @@ from ftpy.wire.messages import (
     UnknownRequest,
     UploadReply,
     Welcome,
-    b64decode,
-    b64encode,
     digest_of,
-    encode,
     entry_to_info,
     info_to_entry,
-    path_to_wire,
     reply_type,
-    wire_to_path,
 )
+from ftpy.wire.spelling import b64decode, b64encode, path_to_wire, wire_to_path
 
 ID = "0123456789abcdef" * 2
 
@@ -53,12 +50,12 @@ ID = "0123456789abcdef" * 2
 def read(kind: type, header: bytes) -> Any:
     """A header read where a ``kind`` is due."""
     if kind in HANDSHAKE:
-        return messages.decode_handshake(header)
+        return codec.decode_handshake(header)
     if kind in REQUESTS or kind is UnknownRequest:
-        return messages.decode_request(header)
+        return codec.decode_request(header)
     if kind is Trailer:
-        return messages.decode(header, Trailer)
-    return messages.decode_reply(header, kind if issubclass(kind, Reply) else Reply)
+        return codec.decode(header, Trailer)
+    return codec.decode_reply(header, kind if issubclass(kind, Reply) else Reply)
 
 
 EVERY_KIND = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
@@ -304,7 +301,7 @@ def test_progress_and_failure_never_announce_a_body():
 
 
 def test_unknown_verb_with_null_length_has_no_body():
-    assert messages.decode_request(b'{"cmd":"teleport","id":1,"length":null}').body_length is None
+    assert codec.decode_request(b'{"cmd":"teleport","id":1,"length":null}').body_length is None
 
 
 # ---------------------------------------------------------------- the largest of each fits a frame
@@ -384,7 +381,7 @@ def test_path_comes_back_as_it_was(raw):
     path = RemotePath.parse(raw.decode("utf-8", "surrogateescape"))
     fields = path_to_wire(path)
     assert len(fields) == 1
-    request = messages.decode_request(encode(StatRequest(id=1, **fields)))
+    request = codec.decode_request(encode(StatRequest(id=1, **fields)))
     assert request.remote_path() == path
 
 

@@ -14,7 +14,8 @@ from wire_strategies import KINDS, any_request, digests, structs, unknown_reques
 from wire_vectors import CHALLENGE, HELLO, PROOF, WELCOME, Conversation, cut
 
 from ftpy.errors import ProtocolError
-from ftpy.wire import messages
+from ftpy.wire import codec, messages
+from ftpy.wire.codec import encode
 from ftpy.wire.framing import HANDSHAKE_HEADER_BYTES, HEADER_BYTES, frame
 from ftpy.wire.messages import (
     AbortReply,
@@ -39,16 +40,15 @@ from ftpy.wire.messages import (
     Trailer,
     UnknownRequest,
     Welcome,
-    encode,
 )
 from ftpy.wire.session import HANDSHAKE, NEXT_LANE, Lane, Session, Side, State
 
 ID = "0123456789abcdef" * 2
 MESSAGES = {
-    Hello: messages.decode(HELLO, Hello),
-    Challenge: messages.decode(CHALLENGE, Challenge),
-    Proof: messages.decode(PROOF, Proof),
-    Welcome: messages.decode(WELCOME, Welcome),
+    Hello: codec.decode(HELLO, Hello),
+    Challenge: codec.decode(CHALLENGE, Challenge),
+    Proof: codec.decode(PROOF, Proof),
+    Welcome: codec.decode(WELCOME, Welcome),
     Denied: Denied(),
     messages.PutRequest: PutRequest(id=1, path="a", mtime_ns=0, file_size=1),
     messages.PartRequest: messages.PartRequest(id=1, upload=ID, part=0, length=1),

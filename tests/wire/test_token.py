@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftpy.errors import ConfigError
-from ftpy.wire.messages import b64encode, encode
+from ftpy.wire.codec import encode
+from ftpy.wire.spelling import b64encode
 from ftpy.wire.token import PREFIX, PairingToken
 
 KEY = bytes(range(100, 132))

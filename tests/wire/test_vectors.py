@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from wire_vectors import Conversation, cut, from_hex, header_of, load, pour
 
 from ftpy.errors import InvalidPath, ProtocolError
-from ftpy.wire import messages
+from ftpy.wire import codec, messages
 from ftpy.wire.framing import HEADER_BYTES, FrameBuffer, frame
 from ftpy.wire.messages import PathRequest, Trailer
 from ftpy.wire.session import Side
@@ -77,15 +77,15 @@ REPLIES["inline put"] = messages.StoredReply
 
 def read(reads_as: str, header: bytes) -> Any:
     if reads_as == "handshake":
-        return messages.decode_handshake(header)
+        return codec.decode_handshake(header)
     if reads_as == "request":
-        request = messages.decode_request(header)
+        request = codec.decode_request(header)
         if isinstance(request, PathRequest):
             request.remote_path()
         return request
     if reads_as == "trailer":
-        return messages.decode(header, Trailer)
-    return messages.decode_reply(header, REPLIES[reads_as.removeprefix("reply to ")])
+        return codec.decode(header, Trailer)
+    return codec.decode_reply(header, REPLIES[reads_as.removeprefix("reply to ")])
 
 
 def check_header(case: dict[str, Any], pieces: Pieces) -> None:
@@ -98,7 +98,7 @@ def check_header(case: dict[str, Any], pieces: Pieces) -> None:
     assert header == header_of(case)
     if case["verdict"] == "legal":
         message = read(case["reads_as"], header)
-        assert json.loads(messages.encode(message)) == case["means"]
+        assert json.loads(codec.encode(message)) == case["means"]
         if "path_hex" in case:
             parts = message.remote_path().parts
             assert [part.encode("utf-8", "surrogateescape").hex() for part in parts] == case["path_hex"]
@@ -121,7 +121,7 @@ def test_header_vector_when_cut_anywhere(name, cuts):
 
 def test_every_verb_has_a_legal_vector():
     legal = [case for case in HEADERS.values() if case["verdict"] == "legal"]
-    assert {case["means"]["cmd"] for case in legal if case["reads_as"] == "request"} > messages._VERBS
+    assert {case["means"]["cmd"] for case in legal if case["reads_as"] == "request"} > messages.VERBS
     assert {case["reads_as"] for case in legal} == {
         "handshake",
         "request",

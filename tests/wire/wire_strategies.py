@@ -87,7 +87,7 @@ def ranges(ends: list[int]) -> list[tuple[int, int]]:
 
 def unknown_requests() -> st.SearchStrategy[UnknownRequest]:
     """Requests of verbs that are not known."""
-    return structs(UnknownRequest).filter(lambda request: request.cmd not in messages._VERBS)
+    return structs(UnknownRequest).filter(lambda request: request.cmd not in messages.VERBS)
 
 
 def any_request() -> st.SearchStrategy[Request]:

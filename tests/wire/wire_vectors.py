@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ftpy.wire.framing import BUFFER_BYTES, FrameBuffer
-from ftpy.wire.messages import b64encode
 from ftpy.wire.session import Message, Session, Side
+from ftpy.wire.spelling import b64encode
 
 FOLDER = Path(__file__).parents[1] / "vectors"
 NONCE = b64encode(b"\x11" * 32)

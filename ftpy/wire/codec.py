@@ -1,0 +1,134 @@
+"""Messages <-> the bytes of headers, strictly: what two readers could take differently is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from ftpy.errors import ProtocolError
+from ftpy.wire.messages import (
+    VERBS,
+    AnyReply,
+    ConnectionId,
+    FailureReply,
+    Handshake,
+    ProgressReply,
+    Reply,
+    Request,
+    RequestId,
+    Requests,
+    Size,
+    UnknownRequest,
+)
+
+T = TypeVar("T")
+
+
+class _Verb(Struct):
+    """Just enough of a request to answer one that is not understood."""
+
+    cmd: str
+    id: RequestId
+    length: Size | None = None
+
+
+class _Opening(Struct):
+    """Just enough of what is said in a handshake to tell a message of it from a failure."""
+
+    cmd: str | None = None
+
+
+class _Outcome(Struct):
+    """Just enough of a reply to know which struct it is."""
+
+    id: ConnectionId
+    ok: bool | None = None
+
+
+_encoder = msgspec.json.Encoder()
+_requests: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Requests)
+_verb = msgspec.json.Decoder(_Verb)
+_opening = msgspec.json.Decoder(_Opening)
+_handshake: msgspec.json.Decoder[Handshake] = msgspec.json.Decoder(Handshake)
+_outcome = msgspec.json.Decoder(_Outcome)
+_progress = msgspec.json.Decoder(ProgressReply)
+_failure = msgspec.json.Decoder(FailureReply)
+_decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
+_MALFORMED = (msgspec.DecodeError, ValueError, RecursionError)
+"""What the decoders raise, of which RecursionError is for arrays within arrays within arrays."""
+
+encode = _encoder.encode
+"""A message as the bytes of a header."""
+
+
+def decode(header: bytes, kind: type[T]) -> T:
+    """The header as a ``kind`` (a struct, or a union of tagged ones). Raises ProtocolError."""
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        decoder = _decoders[kind] = msgspec.json.Decoder(kind)
+    message: T = _strictly(decoder, header)
+    return message
+
+
+def decode_handshake(header: bytes) -> Handshake | AnyReply:
+    """The header as a message of the handshake, or as a failure, which has no ``cmd``. Raises ProtocolError."""
+    if _strictly(_opening, header, check=False).cmd is None:
+        return decode_reply(header, Reply)
+    return _strictly(_handshake, header)
+
+
+def decode_request(header: bytes) -> Request | UnknownRequest:
+    """The header as a request. Raises ProtocolError."""
+    try:
+        message = _requests.decode(header)
+    except _MALFORMED:
+        verb = _strictly(_verb, header, check=False)
+        if verb.cmd in VERBS:
+            return _strictly(_requests, header)  # raises, and says which field
+        _refuse_ambiguity(header)
+        return UnknownRequest(cmd=verb.cmd, id=verb.id, length=verb.length)
+    if _encoder.encode(message) != header:
+        _refuse_ambiguity(header)
+    return message
+
+
+def decode_reply(header: bytes, kind: type[Reply]) -> AnyReply:
+    """The header as the reply that is due: a ``kind``, a failure or progress. Raises ProtocolError."""
+    outcome = _strictly(_outcome, header, check=False)
+    if outcome.ok is True:
+        return decode(header, kind)
+    if outcome.ok is False:
+        return _strictly(_failure, header)
+    return _strictly(_progress, header)
+
+
+def _strictly(decoder: msgspec.json.Decoder[T], header: bytes, *, check: bool = True) -> T:
+    try:
+        message: T = decoder.decode(header)
+    except _MALFORMED as error:
+        raise ProtocolError(f"not a legal header: {error}") from None
+    # What encodes back to the same bytes has no field twice; only what differs needs the slow look.
+    if check and _encoder.encode(message) != header:
+        _refuse_ambiguity(header)
+    return message
+
+
+def _refuse_ambiguity(header: bytes) -> None:
+    """Refuse what two readers could read differently: a field that comes twice, a number with a fraction."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        fields = dict(pairs)
+        if len(fields) != len(pairs):
+            raise ProtocolError("not a legal header: a field comes twice")
+        return fields
+
+    def fraction(_: str) -> int:
+        raise ProtocolError("not a legal header: a number with a fraction or an exponent")
+
+    try:
+        json.loads(header, object_pairs_hook=unique, parse_float=fraction)
+    except _MALFORMED as error:
+        raise ProtocolError(f"not a legal header: {error}") from None

@@ -43,7 +43,7 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Count, _says("Connections at once from one IP address, so that nobody takes all of them.")
     ] = 256
     connections_unauthenticated: Annotated[
-        Count, _says("Connections at once that have not proven who they are; more are closed unheard.")
+        Count, _says("Connections at once without a proof; the oldest makes room for a newcomer.")
     ] = 128
     backlog: Annotated[
         Count, _says("Connections that the kernel keeps waiting for us; it cuts this at net.core.somaxconn.")

@@ -30,7 +30,7 @@ class Admission:
         self._limits = limits
         self._lock = threading.Lock()
         self._by_source: Counter[str] = Counter()
-        self._strangers: set[int] = set()
+        self._strangers: dict[int, None] = {}  # in the order of their coming
 
     @property
     def connections(self) -> int:
@@ -38,29 +38,34 @@ class Admission:
         with self._lock:
             return self._by_source.total()
 
-    def admit(self, connection: int, source: str) -> str | None:
-        """Count a connection in, as a stranger until ``known``; or the reason why not."""
+    def admit(self, connection: int, source: str) -> tuple[str | None, int | None]:
+        """Count a connection in, as a stranger until ``known``: (why not, the stranger that makes room for it).
+
+        Newcomers are not refused because of strangers who say nothing: the one that waits longest goes.
+        """
         limits = self._limits
         with self._lock:
             if self._by_source.total() >= limits.connections:
-                return "connections"
+                return "connections", None
             if self._by_source[source] >= limits.connections_per_address:
-                return "connections_per_address"
+                return "connections_per_address", None
+            oldest = None
             if len(self._strangers) >= limits.connections_unauthenticated:
-                return "connections_unauthenticated"
+                oldest = next(iter(self._strangers))
+                del self._strangers[oldest]
             self._by_source[source] += 1
-            self._strangers.add(connection)
-            return None
+            self._strangers[connection] = None
+            return None, oldest
 
     def known(self, connection: int) -> None:
         """The connection has authenticated."""
         with self._lock:
-            self._strangers.discard(connection)
+            self._strangers.pop(connection, None)
 
     def leave(self, connection: int, source: str) -> None:
         """Count an admitted connection out."""
         with self._lock:
-            self._strangers.discard(connection)
+            self._strangers.pop(connection, None)
             self._by_source[source] -= 1
             if self._by_source[source] <= 0:
                 del self._by_source[source]

@@ -139,13 +139,27 @@ class Service:
     def opened(self, handler: RequestHandler) -> None:
         """A connection's thread has begun."""
         with self._lock:
-            self._handlers[id(handler)] = handler
+            self._handlers[handler.key] = handler
 
     def closed(self, handler: RequestHandler) -> None:
         """A connection's thread is about to end."""
         with self._none_open:
-            self._handlers.pop(id(handler), None)
+            self._handlers.pop(handler.key, None)
             self._none_open.notify_all()
+
+    def break_off(self, stranger: int) -> None:
+        """End a connection that has not authenticated, to make room for another."""
+        with self._lock:
+            handler = self._handlers.get(stranger)
+        if handler is not None:
+            log.warning(
+                "stranger-ended",
+                extra={
+                    "event": "stranger-ended",
+                    "fields": {"source": handler.source, "limit": "connections_unauthenticated"},
+                },
+            )
+            handler.abandon()
 
     # ---- storages
 
@@ -245,7 +259,9 @@ class Server(socketserver.ThreadingTCPServer):
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Admit the connection, or refuse it before it costs a thread."""
         source = source_of(client_address)
-        reason = self.service.admission.admit(id(request), source)
+        reason, oldest = self.service.admission.admit(id(request), source)
+        if oldest is not None:
+            self.service.break_off(oldest)
         if reason is not None:
             log.warning(
                 "refused-at-limit", extra={"event": "refused-at-limit", "fields": {"source": source, "limit": reason}}

@@ -123,9 +123,8 @@ class Uploads:
     def sweep(self, expire_seconds: float) -> int:
         """Remove uploads whose journal was not written for that long, and halves of what is gone. Raises OSError."""
         names = map(_FILE.fullmatch, self._area.uploads.names())
-        return sum(
-            self._sweep(found) for found in {name[1] for name in names if name} if self._expired(found, expire_seconds)
-        )
+        found = {name[1] for name in names if name}
+        return sum(self._sweep(one, expire_seconds) for one in found if self._expired(one, expire_seconds))
 
     def _expired(self, found: str, expire_seconds: float) -> bool:
         try:
@@ -133,14 +132,16 @@ class Uploads:
             self._area.uploads.lstat(f"{found}.data")
         except FileNotFoundError:
             return True  # one without the other: a crash between two removals
-        return time.time() - journal.st_mtime > expire_seconds
+        return journal.st_size == 0 or time.time() - journal.st_mtime > expire_seconds
 
-    def _sweep(self, found: str) -> bool:
+    def _sweep(self, found: str, expire_seconds: float) -> bool:
         """Remove an upload that nobody holds: whether it went."""
         lock = open_locked(self._area.uploads, f"{found}.journal", create=True)
         if lock is None:
             return False
         try:
+            if not self._expired(found, expire_seconds):
+                return False  # somebody went on with it just before it was ours
             self._area.uploads.unlink(f"{found}.data", missing_ok=True)
             self._area.uploads.unlink(f"{found}.journal", missing_ok=True)
         finally:

@@ -16,6 +16,8 @@ HANDSHAKE_HEADER_BYTES = 2_048
 """Longest header before authentication, bytes: a stranger cannot make us hold more."""
 BUFFER_BYTES = 256 * 1024
 """Received ahead at most, bytes: a header of the greatest length and some small bodies in one recv."""
+FIRST_BUFFER_BYTES = 4 * 1024
+"""Received ahead at first, bytes: what an idle connection costs; it doubles whenever it was filled."""
 
 _PREFIX = struct.Struct("<I")
 
@@ -31,9 +33,11 @@ class FrameBuffer:
     """Bytes received but not yet used: headers are cut out of it, bodies are taken from it as they are."""
 
     def __init__(self, capacity: int = BUFFER_BYTES) -> None:
-        self._view = memoryview(bytearray(capacity))
+        self._capacity = capacity
+        self._view = memoryview(bytearray(min(FIRST_BUFFER_BYTES, capacity)))
         self._start = 0
         self._end = 0
+        self._filled = False
 
     def __len__(self) -> int:
         """Bytes held."""
@@ -41,22 +45,31 @@ class FrameBuffer:
 
     def space(self) -> memoryview:
         """Where the next bytes belong, never empty while a frame is incomplete; then tell ``filled``."""
-        if self._start == self._end:
-            self._start = self._end = 0
+        if self._filled and len(self._view) < self._capacity:
+            self._move(memoryview(bytearray(min(2 * len(self._view), self._capacity))))
         elif self._start > len(self._view) // 2:
-            held = bytes(self._view[self._start : self._end])
-            self._view[: len(held)] = held
-            self._start, self._end = 0, len(held)
+            self._move(self._view)
         return self._view[self._end :]
+
+    def _move(self, into: memoryview) -> None:
+        """What is held goes to the beginning of ``into``, which may be the same memory."""
+        held = bytes(self._view[self._start : self._end])
+        into[: len(held)] = held
+        self._view, self._start, self._end, self._filled = into, 0, len(held), False
 
     def filled(self, count: int) -> None:
         """``count`` bytes were written to the start of ``space()``."""
         self._end += count
+        self._filled = self._end == len(self._view)
 
     def feed(self, data: bytes) -> None:
-        """Add a copy of ``data``, which must fit into ``space()``."""
-        self.space()[: len(data)] = data
-        self.filled(len(data))
+        """Add a copy of ``data``. Raises ValueError when it is more than can be held."""
+        while data:
+            if not (space := self.space()):
+                raise ValueError(f"{len(data)} bytes more than can be held")
+            space[: len(data)] = data[: len(space)]
+            self.filled(min(len(data), len(space)))
+            data = data[len(space) :]
 
     def next_header(self, limit: int) -> bytes | None:
         """The next whole header, or None while bytes are missing.

@@ -10,6 +10,11 @@ from ftpy.config import Limits
 from ftpy.server.admission import Admission, source_of
 
 
+def refusal(admission: Admission, connection: int, source: str) -> str | None:
+    """Why a connection is not let in."""
+    return admission.admit(connection, source)[0]
+
+
 @pytest.mark.parametrize(
     ("address", "source"),
     [
@@ -29,41 +34,41 @@ def test_source_is_what_one_peer_cannot_multiply(address: object, source: str) -
 
 def test_no_more_than_all_connections_are_admitted() -> None:
     admission = Admission(Limits(connections=2))
-    assert admission.admit(1, "a") is None and admission.admit(2, "b") is None
-    assert admission.admit(3, "c") == "connections"
+    assert refusal(admission, 1, "a") is None and refusal(admission, 2, "b") is None
+    assert refusal(admission, 3, "c") == "connections"
     admission.leave(1, "a")
-    assert admission.admit(3, "c") is None
+    assert refusal(admission, 3, "c") is None
     assert admission.connections == 2
 
 
 def test_no_more_than_its_share_is_admitted_from_one_address() -> None:
     admission = Admission(Limits(connections_per_address=2))
-    assert admission.admit(1, "a") is None and admission.admit(2, "a") is None
-    assert admission.admit(3, "a") == "connections_per_address"
-    assert admission.admit(4, "b") is None
+    assert refusal(admission, 1, "a") is None and refusal(admission, 2, "a") is None
+    assert refusal(admission, 3, "a") == "connections_per_address"
+    assert refusal(admission, 4, "b") is None
     admission.leave(2, "a")
-    assert admission.admit(3, "a") is None
+    assert refusal(admission, 3, "a") is None
 
 
-def test_strangers_take_no_more_than_their_places_until_they_are_known_or_leave() -> None:
-    admission = Admission(Limits(connections_unauthenticated=1))
-    assert admission.admit(1, "a") is None
-    assert admission.admit(2, "b") == "connections_unauthenticated"
-    admission.known(1)
-    assert admission.admit(2, "b") is None
-    assert admission.admit(3, "c") == "connections_unauthenticated"
-    admission.leave(2, "b")
-    assert admission.admit(3, "c") is None
+def test_the_stranger_that_waits_longest_makes_room_for_a_newcomer() -> None:
+    admission = Admission(Limits(connections_unauthenticated=2))
+    assert admission.admit(1, "a") == (None, None) and admission.admit(2, "a") == (None, None)
+    assert admission.admit(3, "b") == (None, 1)
+    admission.known(2)
+    assert admission.admit(4, "c") == (None, None)
+    admission.leave(3, "b")
+    assert admission.admit(5, "c") == (None, None)
+    assert admission.admit(6, "c") == (None, 4)
 
 
 def test_what_was_refused_takes_no_place() -> None:
     admission = Admission(Limits(connections_per_address=1))
     admission.admit(1, "a")
     for number in range(10):
-        assert admission.admit(100 + number, "a") == "connections_per_address"
+        assert refusal(admission, 100 + number, "a") == "connections_per_address"
     assert admission.connections == 1
     admission.leave(1, "a")
-    assert admission.connections == 0 and admission.admit(1, "a") is None
+    assert admission.connections == 0 and refusal(admission, 1, "a") is None
 
 
 def test_places_are_counted_right_when_many_come_and_go_at_once() -> None:
@@ -72,7 +77,7 @@ def test_places_are_counted_right_when_many_come_and_go_at_once() -> None:
 
     def come_and_go(number: int) -> None:
         for _ in range(300):
-            if admission.admit(number, f"source {number % 3}") is None:
+            if refusal(admission, number, f"source {number % 3}") is None:
                 with lock:
                     most[0] = max(most[0], admission.connections)
                 admission.known(number)

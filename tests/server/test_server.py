@@ -90,27 +90,29 @@ def test_silent_strangers_delay_nobody_and_are_gone_in_time(tmp_path: Path, tls:
 
 
 @pytest.mark.parametrize(
-    ("limits", "known", "strangers"),
-    [
-        (Limits(connections=3), 3, 0),
-        (Limits(connections_per_address=3), 3, 0),
-        (Limits(connections_unauthenticated=3), 0, 3),
-    ],
-    ids=["in all", "per address", "unauthenticated"],
+    "limits", [Limits(connections=3), Limits(connections_per_address=3)], ids=["in all", "per address"]
 )
 @pytest.mark.parametrize("tls", [True, False], ids=["tls", "plain"])
-def test_no_more_than_the_limit_are_let_in_and_places_are_given_back(
-    tmp_path: Path, limits: Limits, known: int, strangers: int, tls: bool
-) -> None:
+def test_no_more_than_the_limit_are_let_in_and_places_are_given_back(tmp_path: Path, limits: Limits, tls: bool) -> None:
     with running(tmp_path / "host", tls=tls, limits=limits) as host, contextlib.ExitStack() as stack:
-        held = [stack.enter_context(connected(host)).channel.stream._sock for _ in range(known)]
-        held += [stack.enter_context(dial(host)) for _ in range(strangers)]
+        held = [stack.enter_context(connected(host)).channel.stream._sock for _ in range(3)]
         eventually(lambda: connections(host) == 3)
         for _ in range(3):
             assert refused(host)
         held[0].close()
         eventually(lambda: connections(host) == 2)
         assert served(host)
+
+
+@pytest.mark.parametrize("tls", [True, False], ids=["tls", "plain"])
+def test_silent_strangers_lock_nobody_out(tmp_path: Path, tls: bool) -> None:
+    limits = Limits(connections_unauthenticated=3, handshake_seconds=60)
+    with running(tmp_path / "host", tls=tls, limits=limits) as host, contextlib.ExitStack() as stack:
+        silent = [stack.enter_context(dial(host)) for _ in range(10)]
+        assert served(host) and served(host)
+        for sock in silent[:7]:
+            assert sock.recv(1) == b""
+        eventually(lambda: connections(host) <= 3)
 
 
 def test_who_has_authenticated_takes_no_place_of_a_stranger(tmp_path: Path) -> None:

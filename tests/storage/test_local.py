@@ -183,7 +183,7 @@ def test_names_that_no_path_can_hold_are_skipped_and_counted(
     with caplog.at_level(logging.WARNING, "ftpy.storage"):
         assert names(storage) == ["fine"]
     (record,) = caplog.records
-    assert (record.event, record.names) == ("names-skipped", 2)  # type: ignore[attr-defined]
+    assert (record.event, record.fields["names"]) == ("names-skipped", 2)  # type: ignore[attr-defined]
 
 
 @not_as_root

@@ -113,7 +113,7 @@ def test_take_gives_what_is_there_and_no_more():
 
 def test_feed_refuses_more_than_there_is_space():
     buffer = FrameBuffer(8)
-    with pytest.raises(ValueError, match="different structures"):
+    with pytest.raises(ValueError, match="1 bytes more than can be held"):
         buffer.feed(b"123456789")
 
 

@@ -367,7 +367,7 @@ def test_each_log_line_is_one_json_object_and_none_holds_a_secret(tmp_path: Path
         assert daemon.wait() == 0
     lines = [json.loads(line) for line in daemon.log.splitlines()]
     events = [line["event"] for line in lines]
-    assert events[0] == "listening" and events[-2:] == ["draining", "stopped"]
+    assert events[0] == "listening" and "draining" in events and events[-1] == "stopped"
     assert {"login", "put", "get", "refused", "login-denied", "connection-ended", "refused-at-limit"} <= set(events)
     assert "users-read" in events and "session-ended" in events
     assert all({"time", "level", "event"} <= set(line) for line in lines)

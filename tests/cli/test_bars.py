@@ -97,6 +97,7 @@ def bars(screen: str) -> list[str]:
     return [line for line in re.split(r"[\r\n]+", screen) if "|" in line]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["put", "get"])
 def test_a_bar_shows_name_bytes_rate_time_left_and_phase(config: Path, host: Host, verb: str) -> None:
     data = os.urandom(MIB) * 24

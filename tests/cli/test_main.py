@@ -428,6 +428,7 @@ def test_get_goes_on_after_a_file_that_fails(desk: Desk, root: Path) -> None:
 # ------------------------------------------------------------------ ls, stat, digest
 
 
+@pytest.mark.slow
 def test_ls_lists_in_every_form(desk: Desk, root: Path) -> None:
     assert desk("ls").out == ""
     (root / "d" / "e").mkdir(parents=True)
@@ -526,6 +527,7 @@ def test_xdg_config_home_is_where_profiles_are_kept(fresh: Desk, tmp_path: Path)
 # ------------------------------------------------------------------ exit codes
 
 
+@pytest.mark.slow
 def test_exit_codes_say_what_went_wrong(desk: Desk, root: Path, host: Host) -> None:
     (root / "f").write_bytes(b"content")
     assert desk("get", "f").code == 0
@@ -562,6 +564,7 @@ def test_exit_code_is_5_when_what_arrives_is_not_what_was_sent(tmp_path: Path) -
         assert ended.code == 5 and [line["error"] for line in ended.objects] == ["DigestMismatch", "NotFound"]
 
 
+@pytest.mark.slow
 def test_users_of_one_right_can_use_it(desk: Desk, root: Path, host: Host) -> None:
     for right in ("put", "get", "ls"):
         if right not in host.keys:
@@ -593,6 +596,7 @@ def slow(host: Host, up: bool) -> Proxy:
     return Proxy(host.address, (line, Fault()) if up else (Fault(), line))
 
 
+@pytest.mark.slow
 def test_interrupt_in_the_middle_of_a_put_ends_with_130_and_the_next_put_resumes(desk: Desk, root: Path) -> None:
     data = desk.make("large", 40 * MIB)
     with slow(desk.host, up=True) as proxy:
@@ -608,6 +612,7 @@ def test_interrupt_in_the_middle_of_a_put_ends_with_130_and_the_next_put_resumes
     assert (root / "large").read_bytes() == data and desk.host.uploads == []
 
 
+@pytest.mark.slow
 def test_interrupt_in_the_middle_of_a_get_ends_with_130_and_the_next_get_resumes(desk: Desk, root: Path) -> None:
     data = desk.make("source", 40 * MIB)
     (desk.folder / "source").rename(root / "large")

@@ -552,6 +552,7 @@ def test_a_removed_user_gets_nothing_more(tmp_path: Path) -> None:
             assert alive(alice)
 
 
+@pytest.mark.slow
 def test_a_removed_user_in_the_middle_of_a_body_is_cut_off(tmp_path: Path) -> None:
     with running(tmp_path / "host", tls=False) as host:
         host.add_user("bob")
@@ -661,6 +662,7 @@ def test_progress_of_a_slow_part_is_said_about_every_second(host: Host, live: Co
     assert all(after - before < 2 for before, after in pairwise(moments))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("way", ["put", "get"])
 def test_a_dead_line_is_given_up_within_the_limit(tmp_path: Path, way: str, tls: bool) -> None:
@@ -693,6 +695,7 @@ def test_a_dead_line_is_given_up_within_the_limit(tmp_path: Path, way: str, tls:
         assert failures == [Stalled]
 
 
+@pytest.mark.slow
 def test_the_server_gives_up_who_does_not_read(tmp_path: Path) -> None:
     with running(tmp_path / "host", tls=False, limits=Limits(stall_seconds=0.5)) as host, connected(host) as live:
         with open(host.root / "f", "wb") as file:
@@ -702,6 +705,7 @@ def test_the_server_gives_up_who_does_not_read(tmp_path: Path) -> None:
         eventually(lambda: connections(host) == 0, 3)
 
 
+@pytest.mark.slow
 def test_the_server_gives_up_a_dead_line_and_keeps_what_came(tmp_path: Path) -> None:
     with (
         running(tmp_path / "host", tls=False, limits=Limits(stall_seconds=0.5)) as host,
@@ -732,6 +736,7 @@ def send_until_cut(live: Connection, upload: UploadReply) -> None:
         live.channel.flush()
 
 
+@pytest.mark.slow
 def test_a_stranger_that_trickles_is_gone_in_time(tmp_path: Path) -> None:
     """Bytes that come do not prolong the time to authenticate, in TLS or plain."""
     for tls in (False, True):
@@ -756,6 +761,7 @@ def test_a_stranger_that_trickles_is_gone_in_time(tmp_path: Path) -> None:
             feeder.join()
 
 
+@pytest.mark.slow
 def test_an_idle_session_is_ended_in_time_and_a_busy_one_is_not(tmp_path: Path) -> None:
     with running(tmp_path / "host", tls=False, limits=Limits(idle_seconds=0.6)) as host, connected(host) as live:
         begin = time.monotonic()

@@ -284,6 +284,7 @@ class Put:
         return self.error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tls", [True, False], ids=["tls", "plain"])
 def test_sigterm_lets_a_large_put_finish_and_exits_0(tmp_path: Path, tls: bool) -> None:
     source = tmp_path / "source"
@@ -302,6 +303,7 @@ def test_sigterm_lets_a_large_put_finish_and_exits_0(tmp_path: Path, tls: bool) 
     assert "stopped all_ended=true" in daemon.log and "Traceback" not in daemon.log
 
 
+@pytest.mark.slow
 def test_sigterm_cuts_off_what_does_not_finish_in_time_and_it_can_be_resumed(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(os.urandom(MIB) * 40)
@@ -358,6 +360,7 @@ def test_a_socket_file_left_by_a_kill_is_no_hindrance(tmp_path: Path) -> None:
         assert served(host) and stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+@pytest.mark.slow
 def test_each_log_line_is_one_json_object_and_none_holds_a_secret(tmp_path: Path) -> None:
     host = Host(tmp_path / "host")
     host.add_user("bob")
@@ -375,6 +378,7 @@ def test_each_log_line_is_one_json_object_and_none_holds_a_secret(tmp_path: Path
     check_no_secret(host, daemon)
 
 
+@pytest.mark.slow
 def test_text_log_lines_are_one_event_each_and_none_holds_a_secret(tmp_path: Path) -> None:
     host = Host(tmp_path / "host", tls=False)
     host.add_user("bob")
@@ -436,6 +440,7 @@ def check_no_secret(host: Host, daemon: Daemon) -> None:
     assert "Traceback" not in daemon.log
 
 
+@pytest.mark.slow
 def test_users_who_are_removed_rotated_or_added_by_the_command_count_at_once(tmp_path: Path) -> None:
     host = Host(tmp_path / "host")
     with Daemon(host) as daemon, connected(host) as live:
@@ -508,6 +513,7 @@ def test_plaintext_that_others_reach_is_served_where_it_is_allowed(tmp_path: Pat
         assert served(host)
 
 
+@pytest.mark.slow
 def test_out_of_descriptors_it_does_not_spin_and_serves_again_afterwards(tmp_path: Path) -> None:
     host = Host(tmp_path / "host", tls=False)
     before = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))"

@@ -235,6 +235,7 @@ def test_another_message_than_the_trailer_is_refused(ends: Ends) -> None:
 # ------------------------------------------------------------------ what takes its time
 
 
+@pytest.mark.slow
 def test_a_slow_part_is_answered_with_progress_every_second(ends: Ends) -> None:
     """The client's stall limit counts silence, and its part is still on the way."""
     length = 14
@@ -305,6 +306,7 @@ def test_patiently_raises_what_the_work_raises(ends: Ends) -> None:
         ends.server.patiently(work, lambda: 0)
 
 
+@pytest.mark.slow
 def test_patiently_waits_for_its_work_though_the_peer_is_gone(ends: Ends) -> None:
     """The work uses what belongs to the connection; it must not outlive it."""
     ends.client.send(StatRequest(id=1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from typing import NoReturn
@@ -18,6 +19,9 @@ INTERRUPTED = 130
 """128 + SIGINT, as shells say it."""
 OUTPUT_CLOSED = 141
 """128 + SIGPIPE: what reads our output went away."""
+
+UNWRITABLE = frozenset([errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF])
+"""Why writing our output fails; whatever else is written says so by an error of ours."""
 
 EXIT_CODES = {
     0: "done",
@@ -70,6 +74,9 @@ def _report(error: BaseException, name: str) -> int:
     if isinstance(error, BrokenPipeError):
         _forget_stdout()
         return OUTPUT_CLOSED
+    if isinstance(error, OSError) and error.errno in UNWRITABLE and error.filename is None:
+        _forget_stdout()
+        return _say(name, f"standard output: {error.strerror}", 1)
     if os.environ.get("FTPY_DEBUG"):
         import traceback
 

@@ -97,6 +97,7 @@ class Accounts:
         file, self._stamp = self._read()
         self._known = self._understand(file)
         self._looked = time.monotonic()
+        self._reported: _Stamp | None = None
 
     @classmethod
     def create(cls, path: str | os.PathLike[str]) -> Accounts:
@@ -139,13 +140,16 @@ class Accounts:
         stamp = _stamp(self._path)
         if stamp == self._stamp:
             return
-        self._stamp = stamp
         try:
-            file, self._stamp = self._read()
+            file, read = self._read()
             self._known = self._understand(file)
         except ConfigError as error:
-            log.error("users kept as they were", extra={"event": "users-broken", "fields": {"error": str(error)}})
+            # It may only have been out of reach for a moment: it is read again at the next look.
+            if stamp != self._reported:
+                log.error("users kept as they were", extra={"event": "users-broken", "fields": {"error": str(error)}})
+            self._reported = stamp
         else:
+            self._stamp = read
             log.info("users read", extra={"event": "users-read", "fields": {"users": len(self._known.users)}})
 
     # ---------------------------------------------------------------- for the administrator

@@ -307,6 +307,7 @@ def _remove_dead_socket(path: str) -> None:
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # a live server with a full backlog would keep us waiting
         try:
             probe.connect(path)
         except ConnectionRefusedError:

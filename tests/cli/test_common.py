@@ -32,7 +32,7 @@ def start(body: str, *arguments: str, **options) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", script, *arguments],
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
+        stdout=options.pop("stdout", subprocess.PIPE),
         stderr=subprocess.PIPE,
         text=True,
         env=environment | options.pop("env", {}),
@@ -140,3 +140,11 @@ def test_completion_is_answered_when_a_shell_asks():
     code, out, _ = run("pass", env={"_TOOL_COMPLETE": "bash_complete", "COMP_WORDS": "tool --nu", "COMP_CWORD": "1"})
     assert code == 0
     assert "--number" in out
+
+
+@posix
+def test_a_full_disk_behind_standard_output_is_one_line_and_1():
+    with open("/dev/full", "wb") as full:
+        process = start("click.echo('y' * 99)", stdout=full)
+        assert process.communicate(timeout=30)[1] == "tool: standard output: No space left on device\n"
+    assert process.returncode == 1

@@ -37,7 +37,10 @@ def describe_machine(folder: Path, programs: Mapping[str, str]) -> dict[str, str
 
 
 def _ask(*argv: str) -> str:
-    said = subprocess.run(argv, capture_output=True, text=True, timeout=START_SECONDS, check=False)
+    try:
+        said = subprocess.run(argv, capture_output=True, text=True, timeout=START_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"unknown ({error})"
     return said.stdout or said.stderr
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from ftpy.config import Profile, Transfer, parse_address
+from ftpy.digests import PartDigestName
 from ftpy.errors import ConfigError, ConnectionFailed, ConnectionLost, Denied, FtpyError, ProtocolError, Stalled
 from ftpy.transport.channel import Channel
 from ftpy.transport.deadline import Deadline
@@ -97,6 +98,11 @@ class Connection:
     def inline_bytes(self) -> int:
         """Largest body that a put may carry inline; held in memory here, so a server's word has its limit."""
         return min(self.welcome.limits.inline_bytes, MOST_INLINE_BYTES)
+
+    @property
+    def part_digest(self) -> PartDigestName:
+        """What verifies the parts of a put: the fastest that the server knows."""
+        return "xxh128" if "xxh128" in self.welcome.digests else "blake3"
 
     def next_id(self) -> int:
         """A fresh request id."""

@@ -25,9 +25,9 @@ from ftpy.wire.messages import (
     PartRequest,
     PutRequest,
     StoredReply,
-    Trailer,
     UploadReply,
     digest_of,
+    trailer_of,
 )
 from ftpy.wire.spelling import path_to_wire
 
@@ -97,7 +97,7 @@ class FilePut:
             )
         )
         connection.channel.send_body(body)
-        connection.channel.send(digest_of(put.digest, self._digest.hex, Trailer))
+        connection.channel.send(trailer_of(put.digest, self._digest.hex))
         self._commit_unanswered = True
         connection.wait(StoredReply)
         self._say("sending", source.size)
@@ -150,8 +150,11 @@ class FilePut:
     def _send_part(self, connection: Connection, upload: UploadReply, number: int) -> None:
         source, channel = self._source, connection.channel
         offset, length = number * upload.part_size, self._length(upload, number)
-        channel.send(PartRequest(id=connection.next_id(), upload=upload.upload, part=number, length=length))
-        hasher = new_hasher("blake3")
+        name = connection.part_digest
+        channel.send(
+            PartRequest(id=connection.next_id(), upload=upload.upload, part=number, length=length, digest=name)
+        )
+        hasher = new_hasher(name)
         for view in source.chunks(offset, length):
             hasher.update(view)
             if channel.sends_files:
@@ -161,7 +164,7 @@ class FilePut:
             else:
                 channel.send_body(view)
             offset += len(view)
-        channel.send(Trailer(blake3=hasher.hexdigest()))
+        channel.send(trailer_of(name, hasher.hexdigest()))
         channel.flush()
 
     def _await_part(self, connection: Connection, upload: UploadReply, number: int) -> None:
@@ -267,17 +270,17 @@ class StreamPut:
             )
             if self._upload.part_size > MOST_PART_BYTES:
                 raise ProtocolError(f"the server asks for parts of {self._upload.part_size} bytes")
-        upload = self._upload.upload
+        upload, name = self._upload.upload, connection.part_digest
         while self._part is not None or not self._ended:
             if self._part is None and not self._read(self._upload.part_size):
                 break
             part = self._part
             assert part is not None
             connection.channel.send(
-                PartRequest(id=connection.next_id(), upload=upload, part=self._number, length=len(part))
+                PartRequest(id=connection.next_id(), upload=upload, part=self._number, length=len(part), digest=name)
             )
             connection.channel.send_body(part)
-            connection.channel.send(Trailer(blake3=hexdigest("blake3", part)))
+            connection.channel.send(trailer_of(name, hexdigest(name, part)))
             connection.wait(PartReply, lambda done: self._say("sending", self.stored_bytes + done))
             self.stored_bytes += len(part)
             self._number += 1

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ftpy import __version__
-from ftpy.digests import DIGEST_NAMES
+from ftpy.digests import DIGEST_NAMES, PART_DIGEST_NAMES
 from ftpy.errors import ConnectionFailed, ConnectionLost, Denied, InternalError, ProtocolError, RequestError
 from ftpy.server.accounts import Account
 from ftpy.server.context import Commits, Context, failure
@@ -128,7 +128,7 @@ class RequestHandler(socketserver.BaseRequestHandler):
                 server=f"ftpy {__version__}",
                 time_ns=time.time_ns(),
                 limits=Limits(inline_bytes=limits.inline_bytes, requests=limits.pipelined_requests),
-                digests=list(DIGEST_NAMES),
+                digests=sorted({*DIGEST_NAMES, *PART_DIGEST_NAMES}),
                 rights=sorted(account.rights),
             )
         )

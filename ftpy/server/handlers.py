@@ -36,10 +36,10 @@ from ftpy.wire.messages import (
     StatReply,
     StatRequest,
     StoredReply,
-    Trailer,
     UploadReply,
     digest_of,
     info_to_entry,
+    trailer_of,
 )
 
 PAGE_BYTES = 48 * 1024
@@ -66,7 +66,7 @@ def _put_inline(request: PutRequest, file: NewFile, context: Context) -> None:
     sent = context.channel.receive_trailer()
     if sent.name != request.digest:
         raise InvalidRequest(f"the trailer's digest is {request.digest}")
-    digest = KnownDigest(sent.name, hexdigest(sent.name, body))
+    digest = KnownDigest(request.digest, hexdigest(request.digest, body))
     if digest.hex != sent.hex:
         raise DigestMismatch
     staged = context.storage.stage(file, body, digest)
@@ -76,13 +76,13 @@ def _put_inline(request: PutRequest, file: NewFile, context: Context) -> None:
 def handle_part(request: PartRequest, context: Context) -> PartReply:
     """Store one part where it belongs; it counts only when its digest is right."""
     upload = context.upload(request.upload)
-    with upload.part(request.part, request.length) as part:
+    with upload.part(request.part, request.length, request.digest) as part:
         for view in part:
             context.channel.receive_into(view)
         trailer = context.channel.receive_trailer()
-        if trailer.blake3 is None:
-            raise InvalidRequest("a part's digest is blake3")
-        part.finish(trailer.blake3)
+        if trailer.name != request.digest:
+            raise InvalidRequest(f"the trailer's digest is {request.digest}")
+        part.finish(trailer.hex)
     return PartReply(id=request.id)
 
 
@@ -134,7 +134,7 @@ def handle_get(request: GetRequest, context: Context) -> None:
             )
         )
         digest = _send_range(reader, request.offset, length, request.digest, context)
-        context.channel.send(digest_of(digest.name, digest.hex, Trailer))
+        context.channel.send(trailer_of(digest.name, digest.hex))
     context.audit("get", path=str(info.path), bytes=length)
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Self
 
-from ftpy.digests import DigestName
+from ftpy.digests import DigestName, PartDigestName
 from ftpy.errors import RequestError
 from ftpy.files import FileInfo, RemotePath
 
@@ -109,7 +109,7 @@ class PartWriter(Closing, abc.ABC):
         """Views to fill, in order, in all exactly the part's length."""
 
     @abc.abstractmethod
-    def finish(self, blake3: str) -> None:
+    def finish(self, digest: str) -> None:
         """Count the part as stored. Raises DigestMismatch (the part stays missing), NoSpace, IoError."""
 
 
@@ -126,8 +126,8 @@ class Upload(Closing, abc.ABC):
         """Ranges (first, last; both in) of parts that are not stored yet; empty for an unknown size."""
 
     @abc.abstractmethod
-    def part(self, number: int, length: int) -> PartWriter:
-        """Begin to store a part of ``length`` bytes.
+    def part(self, number: int, length: int, digest: PartDigestName = "blake3") -> PartWriter:
+        """Begin to store a part of ``length`` bytes, whose writer is finished with their ``digest``.
 
         Raises InvalidRequest for a number or length that this upload cannot have, NoSpace.
         """

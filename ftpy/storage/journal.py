@@ -3,7 +3,7 @@
 ::
 
     M {json}                     what is being put; the last one counts
-    P <number> <length> <blake3> a part was written and verified, but not made durable
+    P <number> <length> <digest> a part was written and verified, but not made durable
     X <number>                   what was said of this part before is void
     S <bytes>                    every line that ends within the first <bytes> is durable, data and all
 
@@ -20,12 +20,12 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from ftpy.digests import DIGEST_NAMES, HEX_LENGTH
+from ftpy.digests import DIGEST_NAMES, HEX_LENGTH, PartDigestName
 from ftpy.errors import InvalidPath
 from ftpy.files import RemotePath
 from ftpy.storage.base import MOST_PARTS, Condition, KnownDigest, NewFile
 
-_PART = re.compile(rb"P (0|[1-9][0-9]{0,4}) ([1-9][0-9]{0,18}) ([0-9a-f]{64})")
+_PART = re.compile(rb"P (0|[1-9][0-9]{0,4}) ([1-9][0-9]{0,18}) ([0-9a-f]{64}|[0-9a-f]{32})")
 _VOID = re.compile(rb"X (0|[1-9][0-9]{0,4})")
 _DURABLE = re.compile(rb"S ([1-9][0-9]{0,18})")
 _META = re.compile(rb"M (\{.*\})")
@@ -37,11 +37,16 @@ sync_data = getattr(os, "fdatasync", os.fsync)
 
 @dataclass(frozen=True, slots=True)
 class StoredPart:
-    """A part that was written: its bytes, its BLAKE3, and whether a sync has covered it."""
+    """A part that was written: its bytes, its digest (BLAKE3 or XXH3-128), and whether a sync has covered it."""
 
     length: int
-    blake3: str
+    digest: str
     durable: bool = False
+
+    @property
+    def digest_name(self) -> PartDigestName:
+        """Which digest it is; their lengths tell."""
+        return "blake3" if len(self.digest) == HEX_LENGTH["blake3"] else "xxh128"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +88,7 @@ def parse(text: bytes) -> Contents:
     return Contents(
         meta,
         {
-            number: StoredPart(part.length, part.blake3, durable=at <= durable_to)
+            number: StoredPart(part.length, part.digest, durable=at <= durable_to)
             for number, (part, at) in sorted(parts.items())
         },
     )
@@ -117,7 +122,7 @@ class Journal:
 
     def part(self, number: int, part: StoredPart) -> None:
         """Note a part that was written and verified."""
-        self._append(b"P %d %d %s\n" % (number, part.length, part.blake3.encode("ascii")))
+        self._append(b"P %d %d %s\n" % (number, part.length, part.digest.encode("ascii")))
 
     def void(self, number: int) -> None:
         """Note that a part is not there after all."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from ftpy.digests import new_hasher
+from ftpy.digests import PartDigestName, new_hasher
 from ftpy.errors import DigestMismatch
 from ftpy.storage.base import PartWriter
 from ftpy.storage.following import CHUNK_BYTES, Follower
@@ -32,6 +32,7 @@ class LocalPartWriter(PartWriter):
         upload: LiveUpload,
         number: int,
         length: int,
+        digest: PartDigestName,
         *,
         follower: Follower | None,
         stored: StoredPart | None,
@@ -40,7 +41,8 @@ class LocalPartWriter(PartWriter):
         self._upload, self._number, self._length = upload, number, length
         self._offset = number * upload.meta.part_size
         self._follower, self._stored, self._let_go = follower, stored, let_go
-        self._hasher = new_hasher("blake3")
+        self._digest: PartDigestName = digest
+        self._hashers = {name: new_hasher(name) for name in {digest, stored.digest_name if stored else digest}}
         self._done = 0
         self._lent: memoryview | None = None
         self._finished = self._closed = False
@@ -66,17 +68,19 @@ class LocalPartWriter(PartWriter):
         if self._stored is None:
             with translating(self._upload.meta.file.path):
                 write_at(self._upload.data, self._offset + self._done, view)
-        self._hasher.update(view)
+        for hasher in self._hashers.values():
+            hasher.update(view)
 
-    def finish(self, blake3: str) -> None:
+    def finish(self, digest: str) -> None:
         """Count the part as stored."""
         if self._done != self._length:
             raise ValueError(f"{self._done} of {self._length} bytes were given")
-        found = self._hasher.hexdigest()
-        if found != blake3 or (self._stored is not None and self._stored.blake3 != blake3):
-            raise DigestMismatch(f"part {self._number}: its blake3 is {found}")
-        if self._stored is None:
-            self._upload.part_written(self._number, StoredPart(self._length, blake3), self._follower)
+        found = self._hashers[self._digest].hexdigest()
+        stored = self._stored
+        if found != digest or (stored and self._hashers[stored.digest_name].hexdigest() != stored.digest):
+            raise DigestMismatch(f"part {self._number}: its {self._digest} is {found}")
+        if stored is None:
+            self._upload.part_written(self._number, StoredPart(self._length, digest), self._follower)
         self._finished = True
 
     def close(self) -> None:

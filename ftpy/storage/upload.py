@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 
-from ftpy.digests import DigestName, new_hasher
+from ftpy.digests import DigestName, PartDigestName, new_hasher
 from ftpy.errors import (
     Busy,
     DigestMismatch,
@@ -149,7 +149,7 @@ class LiveUpload:
                 log.info("part %d was not on disk", number, extra={"event": "part-void", "fields": {"upload": self.id}})
 
     def _is_there(self, number: int, part: StoredPart) -> bool:
-        hasher = new_hasher("blake3")
+        hasher = new_hasher(part.digest_name)
         buffer = memoryview(bytearray(min(CHUNK_BYTES, part.length)))
         offset, left = number * self.meta.part_size, part.length
         while left:
@@ -159,7 +159,7 @@ class LiveUpload:
             hasher.update(view)
             offset += len(view)
             left -= len(view)
-        return hasher.hexdigest() == part.blake3
+        return hasher.hexdigest() == part.digest
 
     def close(self) -> None:
         """Close files and threads; what is stored stays."""
@@ -212,7 +212,7 @@ class LiveUpload:
 
     # ---------------------------------------------------------------- parts
 
-    def part(self, number: int, length: int, let_go: Callable[[], None]) -> LocalPartWriter:
+    def part(self, number: int, length: int, digest: PartDigestName, let_go: Callable[[], None]) -> LocalPartWriter:
         """Begin a part; ``let_go`` is called when its writer closes."""
         self._check_shape(number, length)
         if self.meta.file.file_size is None:
@@ -233,7 +233,7 @@ class LiveUpload:
                 whole = self._follow(self.meta.file.digest)
                 follower = whole if whole.begin(number * self.meta.part_size) else None
                 self._writing.add(number)
-            return LocalPartWriter(self, number, length, follower=follower, stored=stored, let_go=let_go)
+            return LocalPartWriter(self, number, length, digest, follower=follower, stored=stored, let_go=let_go)
 
     @property
     def data(self) -> int:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+from ftpy.digests import PartDigestName
 from ftpy.errors import UnknownUpload
 from ftpy.files import FileInfo
 from ftpy.storage.area import Area
@@ -57,11 +58,11 @@ class LocalUpload(Upload):
         """Ranges of parts that are not stored."""
         return self._live.missing()
 
-    def part(self, number: int, length: int) -> LocalPartWriter:
+    def part(self, number: int, length: int, digest: PartDigestName = "blake3") -> LocalPartWriter:
         """Begin to store a part."""
         self._hold()  # a part keeps the files open even when its connection's hand lets go first
         try:
-            return self._live.part(number, length, self._let_go)
+            return self._live.part(number, length, digest, self._let_go)
         except BaseException:
             self._let_go()
             raise

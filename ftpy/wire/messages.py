@@ -6,11 +6,11 @@ unknown fields, a field twice. Paths and what a request *means* are judged later
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
-from ftpy.digests import HEX_LENGTH, DigestName
+from ftpy.digests import HEX_LENGTH, DigestName, PartDigestName
 from ftpy.errors import ProtocolError, RequestError, request_error
 from ftpy.files import FileInfo, FileType, RemotePath
 from ftpy.wire.spelling import path_to_wire, wire_to_path
@@ -118,8 +118,28 @@ class DigestOf(Message, frozen=True, kw_only=True):
         return self.md5 or self.blake3 or ""
 
 
-class Trailer(DigestOf, frozen=True, kw_only=True):
-    """Follows every body: the digest of its bytes."""
+class Trailer(Message, frozen=True, kw_only=True):
+    """Follows every body: the digest of its bytes, exactly one of the fields; ``xxh128`` only behind a part."""
+
+    md5: Hex32 | None = None
+    blake3: Hex64 | None = None
+    xxh128: Hex32 | None = None
+
+    def __post_init__(self) -> None:
+        if (self.md5 is None) + (self.blake3 is None) + (self.xxh128 is None) != 2:
+            raise ValueError("exactly one of md5, blake3 and xxh128 is due")
+
+    @property
+    def name(self) -> DigestName | PartDigestName:
+        """Which digest it is."""
+        if self.md5 is not None:
+            return "md5"
+        return "blake3" if self.blake3 is not None else "xxh128"
+
+    @property
+    def hex(self) -> str:
+        """The digest, lower-case hexadecimal."""
+        return self.md5 or self.blake3 or self.xxh128 or ""
 
 
 class Request(Message, frozen=True, kw_only=True, tag_field="cmd"):
@@ -161,11 +181,12 @@ class PutRequest(PathRequest, frozen=True, kw_only=True, tag="put"):
 
 
 class PartRequest(Request, frozen=True, kw_only=True, tag="part"):
-    """Store part number ``part``; ``length`` bytes follow."""
+    """Store part number ``part``; ``length`` bytes follow, and a trailer with their ``digest``."""
 
     upload: UploadId
     part: PartNumber
     length: Size
+    digest: PartDigestName = "blake3"
 
     @property
     def body_length(self) -> int | None:
@@ -400,10 +421,16 @@ VERBS = frozenset(str(kind.__struct_config__.tag) for kind in REPLIES)
 # ------------------------------------------------------------------ between the wire and the rest
 
 
-def digest_of(name: DigestName, value: str, kind: type[DigestOf] = DigestOf) -> Any:
-    """A ``DigestOf`` (or ``Trailer``) from a digest's name and hexadecimal value."""
+def digest_of(name: DigestName, value: str) -> DigestOf:
+    """A ``DigestOf`` from a digest's name and hexadecimal value."""
     assert len(value) == HEX_LENGTH[name]
-    return kind(md5=value) if name == "md5" else kind(blake3=value)
+    return DigestOf(md5=value) if name == "md5" else DigestOf(blake3=value)
+
+
+def trailer_of(name: DigestName | PartDigestName, value: str) -> Trailer:
+    """A ``Trailer`` from a digest's name and hexadecimal value."""
+    assert len(value) == HEX_LENGTH[name]
+    return Trailer(**{name: value})
 
 
 def info_to_entry(info: FileInfo, below: RemotePath) -> Entry:

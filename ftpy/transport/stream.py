@@ -57,7 +57,7 @@ class Stream:
         self._deadline: Deadline | None = None
         self._armed: dict[int, float] = {}
         # An SSL socket takes a kernel's timeout for "try again" and would do so for ever.
-        self._kernel_waits = _KERNEL_WAITS and not self._tls
+        self._kernel_waits = _KERNEL_WAITS and not self._tls and _takes_timeval(sock)
         if self._kernel_waits:
             sock.settimeout(None)
         if sock.family != getattr(socket, "AF_UNIX", None):
@@ -94,9 +94,7 @@ class Stream:
         if self._armed.get(option) != timeout:
             self._armed[option] = timeout
             if self._kernel_waits:
-                whole = int(timeout)
-                value = struct.pack("@ll", whole, max(1, int((timeout - whole) * 1e6)))
-                self._sock.setsockopt(socket.SOL_SOCKET, option, value)
+                self._sock.setsockopt(socket.SOL_SOCKET, option, _timeval(timeout))
             else:
                 self._sock.settimeout(timeout)
                 self._armed = {option: timeout}
@@ -161,13 +159,27 @@ class Stream:
             held = self._buffer.take(len(view))
             view[: len(held)] = held
             return len(held)
-        # One system call for a whole buffer, where the bytes come fast enough.
-        flags = socket.MSG_WAITALL if self._kernel_waits else 0
         with _translated():
-            count = self._move(socket.SO_RCVTIMEO, partial(self._sock.recv_into, view, len(view), flags))
+            if self._kernel_waits:
+                # One system call for a whole buffer, where the bytes come fast enough.
+                receive = partial(self._sock.recv_into, view, len(view), socket.MSG_WAITALL)
+                count = self._move(socket.SO_RCVTIMEO, receive)
+            else:
+                count = self._receive_records(view)
         if not count:
             raise ConnectionLost("the connection ended inside a body")
         return count
+
+    def _receive_records(self, view: memoryview) -> int:
+        """TLS gives one record of at most 16 KiB at a time: as many as fit and come within a tick."""
+        self._arm(socket.SO_RCVTIMEO)
+        receive, until = self._sock.recv_into, time.monotonic() + TICK_SECONDS
+        done = 0
+        while done < len(view) and (count := receive(view[done:])):
+            done += count
+            if time.monotonic() > until:
+                break
+        return done
 
     def held(self, count: int, limit: int) -> memoryview | None:
         """``count`` body bytes without a copy, if they and the frame behind them are all here already.
@@ -204,11 +216,6 @@ class Stream:
         if self._tls and self._sock.selected_alpn_protocol() != protocol:  # type: ignore[attr-defined]
             raise ProtocolError("the peer does not speak ftpy over this TLS connection")
 
-    def abandon(self) -> None:
-        """From another thread: break the connection."""
-        with contextlib.suppress(OSError):
-            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
-
     def farewell(self, seconds: float) -> None:
         """End our half and wait for the peer's: what was said last arrives, even when bytes are left unread."""
         with contextlib.suppress(ConnectionLost), _translated():
@@ -225,6 +232,20 @@ class Stream:
         """Close the socket."""
         with contextlib.suppress(OSError):
             self._sock.close()
+
+
+def _timeval(seconds: float) -> bytes:
+    whole = int(seconds)
+    return struct.pack("@ll", whole, max(1, int((seconds - whole) * 1e6)))
+
+
+def _takes_timeval(sock: socket.socket) -> bool:
+    """Not where a 32-bit system counts time in 64 bits."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(1.0))
+    except OSError:
+        return False
+    return True
 
 
 def _readable(sock: socket.socket) -> bool:

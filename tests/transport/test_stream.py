@@ -350,4 +350,3 @@ def test_closing_twice_is_harmless(pair: Pair) -> None:
     stream, _ = pair
     stream.close()
     stream.close()
-    break_off(stream)

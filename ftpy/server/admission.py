@@ -30,7 +30,7 @@ class Admission:
         self._limits = limits
         self._lock = threading.Lock()
         self._by_source: Counter[str] = Counter()
-        self._strangers: dict[int, None] = {}  # in the order of their coming
+        self._strangers: dict[int, str] = {}  # their sources, in the order of their coming
 
     @property
     def connections(self) -> int:
@@ -41,7 +41,8 @@ class Admission:
     def admit(self, connection: int, source: str) -> tuple[str | None, int | None]:
         """Count a connection in, as a stranger until ``known``: (why not, the stranger that makes room for it).
 
-        Newcomers are not refused because of strangers who say nothing: the one that waits longest goes.
+        Newcomers are not refused because of strangers who say nothing. Of the source with the most of them the one
+        that waits longest goes: who floods pushes out only what is its own.
         """
         limits = self._limits
         with self._lock:
@@ -49,18 +50,30 @@ class Admission:
                 return "connections", None
             if self._by_source[source] >= limits.connections_per_address:
                 return "connections_per_address", None
-            oldest = None
+            evicted = None
             if len(self._strangers) >= limits.connections_unauthenticated:
-                oldest = next(iter(self._strangers))
-                del self._strangers[oldest]
+                evicted = self._most_dispensable(source)
+                del self._strangers[evicted]
             self._by_source[source] += 1
-            self._strangers[connection] = None
-            return None, oldest
+            self._strangers[connection] = source
+            return None, evicted
 
-    def known(self, connection: int) -> None:
-        """The connection has authenticated."""
+    def _most_dispensable(self, newcomer: str) -> int:
+        """The oldest stranger of the source that has the most, the newcomer's counted with it (lock held)."""
+        counts = Counter(self._strangers.values())
+        counts[newcomer] += 1
+        most = max(counts[source] for source in self._strangers.values())
+        return next(stranger for stranger, source in self._strangers.items() if counts[source] == most)
+
+    def is_stranger(self, connection: int) -> bool:
+        """Whether an admitted connection has neither authenticated nor had to make room."""
         with self._lock:
-            self._strangers.pop(connection, None)
+            return connection in self._strangers
+
+    def known(self, connection: int) -> bool:
+        """The connection has authenticated: False if it has made room for another before that, and must end."""
+        with self._lock:
+            return self._strangers.pop(connection, None) is not None
 
     def leave(self, connection: int, source: str) -> None:
         """Count an admitted connection out."""

@@ -53,8 +53,8 @@ class RequestHandler(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         """TLS, authenticate, then requests until the peer leaves; every way out is logged."""
         limits = self.service.config.limits
-        if self.service.draining.is_set():
-            return  # accepted in the last moment
+        if self.service.draining.is_set() or not self.service.admission.is_stranger(self.key):
+            return  # accepted in the last moment, or had to make room before this thread began
         try:
             deadline = Deadline(limits.handshake_seconds, "authentication")
             if self.service.tls_context is not None:
@@ -121,6 +121,8 @@ class RequestHandler(socketserver.BaseRequestHandler):
             channel.send(DeniedMessage())
             self._farewell(channel)
             raise
+        if not service.admission.known(self.key):  # who has read the welcome is no stranger any more
+            raise ConnectionLost("it had to make room for another connection")
         limits = service.config.limits
         channel.send(
             Welcome(
@@ -132,7 +134,6 @@ class RequestHandler(socketserver.BaseRequestHandler):
                 rights=sorted(account.rights),
             )
         )
-        service.admission.known(self.key)  # before the welcome leaves: who has read it is no stranger any more
         channel.flush()
         self._note(logging.INFO, "login")
         return account

@@ -148,7 +148,7 @@ class Service:
             self._none_open.notify_all()
 
     def break_off(self, stranger: int) -> None:
-        """End a connection that has not authenticated, to make room for another."""
+        """End a connection that had to make room for another; one that has no thread yet finds out itself."""
         with self._lock:
             handler = self._handlers.get(stranger)
         if handler is not None:
@@ -259,9 +259,9 @@ class Server(socketserver.ThreadingTCPServer):
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Admit the connection, or refuse it before it costs a thread."""
         source = source_of(client_address)
-        reason, oldest = self.service.admission.admit(id(request), source)
-        if oldest is not None:
-            self.service.break_off(oldest)
+        reason, evicted = self.service.admission.admit(id(request), source)
+        if evicted is not None:
+            self.service.break_off(evicted)
         if reason is not None:
             log.warning(
                 "refused-at-limit", extra={"event": "refused-at-limit", "fields": {"source": source, "limit": reason}}

@@ -61,6 +61,30 @@ def test_the_stranger_that_waits_longest_makes_room_for_a_newcomer() -> None:
     assert admission.admit(6, "c") == (None, 4)
 
 
+def test_a_flood_pushes_out_only_its_own_strangers() -> None:
+    admission = Admission(Limits(connections_unauthenticated=4))
+    admission.admit(1, "quiet")
+    for number in range(100):
+        assert admission.admit(1000 + number, "flood")[1] == (1000 + number - 3 if number >= 3 else None)
+    assert admission.is_stranger(1) and admission.known(1)
+
+
+def test_a_newcomer_counts_with_its_source_when_room_is_made() -> None:
+    admission = Admission(Limits(connections_unauthenticated=2))
+    admission.admit(1, "a")
+    admission.admit(2, "b")
+    assert admission.admit(3, "b") == (None, 2)
+
+
+def test_who_made_room_is_not_known_when_its_proof_comes_after_all() -> None:
+    admission = Admission(Limits(connections_unauthenticated=1))
+    admission.admit(1, "a")
+    assert admission.admit(2, "b") == (None, 1)
+    assert not admission.is_stranger(1) and not admission.known(1)
+    assert admission.known(2)
+    assert admission.connections == 2  # its place is free when it has left
+
+
 def test_what_was_refused_takes_no_place() -> None:
     admission = Admission(Limits(connections_per_address=1))
     admission.admit(1, "a")

@@ -21,6 +21,7 @@ import pytest
 from ftpy.client.connection import Connection
 from ftpy.config import Limits, Transfer
 from ftpy.errors import Busy, ConfigError, ConnectionFailed, Denied
+from ftpy.server.accounts import Accounts
 from ftpy.server.server import Service
 from ftpy.wire.messages import PutRequest, StatReply, StatRequest, UploadReply
 from tests.rig import ENVIRONMENT, FAST, Daemon, Fault, Host, Proxy, eventually, running
@@ -113,6 +114,27 @@ def test_silent_strangers_lock_nobody_out(tmp_path: Path, tls: bool) -> None:
         for sock in silent[:7]:
             assert sock.recv(1) == b""
         eventually(lambda: connections(host) <= 3)
+
+
+def test_who_had_to_make_room_while_it_authenticated_is_not_let_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when it cannot be broken off: its thread may not have begun when its place goes."""
+    monkeypatch.setattr(Service, "break_off", lambda *_: None)
+    lookup = Accounts.lookup
+
+    def crowded(accounts: Accounts, name: str) -> object:
+        with dial(host):
+            eventually(lambda: connections(host) == 2)
+            return lookup(accounts, name)
+
+    with running(tmp_path / "host", tls=False, limits=Limits(connections_unauthenticated=1)) as host:
+        monkeypatch.setattr(Accounts, "lookup", crowded)
+        with pytest.raises(ConnectionFailed):
+            Connection.open(host.profile(), ONCE)
+        monkeypatch.setattr(Accounts, "lookup", lookup)
+        eventually(lambda: connections(host) == 0)
+        assert served(host)
 
 
 def test_who_has_authenticated_takes_no_place_of_a_stranger(tmp_path: Path) -> None:

@@ -247,7 +247,7 @@ def load_server_config(path: str | os.PathLike[str]) -> ServerConfig:
     name = os.fspath(path)
     source = Source(name, read_file(name)[0])
     config = with_absolute_paths(source.convert(source.raw, ServerConfig), os.path.dirname(os.path.abspath(name)))
-    if fault := find_fault(config):
+    if fault := find_fault(config, name):
         raise source.error((fault.key,), str(fault))
     return config
 
@@ -270,8 +270,11 @@ class Fault(ConfigError):
         self.key = key
 
 
-def find_fault(config: ServerConfig) -> Fault | None:
-    """What the types cannot say: addresses, plaintext where others listen, our files where users reach them."""
+def find_fault(config: ServerConfig, settings: str) -> Fault | None:
+    """What the types cannot say: addresses, plaintext where others listen, our files where users reach them.
+
+    ``settings`` is the file that holds ``config``.
+    """
     for key in ("listen", "advertise"):
         for text in getattr(config, key):
             try:
@@ -281,7 +284,7 @@ def find_fault(config: ServerConfig) -> Fault | None:
     public = [text for text in config.listen if not parse_address(text).is_loopback]
     if config.tls == "off" and public and not config.allow_plaintext:
         return Fault("tls", f'tls = "off" is refused on {public[0]} unless allow_plaintext = true')
-    if exposed := exposed_by(config, config.root):
+    if exposed := exposed_by(config, config.root, settings):
         return Fault("root", f"`{exposed}` lies below `root`, so users could read or change it")
     return None
 
@@ -290,9 +293,12 @@ _OURS = ("certificate", "private_key", "users", "state")
 """Settings that are paths which no user may reach."""
 
 
-def exposed_by(config: ServerConfig, root: str) -> str | None:
-    """The first of our own files that a user whose root is ``root`` could reach."""
-    return next((key for key in _OURS if is_exposed(root, getattr(config, key))), None)
+def exposed_by(config: ServerConfig, root: str, settings: str | None) -> str | None:
+    """The first of our own files that a user whose root is ``root`` could reach, ``settings`` itself among them."""
+    paths = {key: getattr(config, key) for key in _OURS}
+    if settings is not None:
+        paths[display(os.path.basename(settings))] = settings
+    return next((name for name, path in paths.items() if is_exposed(root, path)), None)
 
 
 def is_exposed(root: str, path: str) -> bool:

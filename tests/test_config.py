@@ -228,6 +228,13 @@ def test_server_config_refuses_a_root_when_our_own_files_lie_below_it(server_tom
         load_server_config(server_toml(f'root = "{root}"\nlisten = ["a:1"]'))
 
 
+def test_server_config_refuses_a_root_that_holds_it_though_all_else_lies_elsewhere(server_toml, tmp_path):
+    keys = ("certificate", "private_key", "users", "state")
+    elsewhere = "".join(f'{key} = "../elsewhere/{key}"\n' for key in keys)
+    with pytest.raises(ConfigError, match=r"server\.toml:1: `server\.toml` lies below `root`"):
+        load_server_config(server_toml(f'root = "."\nlisten = ["a:1"]\n{elsewhere}'))
+
+
 def test_server_config_allows_state_below_root_when_its_name_is_reserved(server_toml):
     text = 'root = "files"\nlisten = ["a:1"]\nstate = "files/.ftpy-state"'
     assert load_server_config(server_toml(text)).state.endswith("files/.ftpy-state")

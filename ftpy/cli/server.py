@@ -98,7 +98,7 @@ def _set_up(folder: str, settings: ServerConfig, user: str) -> str:
 
     path = os.path.join(folder, "server.toml")
     config = with_absolute_paths(settings, folder)
-    if fault := find_fault(config):
+    if fault := find_fault(config, path):
         raise fault
     for address in map(parse_address, config.listen):
         if address.kind == "tcp" and address.port == 0:
@@ -144,7 +144,7 @@ def run(config_path: str) -> NoReturn:
     config = load_server_config(config_path)
     from ftpy.server.server import serve
 
-    sys.exit(serve(config))
+    sys.exit(serve(config, config_path))
 
 
 @cli.command()
@@ -167,7 +167,7 @@ def check_config(config_path: str) -> None:
     _check_folder(config.state if os.path.lexists(config.state) else os.path.dirname(config.state))
     for account in accounts:
         if account.root is not None:
-            _check_root(config, account.root)
+            _check_root(config, account.root, config_path)
             _check_folder(account.root)
     click.echo("ok")
     click.echo(to_toml(config, comments=False), nl=False)
@@ -182,9 +182,9 @@ def _check_folder(path: str) -> None:
         raise ConfigError(f"{display(path)}: may not be read and written by this user")
 
 
-def _check_root(config: ServerConfig, root: str) -> None:
-    if exposed := exposed_by(config, root):
-        message = f"the server's `{exposed}` lies below it, so the user could read or change it"
+def _check_root(config: ServerConfig, root: str, settings: str) -> None:
+    if exposed := exposed_by(config, root, settings):
+        message = f"the server's own `{exposed}` lies below it, so the user could read or change it"
         raise ConfigError(f"{display(root)}: {message}")
 
 
@@ -215,7 +215,7 @@ def add(name: str, root: str | None, rights: tuple[str, ...], config_path: str) 
     """
     config, accounts = _load(config_path)
     if root is not None:
-        _check_root(config, root)
+        _check_root(config, root, config_path)
         _check_folder(root)
     _token(config, name, b"")  # what hinders a token is found before the user is there
     _hand_over(_token(config, name, accounts.add(name, root=root, rights=rights or RIGHTS)))

@@ -19,7 +19,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from ftpy.config import Address, ServerConfig, parse_address
+from ftpy.config import Address, ServerConfig, exposed_by, parse_address
 from ftpy.errors import Busy, ConfigError, InternalError, RequestError
 from ftpy.files import display
 from ftpy.server.accounts import Account, Accounts
@@ -50,11 +50,23 @@ STARVED_SECONDS = 0.1
 STARVED_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
-class Service:
-    """What all listening sockets share: settings, accounts, storages, the open connections, the drain."""
+class _Root:
+    """A folder that is served, and its storage once somebody needed it."""
 
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(self) -> None:
+        self.opening = threading.Lock()  # one for each: a disk that hangs keeps only its own users waiting
+        self.storage: Storage | None = None
+
+
+class Service:
+    """What all listening sockets share: settings, accounts, storages, the open connections, the drain.
+
+    ``settings`` is the file that ``config`` came from, if any: no user may reach it.
+    """
+
+    def __init__(self, config: ServerConfig, settings: str | None = None) -> None:
         self.config = config
+        self._settings = settings
         self.accounts = Accounts(config.users)
         self.tls_context: ssl.SSLContext | None = None
         self.binding = Binding()
@@ -66,7 +78,7 @@ class Service:
         self.draining = threading.Event()
         self._stopped = threading.Event()
         self._lock = threading.Lock()
-        self._storages: dict[str, Storage] = {}
+        self._roots: dict[str, _Root] = {}
         self._handlers: dict[int, RequestHandler] = {}
         self._none_open = threading.Condition(self._lock)
         self._servers: list[Server] = []
@@ -123,7 +135,7 @@ class Service:
         for thread in self._threads:
             thread.join(LAST_SECONDS)
         if ended:
-            for storage in self._storages.values():
+            for storage in self._storages():
                 storage.close()
         log.info("stopped", extra={"event": "stopped", "fields": {"all_ended": ended}})
         return ended
@@ -167,6 +179,9 @@ class Service:
         """The storage of this user's root; users with one root share it. Raises Busy, InternalError."""
         root = account.root or self.config.root
         try:
+            # Asked at every login: users and links change while the server runs.
+            if exposed := exposed_by(self.config, root, self._settings):
+                raise InternalError(f"the server's own `{exposed}` lies below it, so the user could read or change it")
             return self._storage_at(root)
         except Busy:
             raise
@@ -178,18 +193,20 @@ class Service:
     def _storage_at(self, root: str) -> Storage:
         real = os.path.realpath(root)
         with self._lock:
-            storage = self._storages.get(real)
-            if storage is None:
-                storage = LocalStorage(real, self.config.state, portable_names=self.config.portable_names)
-                self._storages[real] = storage
-        return storage
+            place = self._roots.setdefault(real, _Root())
+        with place.opening:
+            if place.storage is None:
+                place.storage = LocalStorage(real, self.config.state, portable_names=self.config.portable_names)
+            return place.storage
+
+    def _storages(self) -> list[Storage]:
+        with self._lock:
+            return [place.storage for place in self._roots.values() if place.storage is not None]
 
     def _sweep(self) -> None:
         expire = self.config.uploads.expire_days * 86400
         while True:
-            with self._lock:
-                storages = list(self._storages.values())
-            for storage in storages:
+            for storage in self._storages():
                 try:
                     if dropped := storage.sweep(expire_seconds=expire):
                         log.info("swept", extra={"event": "swept", "fields": {"dropped": dropped}})
@@ -316,15 +333,18 @@ def _remove_dead_socket(path: str) -> None:
             return
 
 
-def serve(config: ServerConfig) -> int:
-    """Run until SIGTERM or SIGINT, drain, and return the exit code 0; a second signal ends at once."""
+def serve(config: ServerConfig, settings: str) -> int:
+    """Run until SIGTERM or SIGINT, drain, and return the exit code 0; a second signal ends at once.
+
+    ``settings`` is the file that ``config`` came from. Raises ConfigError.
+    """
     stop_signals = {signal.SIGINT, signal.SIGTERM}
     waits = hasattr(signal, "sigwait")
     if waits:
         # Blocked in every thread and taken up here: a handler could run in the middle of anything.
         signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals)
     setup_logging(config.log)
-    service = Service(config)
+    service = Service(config, settings)
     service.start()
     try:
         if waits:

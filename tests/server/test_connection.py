@@ -37,7 +37,9 @@ from ftpy.errors import (
     UnknownUpload,
     Unsupported,
 )
+from ftpy.files import RemotePath
 from ftpy.server.context import GROUP_FILES
+from ftpy.server.server import Service
 from ftpy.storage.local import LocalStorage
 from ftpy.transport.channel import Channel
 from ftpy.transport.stream import TICK_SECONDS, Stream
@@ -533,6 +535,55 @@ def test_a_user_whose_root_is_missing_is_told_so_and_others_are_served(tmp_path:
             assert alive(alice)
     finally:
         host.stop()
+
+
+@pytest.mark.parametrize("exposing", [".", "files/../..", "link"])
+def test_a_user_whose_root_holds_the_servers_own_files_is_refused_by_a_server_that_runs(
+    tmp_path: Path, exposing: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger("ftpy").propagate = True
+    with running(tmp_path / "host", tls=False) as host:
+        (host.folder / "link").symlink_to(host.folder)
+        host.add_user("ann", root=str(host.folder / exposing))
+        with pytest.raises(FtpyError, match="cannot open your folder"), connected(host, "ann") as ann:
+            ann.call(StatRequest(id=ann.next_id(), path="users.json"), StatReply)
+    assert any("own `certificate` lies below it" in str(getattr(record, "fields", "")) for record in caplog.records)
+
+
+def test_a_user_whose_root_holds_the_settings_is_refused(tmp_path: Path) -> None:
+    host = Host(tmp_path / "host", tls=False)
+    (tmp_path / "data").mkdir()
+    host.add_user("ann", root=str(tmp_path / "data"))
+    ann = host.accounts.lookup("ann")[1]
+    assert ann is not None
+    assert Service(host.config, str(tmp_path / "server.toml")).storage_for(ann).stat(RemotePath()).type == "directory"
+    with pytest.raises(FtpyError, match="cannot open your folder"):
+        Service(host.config, str(tmp_path / "data" / "server.toml")).storage_for(ann)
+
+
+def test_a_root_that_hangs_keeps_only_its_own_users_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hangs, goes_on = threading.Event(), threading.Event()
+    build = LocalStorage.__init__
+
+    def slow(self: LocalStorage, root: str, *args: Any, **kw: Any) -> None:
+        if root.endswith("dead"):
+            hangs.set()
+            assert goes_on.wait(10)
+        build(self, root, *args, **kw)
+
+    monkeypatch.setattr(LocalStorage, "__init__", slow)
+    (tmp_path / "dead").mkdir()
+    with running(tmp_path / "host", tls=False) as host:
+        host.add_user("ann", root=str(tmp_path / "dead"))
+        try:
+            with connected(host, "ann") as ann:
+                assert hangs.wait(5)
+                with connected(host) as alice:
+                    assert alive(alice)
+                goes_on.set()
+                assert alive(ann)
+        finally:
+            goes_on.set()
 
 
 # ------------------------------------------------------------------ users who change while the server runs

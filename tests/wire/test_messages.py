@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import re
@@ -15,7 +16,7 @@ from msgspec import inspect
 from wire_strategies import HANDSHAKE, KINDS, REPLIES, REQUESTS, structs, unknown_requests
 from wire_vectors import header_of, load
 
-from ftpy.digests import HEX_LENGTH
+from ftpy.digests import DIGEST_NAMES, HEX_LENGTH
 from ftpy.errors import CODES, InvalidPath, ProtocolError, RequestError
 from ftpy.files import FileInfo, RemotePath
 from ftpy.wire import codec, messages
@@ -41,6 +42,7 @@ from ftpy.wire.messages import (
     entry_to_info,
     info_to_entry,
     reply_type,
+    trailer_of,
 )
 from ftpy.wire.spelling import b64decode, b64encode, path_to_wire, wire_to_path
 
@@ -351,11 +353,33 @@ def test_base64_has_one_spelling(text):
     assert b64encode(data) == text
 
 
-@pytest.mark.parametrize("name", HEX_LENGTH)
-def test_digest_of_a_name(name):
+@pytest.mark.parametrize("name", DIGEST_NAMES)
+def test_digest_of_a_name_tells_both(name):
     digest = digest_of(name, "a" * HEX_LENGTH[name])
+    assert type(digest) is DigestOf
     assert (digest.name, digest.hex) == (name, "a" * HEX_LENGTH[name])
-    assert isinstance(digest_of(name, "a" * HEX_LENGTH[name], Trailer), Trailer)
+
+
+@pytest.mark.parametrize("name", HEX_LENGTH)
+def test_trailer_of_a_name_tells_both(name):
+    trailer = trailer_of(name, "a" * HEX_LENGTH[name])
+    assert (trailer.name, trailer.hex) == (name, "a" * HEX_LENGTH[name])
+    assert json.loads(encode(trailer)) == {name: "a" * HEX_LENGTH[name]}
+
+
+@pytest.mark.parametrize("names", [n for r in (0, 2, 3) for n in itertools.combinations(HEX_LENGTH, r)])
+def test_trailer_is_refused_when_it_has_not_exactly_one_digest(names):
+    digests = {name: "a" * HEX_LENGTH[name] for name in names}
+    with pytest.raises(ValueError, match="exactly one"):
+        Trailer(**digests)
+    with pytest.raises(ProtocolError, match="exactly one"):
+        codec.decode(json.dumps(digests).encode(), Trailer)
+
+
+def test_part_is_verified_by_blake3_when_it_names_no_digest():
+    part = codec.decode_request(f'{{"cmd":"part","id":1,"upload":"{ID}","part":0,"length":1}}'.encode())
+    assert part.digest == "blake3"
+    assert b"digest" not in encode(part)  # so a server that does not know the field can take it
 
 
 # ---------------------------------------------------------------- paths and entries

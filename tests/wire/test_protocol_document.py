@@ -11,6 +11,7 @@ from wire_strategies import HANDSHAKE, KINDS
 from wire_vectors import load
 
 from ftpy import files
+from ftpy.digests import HEX_LENGTH, hexdigest
 from ftpy.wire import framing, messages
 from ftpy.wire.messages import DigestOf, Entry, Limits, UnknownRequest
 from ftpy.wire.session import HANDSHAKE as TABLE
@@ -45,6 +46,12 @@ def test_document_has_the_session_table():
 def test_document_has_the_vectors(vector):
     for name in ("challenge", "stored_key", "server_key", "channel_hash", "transcript", "client_proof", "server_proof"):
         assert vector[name] in TEXT
+
+
+@pytest.mark.parametrize("name", HEX_LENGTH)
+def test_document_has_every_digest_of_abc(name):
+    (digest,) = re.findall(rf"^{name} +([0-9a-f]+)$", TEXT, re.MULTILINE)
+    assert digest == hexdigest(name, b"abc") == load("digests")["abc"][name]
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wire_vectors import Conversation, cut, from_hex, header_of, load, pour
 
+from ftpy.digests import HEX_LENGTH, hexdigest, new_hasher
 from ftpy.errors import InvalidPath, ProtocolError
 from ftpy.wire import codec, messages
 from ftpy.wire.framing import HEADER_BYTES, FrameBuffer, frame
 from ftpy.wire.messages import PathRequest, Trailer
 from ftpy.wire.session import Side
 
-FRAMES, HEADERS, SESSIONS = load("frames"), load("headers"), load("sessions")
+FRAMES, HEADERS, SESSIONS, DIGESTS = load("frames"), load("headers"), load("sessions"), load("digests")
 CUTS = st.lists(st.integers(1, 400), max_size=12)
 Pieces = Callable[[bytes], list[bytes]]
 
@@ -37,7 +38,8 @@ def test_vectors_are_all_here():
     assert len(FRAMES) >= 15
     assert len(HEADERS) >= 200
     assert len(SESSIONS) >= 100
-    assert all(case["why"] for case in [*FRAMES.values(), *HEADERS.values(), *SESSIONS.values()])
+    assert len(DIGESTS) >= 8
+    assert all(case["why"] for cases in (FRAMES, HEADERS, SESSIONS, DIGESTS) for case in cases.values())
 
 
 # ---------------------------------------------------------------- frames
@@ -162,3 +164,22 @@ def test_session_vector(name, pieces):
 @given(st.sampled_from(sorted(SESSIONS)), CUTS)
 def test_session_vector_when_cut_anywhere(name, cuts):
     check_session(SESSIONS[name], lambda data: cut(data, cuts))
+
+
+# ---------------------------------------------------------------- digests
+
+
+@pytest.mark.parametrize("digest", HEX_LENGTH)
+@pytest.mark.parametrize("name", DIGESTS)
+def test_digest_vector(name, digest):
+    data = from_hex(DIGESTS[name]["bytes"])
+    assert hexdigest(digest, data) == DIGESTS[name][digest]
+    assert len(DIGESTS[name][digest]) == HEX_LENGTH[digest]
+
+
+@given(st.sampled_from(sorted(DIGESTS)), st.sampled_from(sorted(HEX_LENGTH)), CUTS)
+def test_digest_vector_when_cut_anywhere(name, digest, cuts):
+    hasher = new_hasher(digest)
+    for piece in cut(from_hex(DIGESTS[name]["bytes"]), cuts):
+        hasher.update(piece)
+    assert hasher.hexdigest() == DIGESTS[name][digest]

@@ -8,6 +8,7 @@ import msgspec
 from hypothesis import strategies as st
 from msgspec import inspect
 
+from ftpy.digests import HEX_LENGTH, DigestName, PartDigestName
 from ftpy.wire import messages
 from ftpy.wire.messages import DigestOf, Handshake, Reply, Request, Trailer, UnknownRequest
 
@@ -25,12 +26,17 @@ KINDS: list[type[msgspec.Struct]] = [
 """Every message that has a place on the wire."""
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=30)
-HEX = {"md5": st.binary(min_size=16, max_size=16), "blake3": st.binary(min_size=32, max_size=32)}
 
 
-def digests(kind: type[DigestOf]) -> st.SearchStrategy[Any]:
-    """One digest, of either name."""
-    return st.one_of(*(st.builds(kind, **{name: data.map(bytes.hex)}) for name, data in HEX.items()))
+def digests(kind: type[DigestOf] | type[Trailer]) -> st.SearchStrategy[Any]:
+    """One digest, of any name that the kind knows."""
+    return st.one_of(*(st.builds(kind, **{name: hexadecimal(name)}) for name in kind.__struct_fields__))
+
+
+def hexadecimal(name: DigestName | PartDigestName) -> st.SearchStrategy[str]:
+    """A digest's digits."""
+    count = HEX_LENGTH[name] // 2
+    return st.binary(min_size=count, max_size=count).map(bytes.hex)
 
 
 def numbers(info: inspect.IntType) -> st.SearchStrategy[int]:
@@ -70,7 +76,7 @@ def values(info: inspect.Type) -> st.SearchStrategy[Any]:
 
 def structs(kind: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
     """Legal messages of one kind."""
-    if issubclass(kind, DigestOf):
+    if kind in (DigestOf, Trailer):
         return digests(kind)
     fields: dict[str, st.SearchStrategy[Any]]
     fields = {field.name: values(field.type) for field in inspect.type_info(kind).fields if field.name != "ok"}

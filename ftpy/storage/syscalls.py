@@ -116,8 +116,8 @@ def reserve(fd: int, offset: int, length: int) -> None:
                 raise error
         else:
             return
-    free = os.fstatvfs(fd)
-    if free.f_bavail * free.f_frsize < length:
+    free, found = os.fstatvfs(fd), os.fstat(fd)
+    if free.f_bavail * free.f_frsize < min(length, offset + length - found.st_blocks * 512):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    if os.fstat(fd).st_size < offset + length:
+    if found.st_size < offset + length:
         os.ftruncate(fd, offset + length)

@@ -192,12 +192,13 @@ class Storage(Closing, abc.ABC):
     def open_upload(self, owner: str, file: NewFile) -> Upload:
         """Open an upload, or find the unfinished one of (owner, path, file_size, mtime_ns). Reserves the space.
 
-        Raises AlreadyExists or Changed at once where the condition fails already; NoSpace.
+        Raises AlreadyExists or Changed at once where the condition fails already, IsADirectory or NotADirectory where
+        nothing could be published; NoSpace. The condition is this hand's own, whatever others ask of the same upload.
         """
 
     @abc.abstractmethod
     def find_upload(self, owner: str, upload_id: str) -> Upload:
-        """An open upload of this owner by its id. Raises UnknownUpload."""
+        """An open upload of this owner by its id, with the condition of its latest put. Raises UnknownUpload."""
 
     @abc.abstractmethod
     def uploads(self) -> list[str]:
@@ -206,3 +207,10 @@ class Storage(Closing, abc.ABC):
     @abc.abstractmethod
     def sweep(self, *, expire_seconds: float) -> int:
         """Drop uploads untouched for that long and staged leftovers of dead processes: how many went."""
+
+    @abc.abstractmethod
+    def interrupt(self) -> None:
+        """The server stops: a commit that waits for its digest ends with ShuttingDown, and so do parts and opens.
+
+        What is being published already goes on. Returns without waiting for it; ``close`` waits.
+        """

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from ftpy.digests import DigestName, new_hasher
+from ftpy.errors import Busy
 from ftpy.storage.base import MIB, Closing
 
 CHUNK_BYTES = MIB
@@ -25,6 +26,16 @@ ReadAt = Callable[[int, memoryview], int]
 
 class FollowerClosed(Exception):
     """The follower was closed while its digest was waited for."""
+
+
+def start_thread(run: Callable[[], None], name: str) -> threading.Thread:
+    """A thread that runs. Raises Busy where the system gives no more."""
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise Busy("no more threads can be started; try again later") from error
+    return thread
 
 
 class Follower:
@@ -95,8 +106,8 @@ class Follower:
         with self._lock:
             if offset != self._queued or self._began is not None or self._closed:
                 return False
-            self._began = offset
             self._put(self._set_mark)
+            self._began = offset
             return True
 
     def settle(self) -> None:
@@ -145,22 +156,22 @@ class Follower:
     # ---------------------------------------------------------------- with the lock held
 
     def _queue_waiting(self) -> None:
-        while self._began is None and (count := self._waiting.pop(self._queued, None)) is not None:
-            self._queue_range(self._queued, count)
+        while self._began is None and (count := self._waiting.get(offset := self._queued)) is not None:
+            self._queue_range(offset, count)
+            del self._waiting[offset]
 
     def _queue_range(self, offset: int, count: int) -> None:
         self._queue(offset, count, lambda: self._hash_range(offset, count))
 
     def _queue(self, offset: int, count: int, step: Callable[[], None]) -> None:
-        self._queued = offset + count
         self._put(step)
+        self._queued = offset + count
 
     def _put(self, step: Callable[[], None]) -> None:
         if self._closed:
             return
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="ftpy-digest", daemon=True)
-            self._thread.start()
+            self._thread = start_thread(self._run, "ftpy-digest")
         self._work.put(step)
 
     # ---------------------------------------------------------------- in the thread

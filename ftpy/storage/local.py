@@ -7,6 +7,7 @@ Nothing here opens by path: ``beneath`` is the only door. ``.ftpy`` in the root 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -47,9 +48,14 @@ class LocalStorage(Storage):
         self._small = SmallFiles(self._area, self._publisher, self._remembered)
         self._uploads = Uploads(self._area, self._publisher, self._remembered)
 
+    def interrupt(self) -> None:
+        """Let commits that wait for a digest end with ShuttingDown."""
+        self._uploads.interrupt()
+
     def close(self) -> None:
         """Close everything, after those who use it have ended; unfinished uploads stay on disk."""
         self._uploads.interrupt()
+        self._uploads.wait()
         self._area.close()
         self._beneath.close()
         self._remembered.close()
@@ -108,6 +114,7 @@ class LocalStorage(Storage):
         """Open an upload, or find the unfinished one."""
         self._check_name(file.path)
         self._publisher.check(file.path, file.condition)
+        self._check_place(file.path)
         return self._uploads.open(owner, file)
 
     def find_upload(self, owner: str, upload_id: str) -> Upload:
@@ -130,3 +137,13 @@ class LocalStorage(Storage):
             check_parts(path.parts)
         if self._portable_names:
             check_portable(path)
+
+    def _check_place(self, path: RemotePath) -> None:
+        """Refuse at once what could not be published at the end: onto a directory, or below what is none."""
+        with translating(path):
+            try:
+                found = self._beneath.lstat(path)
+            except FileNotFoundError:
+                return
+        if stat.S_ISDIR(found.st_mode):
+            raise IsADirectory(f"{display(str(path))}: that is a directory")

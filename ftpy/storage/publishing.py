@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -48,6 +49,8 @@ class Publisher(Closing):
 
     def __init__(self, beneath: Beneath, area: Area, digest_at: DigestAt) -> None:
         self._beneath, self._area, self._digest_at = beneath, area, digest_at
+        self.device = area.top.lstat(".").st_dev
+        """Number of the file system that everything here is published on."""
         self.unsynced: set[RemotePath] = set()
         """Directories made by a publication under way, whose names may not be durable yet."""
 
@@ -122,7 +125,8 @@ class Publication(Closing):
             for path in changed:
                 self._directory(path).sync()
         elif directories:
-            oldest = next(iter(self._directories.values())).fd
+            # Not just the first one: where a put was refused, another file system may be mounted.
+            oldest = next(directory.fd for path, directory in self._directories.items() if path in changed)
             for fd, error in sync_all(directories, oldest).items():
                 failed[directories[fd]] = refusal(error, directories[fd])
         if not failed:
@@ -148,6 +152,8 @@ class Publication(Closing):
             return self._beneath.open_dir(path)
         except FileNotFoundError:
             parent = self._directory(path.parent)
+        if parent.lstat(".").st_dev != self._publisher.device:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))  # no directories where the file could not follow
         self._publisher.unsynced.add(path)
         self._made.add(path)
         try:

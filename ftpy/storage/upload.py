@@ -26,8 +26,8 @@ from ftpy.errors import (
 from ftpy.files import FileInfo, RemotePath, display
 from ftpy.storage import syscalls
 from ftpy.storage.area import Area
-from ftpy.storage.base import MIB, MOST_PARTS, KnownDigest, NewFile, part_size_for
-from ftpy.storage.following import CHUNK_BYTES, Follower, FollowerClosed
+from ftpy.storage.base import MIB, MOST_PARTS, Condition, KnownDigest, NewFile, part_size_for
+from ftpy.storage.following import CHUNK_BYTES, Follower, FollowerClosed, start_thread
 from ftpy.storage.journal import Journal, Meta, StoredPart, sync_data
 from ftpy.storage.locking import open_locked
 from ftpy.storage.partwriting import LocalPartWriter
@@ -36,7 +36,7 @@ from ftpy.storage.publishing import Publisher
 from ftpy.storage.reading import digests
 from ftpy.storage.refusals import refusal, translating
 from ftpy.storage.remembered import Remembered
-from ftpy.storage.reserving import Reservation
+from ftpy.storage.reserving import reserve
 from ftpy.storage.versions import file_info, version_of
 
 log = logging.getLogger("ftpy.storage")
@@ -65,7 +65,7 @@ class LiveUpload:
         self._lock = threading.Lock()
         self._committing = threading.Lock()
         self._closed_to_parts = False
-        self._published: tuple[KnownDigest, FileInfo] | None = None
+        self._published: tuple[KnownDigest, Condition, FileInfo] | None = None
         self._failure: RequestError | None = None
         self._interrupted = False
         self._stored: dict[int, StoredPart] = {}
@@ -94,7 +94,6 @@ class LiveUpload:
                 os.close(locked)
                 raise
         self.is_open = True
-        self._reservation.go_on()
         self._follow_stored()
 
     def _load(self, owner: str, file: NewFile | None) -> None:
@@ -105,7 +104,7 @@ class LiveUpload:
             self.meta, self._data = meta, data
             try:
                 self._believe(contents.parts)
-                self._reservation = Reservation(data, meta.file.file_size or 0, self._fail)
+                reserve(data, meta.file.file_size or 0)
             except BaseException:
                 os.close(data)
                 raise
@@ -132,7 +131,7 @@ class LiveUpload:
         self.meta = meta
         self._data = self._area.uploads.create(self._data_name)
         try:
-            self._reservation = Reservation(self._data, meta.file.file_size or 0, self._fail)
+            reserve(self._data, meta.file.file_size or 0)
         except OSError:
             os.close(self._data)
             self._unlink()
@@ -166,23 +165,27 @@ class LiveUpload:
         if not self.is_open:
             return
         self.is_open = False
-        if self._follower is not None:
-            self._follower.close()
-            self._follower = None
-        self._await_sync()
-        self._reservation.close()
-        os.close(self._data)
-        os.close(self._journal.fd)
-        self._stored.clear()
-        self._unsynced = 0
+        try:
+            if self._follower is not None:
+                self._follower.close()
+                self._follower = None
+            self._await_sync()
+        finally:
+            os.close(self._data)
+            os.close(self._journal.fd)
+            self._stored.clear()
+            self._unsynced = 0
 
     def interrupt(self) -> None:
-        """The storage closes: a commit that waits for its digest ends with ShuttingDown, and so does what follows."""
+        """A commit that waits for its digest ends with ShuttingDown, and so does what follows."""
         with self._lock:
             self._interrupted = True
             follower = self._follower
         if follower is not None:
             follower.close()
+
+    def wait(self) -> None:
+        """Wait for a commit and a sync under way."""
         with self._committing:
             self._await_sync()
 
@@ -215,10 +218,6 @@ class LiveUpload:
     def part(self, number: int, length: int, digest: PartDigestName, let_go: Callable[[], None]) -> LocalPartWriter:
         """Begin a part; ``let_go`` is called when its writer closes."""
         self._check_shape(number, length)
-        if self.meta.file.file_size is None:
-            self._check_usable()
-            with translating(self.meta.file.path):
-                syscalls.reserve(self._data, number * self.meta.part_size, length)
         with self._lock:
             self._check_usable()
             if self._closed_to_parts:
@@ -233,7 +232,15 @@ class LiveUpload:
                 whole = self._follow(self.meta.file.digest)
                 follower = whole if whole.begin(number * self.meta.part_size) else None
                 self._writing.add(number)
-            return LocalPartWriter(self, number, length, digest, follower=follower, stored=stored, let_go=let_go)
+        if stored is None and self.meta.file.file_size is None:
+            # Only now: what is being written keeps a commit out, so that nothing grows behind its back.
+            try:
+                with translating(self.meta.file.path):
+                    syscalls.reserve(self._data, number * self.meta.part_size, length)
+            except RequestError:
+                self.part_abandoned(number, follower)
+                raise
+        return LocalPartWriter(self, number, length, digest, follower=follower, stored=stored, let_go=let_go)
 
     @property
     def data(self) -> int:
@@ -291,10 +298,12 @@ class LiveUpload:
         if follower is None or (follower.digest != digest and not self._writing):
             if follower is not None:
                 follower.close()
+                self._follower = None
             fd = self._data
-            follower = self._follower = Follower(digest, lambda offset, view: read_at(fd, offset, view))
+            follower = Follower(digest, lambda offset, view: read_at(fd, offset, view))
             for number, part in sorted(self._stored.items()):
                 follower.announce(number * self.meta.part_size, part.length)
+            self._follower = follower
         return follower
 
     def _follow_stored(self) -> None:
@@ -307,8 +316,10 @@ class LiveUpload:
     def _start_sync(self) -> None:
         """Begin to make durable what is stored so far, in the background (lock held)."""
         if self._syncer is None and self._failure is None and not self._interrupted:
-            self._syncer = threading.Thread(target=self._sync, name="ftpy-sync", daemon=True)
-            self._syncer.start()
+            try:
+                self._syncer = start_thread(self._sync, "ftpy-sync")
+            except Busy as error:  # the next part tries again, and the commit syncs whatever is left
+                log.warning("%s", error, extra={"event": "sync-put-off", "fields": {"upload": self.id}})
 
     def _await_sync(self) -> None:
         if (syncer := self._syncer) is not None:
@@ -334,19 +345,26 @@ class LiveUpload:
 
     # ---------------------------------------------------------------- the end
 
-    def commit(self, digest: KnownDigest, file_size: int | None) -> FileInfo:
+    def commit(self, digest: KnownDigest, file_size: int | None, condition: Condition) -> FileInfo:
         """Verify, publish, make durable. A second commit waits for the first and has its result."""
         with self._committing:
             if self._published is not None:
-                if self._published[0] == digest:
-                    return self._published[1]
-                raise UnknownUpload
+                return self._published_already(digest, condition)
             size, follower = self._close_to_parts(digest.name, file_size)
             try:
                 self._verify(digest, size, follower)
-                return self._publish(digest, size)
+                return self._publish(digest, size, condition)
             finally:
                 self._closed_to_parts = False
+
+    def _published_already(self, digest: KnownDigest, condition: Condition) -> FileInfo:
+        assert self._published is not None
+        published, met, info = self._published
+        if published != digest:
+            raise UnknownUpload
+        if condition != met:  # another's publication is not what this hand asked for, unless it fits
+            self._publisher.check(info.path, condition)
+        return info
 
     def _close_to_parts(self, digest: DigestName, file_size: int | None) -> tuple[int, Follower]:
         known = self.meta.file.file_size
@@ -358,10 +376,11 @@ class LiveUpload:
         with self._lock:
             self._check_usable()
             self._check_complete(size)
+            follower = self._follow(digest)
             self._closed_to_parts = True
             if self._unsynced >= SYNC_BYTES // 4:
                 self._start_sync()  # while the digest is waited for
-            return size, self._follow(digest)
+            return size, follower
 
     def _check_complete(self, size: int) -> None:
         """Raises Incomplete unless the stored parts are exactly those of a file of ``size`` bytes."""
@@ -392,14 +411,14 @@ class LiveUpload:
             self.drop()
             raise DigestMismatch(f"{display(str(path))}: its {digest.name} is {found}, not {digest.hex}")
 
-    def _publish(self, digest: KnownDigest, size: int) -> FileInfo:
+    def _publish(self, digest: KnownDigest, size: int, condition: Condition) -> FileInfo:
         file = self.meta.file
         self._finish_data(size)
-        exclusive = isinstance(file.condition, KnownDigest)
+        exclusive = isinstance(condition, KnownDigest)
         if exclusive:
-            self._publisher.check(file.path, file.condition)  # hashes before the lock, not under it
+            self._publisher.check(file.path, condition)  # hashes before the lock, not under it
         with translating(file.path), self._publisher.publication(exclusive=exclusive) as publication:
-            publication.place(self._area.uploads, self._data_name, file.path, file.condition)
+            publication.place(self._area.uploads, self._data_name, file.path, condition)
             try:
                 failed = publication.sync()
                 self._area.uploads.unlink(self._journal_name, missing_ok=True)
@@ -411,14 +430,13 @@ class LiveUpload:
         known = digests(digest)
         self._remembered.keep([(version_of(status), known)])
         info = file_info(file.path, status, known)
-        self._published = digest, info
+        self._published = digest, condition, info
         return info
 
     def _finish_data(self, size: int) -> None:
         """Give the data its final size, times and mode, and make it durable."""
         file = self.meta.file
         self._await_sync()
-        self._reservation.close()  # it would change the times that are set here
         try:
             if self._failure is not None:
                 raise self._failure
@@ -443,7 +461,6 @@ class LiveUpload:
 
     def drop(self) -> None:
         """Remove its files; descriptors stay until the last holder lets go, for parts that are being written."""
-        self._reservation.cancel()
         try:
             with translating(self.meta.file.path):
                 self._unlink()

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from functools import partial
 
 from ftpy.digests import PartDigestName
-from ftpy.errors import UnknownUpload
+from ftpy.errors import ShuttingDown, UnknownUpload
 from ftpy.files import FileInfo
 from ftpy.storage.area import Area
-from ftpy.storage.base import KnownDigest, NewFile, Upload
+from ftpy.storage.base import Condition, KnownDigest, NewFile, Upload
 from ftpy.storage.locking import open_locked
 from ftpy.storage.partwriting import LocalPartWriter
 from ftpy.storage.publishing import Publisher
@@ -39,10 +39,12 @@ def upload_id(owner: str, file: NewFile) -> str:
 
 
 class LocalUpload(Upload):
-    """One holder's hand on a ``LiveUpload``."""
+    """One holder's hand on a ``LiveUpload``, with the condition of its own put: another's must not take it away."""
 
-    def __init__(self, live: LiveUpload, hold: Callable[[], None], let_go: Callable[[], None]) -> None:
-        self._live, self._hold, self._let_go = live, hold, let_go
+    def __init__(
+        self, live: LiveUpload, condition: Condition, hold: Callable[[], None], let_go: Callable[[], None]
+    ) -> None:
+        self._live, self._condition, self._hold, self._let_go = live, condition, hold, let_go
         self._closed = False
         self.id = live.id
         self.file_size = live.meta.file.file_size
@@ -69,7 +71,7 @@ class LocalUpload(Upload):
 
     def commit(self, digest: KnownDigest, file_size: int | None) -> FileInfo:
         """Verify and publish."""
-        return self._live.commit(digest, file_size)
+        return self._live.commit(digest, file_size, self._condition)
 
     @property
     def verified(self) -> int:
@@ -88,13 +90,14 @@ class Uploads:
         self._area, self._publisher, self._remembered = area, publisher, remembered
         self._live: dict[str, LiveUpload] = {}
         self._lock = threading.Lock()
+        self._interrupted = False
 
     def open(self, owner: str, file: NewFile) -> LocalUpload:
         """The upload for this file, found or begun."""
         live = self._hold(upload_id(owner, file), owner, file)
         try:
             live.renew(file)
-            return self._hand(live)
+            return self._hand(live, file.condition)
         except BaseException:
             self._let_go(live)
             raise
@@ -107,7 +110,7 @@ class Uploads:
         if live.meta.owner != owner:
             self._let_go(live)
             raise UnknownUpload
-        return self._hand(live)
+        return self._hand(live, live.meta.file.condition)
 
     def ids(self) -> list[str]:
         """Ids of all that are unfinished, sorted."""
@@ -115,11 +118,19 @@ class Uploads:
         return sorted(name[1] for name in names if name and name[2] == "data")
 
     def interrupt(self) -> None:
-        """Let commits that wait for a digest end."""
+        """Let commits that wait for a digest end; nothing is opened from now on."""
         with self._lock:
+            self._interrupted = True
             live = list(self._live.values())
         for upload in live:
             upload.interrupt()
+
+    def wait(self) -> None:
+        """Wait for commits and syncs under way."""
+        with self._lock:
+            live = list(self._live.values())
+        for upload in live:
+            upload.wait()
 
     def sweep(self, expire_seconds: float) -> int:
         """Remove uploads whose journal was not written for that long, and halves of what is gone. Raises OSError."""
@@ -155,6 +166,8 @@ class Uploads:
     def _hold(self, wanted: str, owner: str, file: NewFile | None) -> LiveUpload:
         while True:
             with self._lock:
+                if self._interrupted:
+                    raise ShuttingDown
                 live = self._live.get(wanted)
                 if live is None or live.gone:
                     live = LiveUpload(wanted, self._area, self._publisher, self._remembered)
@@ -171,8 +184,8 @@ class Uploads:
                 return live
             self._let_go(live)
 
-    def _hand(self, live: LiveUpload) -> LocalUpload:
-        return LocalUpload(live, partial(self._hold_again, live), partial(self._let_go, live))
+    def _hand(self, live: LiveUpload, condition: Condition) -> LocalUpload:
+        return LocalUpload(live, condition, partial(self._hold_again, live), partial(self._let_go, live))
 
     def _hold_again(self, live: LiveUpload) -> None:
         with self._lock:

@@ -27,6 +27,7 @@ from ftpy.errors import (
     NotADirectory,
     NotFound,
     RequestError,
+    ShuttingDown,
     UnknownUpload,
 )
 from ftpy.files import FileInfo, RemotePath
@@ -506,6 +507,43 @@ class StorageContract:
                 with pytest.raises(error):
                     upload.commit(digest(b"abc"), None)
             assert read(storage, "big") == b"2"
+
+    def test_commit_keeps_the_condition_of_its_own_put_when_another_asks_for_none(self, storage: Storage) -> None:
+        with storage.open_upload(OWNER, new_file("big", 3, "absent")) as upload:
+            storage.open_upload(OWNER, new_file("big", 3)).close()
+            send_missing(upload, b"abc")
+            put(storage, "big", b"theirs")
+            with pytest.raises(AlreadyExists):
+                upload.commit(digest(b"abc"), None)
+        assert read(storage, "big") == b"theirs"
+
+    def test_commit_if_absent_is_refused_when_a_put_without_condition_published_the_same_upload(
+        self, storage: Storage
+    ) -> None:
+        with (
+            storage.open_upload(OWNER, new_file("big", 3, "absent")) as upload,
+            storage.open_upload(OWNER, new_file("big", 3)) as other,
+        ):
+            send_missing(other, b"abc")
+            info = other.commit(digest(b"abc"), None)
+            with pytest.raises(AlreadyExists):
+                upload.commit(digest(b"abc"), None)
+            assert other.commit(digest(b"abc"), None) == info
+
+    def test_upload_is_refused_at_once_when_nothing_could_be_published(self, storage: Storage) -> None:
+        put(storage, "d/file", b"x")
+        with pytest.raises(IsADirectory):
+            storage.open_upload(OWNER, new_file("d", 3))
+        with pytest.raises(NotADirectory):
+            storage.open_upload(OWNER, new_file("d/file/x", 3))
+        with pytest.raises(NotADirectory):
+            storage.open_upload(OWNER, new_file("d/file/x", 3, "absent"))
+        assert storage.uploads() == []
+
+    def test_interrupted_storage_opens_no_upload(self, storage: Storage) -> None:
+        storage.interrupt()
+        with pytest.raises(ShuttingDown):
+            storage.open_upload(OWNER, new_file("a", 3))
 
     def test_commit_takes_mode_and_condition_of_the_last_put(self, storage: Storage) -> None:
         with storage.open_upload(OWNER, new_file("big", 3, "absent")) as upload:

@@ -586,6 +586,32 @@ def test_put_into_another_file_system_below_the_root_is_unsupported(root: Path, 
         subprocess.run(["umount", str(root / "mounted")], check=True)
 
 
+@needs_root
+@pytest.mark.skipif(not syscalls.HAS_SYNCFS, reason="syncfs(2) reports errors since Linux 5.8")
+def test_group_syncs_the_file_system_of_its_root_when_another_is_mounted_below(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "mounted").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(root / "mounted")], check=True)
+    try:
+        with LocalStorage(root, tmp_path / "state") as storage:
+            synced: list[int] = []
+            syncfs = syscalls.syncfs
+
+            def seen_syncfs(fd: int) -> None:
+                synced.append(os.fstat(fd).st_dev)
+                syncfs(fd)
+
+            monkeypatch.setattr(syscalls, "syncfs", seen_syncfs)
+            group = ["mounted/x", "mounted/new/x", *(f"d{number}/x" for number in range(5))]
+            results = storage.publish([stage(storage, name, b"x") for name in group])
+            assert [type(result) for result in results] == [Unsupported] * 2 + [FileInfo] * 5
+            assert synced == [root.stat().st_dev] * 2
+            assert os.listdir(root / "mounted") == []
+    finally:
+        subprocess.run(["umount", str(root / "mounted")], check=True)
+
+
 # -------------------------------------------------------------------- sizes
 
 

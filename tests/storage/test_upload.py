@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ from blake3 import blake3
 from ftpy.errors import Busy, DigestMismatch, IoError, NoSpace, ShuttingDown, UnknownUpload
 from ftpy.storage import reserving, syscalls
 from ftpy.storage import upload as upload_module
-from ftpy.storage.base import PART_BYTES
+from ftpy.storage.base import MIB, PART_BYTES
 from ftpy.storage.local import LocalStorage
 from tests.storage.contract import (
     OWNER,
@@ -191,52 +190,129 @@ def test_upload_is_dropped_when_a_background_sync_fails(
     assert read(storage, "d/big") == b"old"
 
 
-def test_space_is_reserved_in_the_background_where_that_takes_long(
+def reserved(monkeypatch: pytest.MonkeyPatch, size: int, seconds: float) -> list[tuple[int, int]]:
+    """What is reserved (offset, length) of a file of that size where a step takes so long."""
+    asked: list[tuple[int, int]] = []
+    now = 0.0
+
+    def reserve(fd: int, offset: int, length: int) -> None:
+        nonlocal now
+        now += seconds
+        asked.append((offset, length))
+
+    with monkeypatch.context() as patched, tempfile.TemporaryFile() as file:
+        patched.setattr(syscalls, "reserve", reserve)
+        patched.setattr(reserving.time, "monotonic", lambda: now)
+        reserving.reserve(file.fileno(), size)
+        assert os.fstat(file.fileno()).st_size == size
+    return asked
+
+
+def test_all_space_is_reserved_where_that_takes_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = reserving.FIRST_BYTES
+    assert reserved(monkeypatch, 100 * first, 0.0001) == [(0, first), (first, 99 * first)]
+
+
+def test_no_more_space_is_reserved_where_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert reserved(monkeypatch, 100 * reserving.FIRST_BYTES, 0.01) == [(0, reserving.FIRST_BYTES)]
+
+
+def test_upload_opens_without_a_thread_of_its_own(storage: LocalStorage) -> None:
+    before = threading.active_count()
+    with storage.open_upload(OWNER, FILE):
+        assert threading.active_count() == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root")
+def test_part_says_no_space_when_the_disk_has_filled_since_the_upload_was_opened(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reserving, "FIRST_BYTES", 4096)
+    monkeypatch.setattr(reserving, "FAST_SECONDS", 0)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(root)], check=True)
+    try:
+        with LocalStorage(root, tmp_path / "state") as storage:
+            with storage.open_upload(OWNER, FILE) as upload:
+                (root / "filling").write_bytes(bytes(40 * MIB))
+                with pytest.raises(NoSpace):
+                    send(upload, 0, part_of(upload, DATA, 0))
+            (root / "filling").unlink()
+            assert finish(storage) == [0, 1, 2, 3, 4]
+    finally:
+        subprocess.run(["umount", str(root)], check=True)
+
+
+def test_resumed_upload_needs_only_the_space_that_is_missing_where_none_can_be_reserved(
+    disk_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(syscalls, "_fallocate", None)
+    free = os.statvfs_result((4096, 4096, 0, 0, 1, 0, 0, 0, 0, 255))
+    with (disk_path / "data").open("w+b") as data:
+        data.write(b"x" * 2 * MIB)
+        data.flush()
+        monkeypatch.setattr(os, "fstatvfs", lambda _: free)
+        syscalls.reserve(data.fileno(), 0, 2 * MIB + 4096)
+        with pytest.raises(OSError, match="No space"):
+            syscalls.reserve(data.fileno(), 2 * MIB, 8192)
+
+
+def test_file_of_unknown_length_does_not_grow_while_it_is_committed(
     storage: LocalStorage, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reserving, "AT_ONCE_SECONDS", 0)
-    monkeypatch.setattr(reserving, "STEP_BYTES", 4096)
-    with storage.open_upload(OWNER, FILE) as upload:
-        data = data_of(root, upload.id)
-        assert data.stat().st_size == len(DATA)
-        deadline = time.monotonic() + 10
-        while data.stat().st_blocks * 512 < len(DATA) and time.monotonic() < deadline:
-            time.sleep(0.001)
-        assert data.stat().st_blocks * 512 >= len(DATA)
-    assert finish(storage) == [0, 1, 2, 3, 4]
+    fsync, refused = os.fsync, []
+
+    def with_another_part(fd: int) -> None:
+        fsync(fd)
+        try:
+            other.part(1, PART_BYTES)
+        except (Busy, UnknownUpload) as error:
+            refused.append(error)
+
+    with storage.open_upload(OWNER, new_file("x", None)) as upload, storage.find_upload(OWNER, upload.id) as other:
+        send(upload, 0, b"hello")
+        monkeypatch.setattr(os, "fsync", with_another_part)
+        info = upload.commit(digest(b"hello"), 5)
+    assert isinstance(refused[0], Busy)
+    assert info.size == 5
+    assert (root / "x").read_bytes() == b"hello"
 
 
-def test_upload_that_is_let_go_while_space_is_reserved_is_found_again(
+def test_upload_is_found_again_when_no_thread_could_be_started(
     storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reserving, "AT_ONCE_SECONDS", 0)
-    monkeypatch.setattr(reserving, "STEP_BYTES", 4096)
-    half_sent(storage, 4)
-    assert not [thread for thread in threading.enumerate() if thread.name == "ftpy-reserve"]
-    assert finish(storage) == [0, 1, 2, 3]
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    half_sent(storage, 0)
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(Busy):
+            storage.open_upload(OWNER, FILE)
+        with storage.open_upload(OWNER, new_file("other", 3)) as upload, pytest.raises(Busy):
+            send(upload, 0, b"abc")
+    assert len(os.listdir("/proc/self/fd")) == before
+    with storage.open_upload(OWNER, new_file("other", 3)) as upload:
+        send_missing(upload, b"abc")
+        upload.commit(digest(b"abc"), None)
+    assert finish(storage) == [1, 2, 3, 4]
 
 
-def test_upload_is_dropped_when_the_disk_fills_while_space_is_reserved(
-    storage: LocalStorage, root: Path, monkeypatch: pytest.MonkeyPatch
+def test_part_counts_when_no_thread_can_be_started_to_sync_it(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tried = threading.Event()
+    start = threading.Thread.start
 
-    def full(fd: int, offset: int, length: int) -> None:
-        tried.set()
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def refuse_sync(thread: threading.Thread) -> None:
+        if thread.name == "ftpy-sync":
+            raise RuntimeError("can't start new thread")
+        start(thread)
 
-    monkeypatch.setattr(reserving, "AT_ONCE_SECONDS", 0)
-    monkeypatch.setattr(syscalls, "reserve", full)
-    with storage.open_upload(OWNER, FILE) as upload:
-        assert tried.wait(10)
-        while storage.uploads():
-            time.sleep(0.001)
-        with pytest.raises(NoSpace):
-            upload.part(0, PART_BYTES)
-        with pytest.raises(NoSpace):
-            upload.commit(digest(DATA), None)
-    monkeypatch.undo()
-    assert finish(storage) == [0, 1, 2, 3, 4]
+    monkeypatch.setattr(upload_module, "SYNC_BYTES", PART_BYTES)
+    monkeypatch.setattr(upload_module, "MOST_UNSYNCED", PART_BYTES)
+    monkeypatch.setattr(threading.Thread, "start", refuse_sync)
+    half_sent(storage, 0, 1)
+    assert finish(storage) == [2, 3, 4]
 
 
 def test_second_process_finds_the_upload_busy(storage: LocalStorage, root: Path, tmp_path: Path) -> None:
@@ -297,8 +373,9 @@ def test_finish_before_the_last_byte_is_a_mistake_of_the_caller(storage: LocalSt
             part.finish(blake3(b"").hexdigest())
 
 
-def test_commit_that_waits_ends_when_the_storage_closes(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("ending", [LocalStorage.close, LocalStorage.interrupt])
+def test_commit_that_waits_ends_when_the_storage_is_closed_or_interrupted(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: Callable[[LocalStorage], None]
 ) -> None:
     reading, go_on = threading.Event(), threading.Event()
     read_at = upload_module.read_at
@@ -324,11 +401,14 @@ def test_commit_that_waits_ends_when_the_storage_closes(
         committer = threading.Thread(target=commit)
         committer.start()
         assert reading.wait(20)
-        closer = threading.Thread(target=storage.close)
+        closer = threading.Thread(target=ending, args=(storage,))
         closer.start()
         go_on.set()
         closer.join(20)
         committer.join(20)
+        with pytest.raises(ShuttingDown):
+            storage.find_upload(OWNER, upload.id)
+    storage.close()
     assert [type(result) for result in outcome] == [ShuttingDown]
     monkeypatch.undo()
     with LocalStorage(root, tmp_path / "state") as again:

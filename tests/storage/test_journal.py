@@ -150,3 +150,15 @@ def test_cut_anywhere_and_followed_by_anything_it_never_says_more_than_was_writt
 @given(st.binary(max_size=300))
 def test_rubbish_says_nothing(rubbish: bytes) -> None:
     assert parse(rubbish).meta is None
+
+
+@pytest.mark.parametrize("digest", ["ab" * 32, "cd" * 16])
+def test_part_is_read_as_it_was_noted_whichever_its_digest(tmp_path: Path, digest: str) -> None:
+    with (tmp_path / "journal").open("w+b", buffering=0) as file:
+        Journal(file.fileno()).part(3, StoredPart(8, digest))
+        assert parse((tmp_path / "journal").read_bytes()).parts == {3: StoredPart(8, digest)}
+
+
+def test_first_half_of_a_torn_digest_is_no_digest() -> None:
+    line = part_line(0)
+    assert parse(line[:-1][: -len(HEX) // 2] + b"\n").parts == {}

@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 
 from ftpy.durable import check_private, locked, read_file, replace_file, writing
 from ftpy.errors import ConfigError
-from ftpy.files import RESERVED_PREFIX, display
+from ftpy.files import display, is_reserved
 from ftpy.toml import Source, listed, unknown
 
 DEFAULT_PORT = 7421
@@ -304,7 +304,7 @@ def exposed_by(config: ServerConfig, root: str, settings: str | None) -> str | N
 def is_exposed(root: str, path: str) -> bool:
     """Whether a user whose root is ``root`` could reach ``path``; names that begin with .ftpy are never reachable."""
     below = os.path.relpath(os.path.realpath(path), os.path.realpath(root)).split(os.sep)
-    return below[0] != os.pardir and not any(part.startswith(RESERVED_PREFIX) for part in below)
+    return below[0] != os.pardir and not any(is_reserved(part) for part in below)
 
 
 # ------------------------------------------------------------------ client

@@ -6,6 +6,7 @@ the same string can then never disagree about which file it means.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from dataclasses import dataclass
 from typing import Literal
@@ -25,6 +26,12 @@ _WINDOWS_DEVICES = frozenset(
     ["CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in "123456789¹²³")]
 )
 _BIDI_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+_IGNORABLE = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+"""Unicode's Default_Ignorable_Code_Point: a file system that folds case passes over them."""
 
 FileType = Literal["file", "directory", "symlink", "other"]
 
@@ -78,6 +85,13 @@ class RemotePath:
         return "/".join(self.parts)
 
 
+def is_reserved(name: str) -> bool:
+    """Whether a name begins with RESERVED_PREFIX, also to a file system that folds case (ext4's casefold, macOS)."""
+    if not name.isascii():
+        name = _IGNORABLE.sub("", name)
+    return name.casefold().startswith(RESERVED_PREFIX)
+
+
 def _refusal(part: str) -> str | None:
     """Why a component is not legal anywhere, or None."""
     if part in ("", ".", ".."):
@@ -90,7 +104,7 @@ def _refusal(part: str) -> str | None:
             return "control characters are not allowed"
         if len(part.encode("utf-8", "surrogateescape")) > COMPONENT_BYTES:
             return f"a component has more than {COMPONENT_BYTES} bytes"
-    if part.startswith(RESERVED_PREFIX):
+    if is_reserved(part):
         return f"names that begin with {RESERVED_PREFIX} are reserved"
     return None
 

@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftpy.errors import InvalidPath
-from ftpy.files import COMPONENT_BYTES, DEPTH, PATH_BYTES, RESERVED_PREFIX, RemotePath, check_portable, display
+from ftpy.files import (
+    COMPONENT_BYTES,
+    DEPTH,
+    PATH_BYTES,
+    RESERVED_PREFIX,
+    RemotePath,
+    check_portable,
+    display,
+    is_reserved,
+)
 from tests.paths import LITERAL, NOT_PORTABLE, REFUSED
 
 texts = st.text(st.characters(), max_size=60) | st.text("ab./\\: ~\0\n\x7f\udc80\ud800é", max_size=30)
@@ -121,3 +130,16 @@ def test_paths_sort_a_directory_before_what_is_in_it() -> None:
     paths = [RemotePath.parse(text) for text in texts_in_order]
     backwards = list(reversed(paths))
     assert sorted(backwards) == paths
+
+
+@pytest.mark.parametrize("name", [".FTPY", ".Ftpy-x", ".f\u200dtpy", "\ufeff.ftpy", ".ft\u00adPY", ".ftp\ufe0fy"])
+def test_name_is_reserved_when_a_file_system_that_folds_case_takes_it_for_ours(name: str) -> None:
+    assert is_reserved(name)
+    with pytest.raises(InvalidPath):
+        RemotePath.parse(f"a/{name}/x")
+
+
+@pytest.mark.parametrize("name", ["ftpy", ".ftp", "x.ftpy", ".\u00e9ftpy", "\u200dx"])
+def test_name_is_not_reserved_when_it_only_resembles_ours(name: str) -> None:
+    assert not is_reserved(name)
+    assert RemotePath.parse(name).name == name

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 
 from ftpy.errors import Changed, InvalidPath
-from ftpy.files import RESERVED_PREFIX, FileInfo, RemotePath, display
+from ftpy.files import FileInfo, RemotePath, display, is_reserved
 from ftpy.storage.base import KnownDigest, Reader
 from ftpy.storage.beneath import Beneath, Directory
 from ftpy.storage.positional import read_at
@@ -107,28 +107,29 @@ def _below(directory: Directory, remembered: Remembered, *, recursive: bool) -> 
 def _entries(directory: Directory, remembered: Remembered) -> Iterator[FileInfo]:
     """One directory's entries in the order of names, without what no peer could name."""
     with translating(directory.path):
-        paths, skipped = _legal(directory.path, directory.names())
+        names = directory.names()
+    names.sort()
+    skipped: list[str] = []
+    paths = _legal(directory.path, names, skipped)
+    while batch := list(itertools.islice(paths, LISTED_TOGETHER)):
+        yield from _batch(directory, remembered, batch)
     if skipped:
         log.warning(
             "%s: %d names that no path can hold are not listed",
             display(str(directory.path)) or "/",
-            skipped,
-            extra={"event": "names-skipped", "fields": {"path": display(str(directory.path)), "names": skipped}},
+            len(skipped),
+            extra={"event": "names-skipped", "fields": {"path": display(str(directory.path)), "names": len(skipped)}},
         )
-    while batch := list(itertools.islice(paths, LISTED_TOGETHER)):
-        yield from _batch(directory, remembered, batch)
 
 
-def _legal(below: RemotePath, names: list[str]) -> tuple[Iterator[RemotePath], int]:
-    """The paths of those names that are legal, sorted, and how many are not (our own do not count)."""
-    names = sorted(name for name in names if not name.startswith(RESERVED_PREFIX))
-    paths: list[RemotePath] = []
+def _legal(below: RemotePath, names: list[str], skipped: list[str]) -> Iterator[RemotePath]:
+    """The paths of those names that are legal, made one by one; the others are ``skipped`` (but not our own)."""
     for name in names:
         try:
-            paths.append(below / name)
+            yield below / name
         except InvalidPath:
-            continue
-    return iter(paths), len(names) - len(paths)
+            if not is_reserved(name):
+                skipped.append(name)
 
 
 def _batch(directory: Directory, remembered: Remembered, paths: list[RemotePath]) -> Iterator[FileInfo]:

@@ -9,7 +9,10 @@ import itertools
 import logging
 import os
 import secrets
+from contextlib import ExitStack
 
+from ftpy.errors import PermissionDenied
+from ftpy.files import display
 from ftpy.storage.base import Closing
 from ftpy.storage.beneath import Beneath, Directory
 from ftpy.storage.locking import open_locked
@@ -22,31 +25,44 @@ _LOCK_SUFFIX = ".lock"
 
 
 def _made(parent: Directory, name: str) -> Directory:
-    """A private directory, made where it is missing."""
+    """A private directory, made where it is missing.
+
+    One that others could have written to is refused: what lies there would be published, and its links followed.
+    """
     try:
         parent.mkdir(name, _PRIVATE)
         parent.sync()
     except FileExistsError:
         pass
-    return parent.open_dir(name)
+    made = parent.open_dir(name)
+    found = os.fstat(made.fd)
+    if found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        made.close()
+        raise PermissionDenied(
+            f"{display(str(made.path))} in the root is not the server's alone: it must belong to user {os.geteuid()}"
+            f" with mode 0700, not to {found.st_uid} with {found.st_mode & 0o7777:04o}"
+        )
+    return made
 
 
 class Area(Closing):
     """The staging area: ``staged`` for small files, ``uploads`` for uploads, ``lock`` for publications.
 
     A process marks its staged files with a token whose lock file it keeps locked: once that lock can be had,
-    the process is dead, whatever its number is used for now. Raises OSError.
+    the process is dead, whatever its number is used for now. Raises OSError, PermissionDenied.
     """
 
     def __init__(self, beneath: Beneath) -> None:
-        self.top = _made(beneath.root, AREA)
-        self.staged = _made(self.top, "staged")
-        self.uploads = _made(self.top, "uploads")
         self._token = secrets.token_hex(8)
-        lock = open_locked(self.staged, self._token + _LOCK_SUFFIX, create=True)
-        assert lock is not None  # nobody else knows the token
-        self._lock: int | None = lock
         self._numbers = itertools.count()
+        with ExitStack() as opened:
+            self.top = opened.enter_context(_made(beneath.root, AREA))
+            self.staged = opened.enter_context(_made(self.top, "staged"))
+            self.uploads = opened.enter_context(_made(self.top, "uploads"))
+            lock = open_locked(self.staged, self._token + _LOCK_SUFFIX, create=True)
+            assert lock is not None  # nobody else knows the token
+            self._lock: int | None = lock
+            opened.pop_all()
 
     def close(self) -> None:
         """Let go of the token and the directories."""

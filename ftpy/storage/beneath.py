@@ -38,6 +38,10 @@ _NOT_HERE = (errno.ENOSYS, errno.EPERM, errno.EINVAL, errno.E2BIG)
 """openat2 refused as such: no such call, or a sandbox that does not know it."""
 
 
+_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+"""link refused as such: a file system without hard links (link(2))."""
+
+
 def best_door() -> Door:
     """The best way that this system has."""
     if os.open not in os.supports_dir_fd:
@@ -111,6 +115,10 @@ class Directory(Closing):
         """A new file, for reading and writing; ``mode`` less the umask. FileExistsError."""
         return os.open(leaf, _CREATE_FLAGS, mode, dir_fd=self.fd)
 
+    def chmod(self, leaf: str, mode: int) -> None:
+        """Set the permission bits. Follows a symlink: only for directories that nobody else can write to."""
+        os.chmod(leaf, mode, dir_fd=self.fd)
+
     def lstat(self, leaf: str) -> os.stat_result:
         """What is there, a symlink as itself."""
         return os.stat(leaf, dir_fd=self.fd, follow_symlinks=False)
@@ -126,8 +134,24 @@ class Directory(Closing):
         except OSError as error:
             if error.errno not in (errno.ENOSYS, errno.EINVAL):
                 raise
+            self._link_noreplace(leaf, into, new)
+
+    def _link_noreplace(self, leaf: str, into: Directory, new: str) -> None:
+        try:
             os.link(leaf, new, src_dir_fd=self.fd, dst_dir_fd=into.fd, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+        else:
             os.unlink(leaf, dir_fd=self.fd)
+            return
+        # The last way, for FAT and its like under macOS: what is made between the look and the rename is replaced.
+        try:
+            into.lstat(new)
+        except FileNotFoundError:
+            self.rename(leaf, into, new)
+        else:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
 
     def unlink(self, leaf: str, *, missing_ok: bool = False) -> bool:
         """Remove a file or symlink: whether it was there. FileNotFoundError unless ``missing_ok``."""
@@ -154,7 +178,7 @@ class Directory(Closing):
 
     def sync(self) -> None:
         """Make its names durable (fsync(2): a new name needs the directory's own fsync)."""
-        os.fsync(self.fd)
+        syscalls.fsync(self.fd)
 
 
 def _as_not_a_directory(error: OSError) -> OSError:
@@ -184,34 +208,20 @@ class Beneath(Closing):
         """Close the root."""
         self.root.close()
 
-    def open_dir(self, path: RemotePath, *, create: bool = False) -> Directory:
-        """A directory; with ``create`` what is missing on the way is made, durably.
-
-        Raises FileNotFoundError, NotADirectoryError (also for a symlink), PermissionError.
-        """
+    def open_dir(self, path: RemotePath) -> Directory:
+        """A directory. Raises FileNotFoundError, NotADirectoryError (also for a symlink), PermissionError."""
         parts = path.parts
         if not parts:
             return self.root.again()
         check_parts(parts)
-        try:
-            return self._reach(parts)
-        except FileNotFoundError:
-            if not create:
-                raise
-        with self.open_dir(path.parent, create=True) as parent:
-            try:
-                parent.mkdir(path.name)
-            except FileExistsError:
-                pass  # another made it first, or it is no directory: opening it tells
-            parent.sync()
-            return parent.open_dir(path.name)
+        return self._reach(parts)
 
-    def parent(self, path: RemotePath, *, create: bool = False) -> Directory:
+    def parent(self, path: RemotePath) -> Directory:
         """The directory that ``path`` is in. The root is in none: IsADirectoryError."""
         if not path.parts:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         check_parts(path.parts)
-        return self.open_dir(path.parent, create=create)
+        return self.open_dir(path.parent)
 
     def open_file(self, path: RemotePath) -> int:
         """A regular file, for reading: its descriptor."""

@@ -86,6 +86,10 @@ class PathDirectory(Directory):
         """A new file, for reading and writing."""
         return self._open(leaf, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
 
+    def chmod(self, leaf: str, mode: int) -> None:
+        """Set the permission bits."""
+        os.chmod(self._at(leaf), mode)
+
     def lstat(self, leaf: str) -> os.stat_result:
         """What is there, a symlink as itself."""
         return os.lstat(self._at(leaf))

@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from ftpy.errors import IoError, IsADirectory, RequestError, Unsupported
 from ftpy.files import FileInfo, RemotePath, check_portable, display
 from ftpy.storage.area import Area
 from ftpy.storage.base import KnownDigest, NewFile, Reader, Staged, Storage, Upload
-from ftpy.storage.beneath import Beneath, Door, check_parts
+from ftpy.storage.beneath import Beneath, Door, best_door, check_parts
 from ftpy.storage.following import HashedRead
 from ftpy.storage.publishing import Publisher
 from ftpy.storage.reading import LocalReader, listing
@@ -36,17 +37,19 @@ class LocalStorage(Storage):
     def __init__(
         self, root: str | Path, state: str | Path, *, portable_names: bool = True, door: Door | None = None
     ) -> None:
-        if not hasattr(os, "preadv") or not hasattr(os, "fchmod"):
-            raise Unsupported("this system lacks preadv(2) or fchmod(2): it can be a client, not a server")
+        if not hasattr(os, "preadv") or not hasattr(os, "fchmod") or (door or best_door()) == "path":
+            raise Unsupported("this system lacks preadv(2), fchmod(2) or openat(2): it can be a client, not a server")
         self._portable_names = portable_names
-        with translating(RemotePath()):
-            Path(state).mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._beneath = Beneath(root, door=door)
-            self._area = Area(self._beneath)
-        self._remembered = Remembered(Path(state) / "digests.sqlite")
-        self._publisher = Publisher(self._beneath, self._area, self._digest_at)
-        self._small = SmallFiles(self._area, self._publisher, self._remembered)
-        self._uploads = Uploads(self._area, self._publisher, self._remembered)
+        with ExitStack() as opened:
+            with translating(RemotePath()):
+                Path(state).mkdir(parents=True, exist_ok=True, mode=0o700)
+                self._beneath = opened.enter_context(Beneath(root, door=door))
+                self._area = opened.enter_context(Area(self._beneath))
+                self._remembered = opened.enter_context(Remembered(Path(state) / "digests.sqlite"))
+                self._publisher = Publisher(self._beneath, self._area, self._digest_at)
+            self._small = SmallFiles(self._area, self._publisher, self._remembered)
+            self._uploads = Uploads(self._area, self._publisher, self._remembered)
+            self._opened = opened.pop_all()
 
     def interrupt(self) -> None:
         """Let commits that wait for a digest end with ShuttingDown."""
@@ -56,9 +59,7 @@ class LocalStorage(Storage):
         """Close everything, after those who use it have ended; unfinished uploads stay on disk."""
         self._uploads.interrupt()
         self._uploads.wait()
-        self._area.close()
-        self._beneath.close()
-        self._remembered.close()
+        self._opened.close()
 
     # ---------------------------------------------------------------- reading
 

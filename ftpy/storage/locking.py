@@ -2,42 +2,25 @@
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import os
-import sys
 
 from ftpy.storage.beneath import Directory
 
-if sys.platform == "win32":
-    import msvcrt
-
-    def lock(fd: int, *, shared: bool = False, wait: bool = True) -> bool:  # noqa: ARG001
-        """Lock an open file: whether it is ours now. Windows knows only exclusive locks; shared ones are too."""
-        os.lseek(fd, 0, os.SEEK_SET)
-        while True:
-            try:
-                msvcrt.locking(fd, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
-            except OSError as error:
-                if not wait and error.errno in (errno.EACCES, errno.EDEADLK):
-                    return False
-                if not wait or error.errno != errno.EDEADLK:  # LK_LOCK gives up after ten seconds
-                    raise
-            else:
-                return True
-
-else:
+with contextlib.suppress(ImportError):  # Windows: no storage opens there, but its modules can be read
     import fcntl
 
-    def lock(fd: int, *, shared: bool = False, wait: bool = True) -> bool:
-        """Lock an open file: whether it is ours now. It ends when ``fd`` is closed, also by the process's death.
 
-        flock(2) locks belong to the open file description: two opens exclude each other even in one process.
-        """
-        try:
-            fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            return False
-        return True
+def lock(fd: int, *, shared: bool = False, wait: bool = True) -> bool:
+    """Lock an open file: whether it is ours now. It ends when ``fd`` is closed, also by the process's death.
+
+    flock(2) locks belong to the open file description: two opens exclude each other even in one process.
+    """
+    try:
+        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
 
 
 def open_locked(directory: Directory, name: str, *, create: bool) -> int | None:

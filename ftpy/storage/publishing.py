@@ -29,7 +29,7 @@ def sync_all(fds: Collection[int], oldest: int) -> dict[int, OSError]:
     failed since it was opened, and it does not say whose failure it was, so then it is everyone's.
     A failed sync is not tried again: the kernel has then forgotten the pages that it could not write.
     """
-    if len(fds) >= MANY and syscalls.HAS_SYNCFS:
+    if len(fds) >= MANY and syscalls.HAS_SYNCFS and syscalls.file_system_type(oldest) in syscalls.SYNCED_BY_SYNCFS:
         try:
             syscalls.syncfs(oldest)
         except OSError as error:
@@ -38,7 +38,7 @@ def sync_all(fds: Collection[int], oldest: int) -> dict[int, OSError]:
     failed: dict[int, OSError] = {}
     for fd in fds:
         try:
-            os.fsync(fd)
+            syscalls.fsync(fd)
         except OSError as error:
             failed[fd] = error
     return failed
@@ -121,10 +121,7 @@ class Publication(Closing):
         for path in self._changed:
             changed.update((made.parent, None) for made in self._new_ways(path))
         directories = {self._directory(path).fd: path for path in changed}
-        if self._beneath.door == "path":
-            for path in changed:
-                self._directory(path).sync()
-        elif directories:
+        if directories:
             # Not just the first one: where a put was refused, another file system may be mounted.
             oldest = next(directory.fd for path, directory in self._directories.items() if path in changed)
             for fd, error in sync_all(directories, oldest).items():

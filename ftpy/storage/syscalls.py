@@ -1,4 +1,4 @@
-"""Linux calls that Python's ``os`` lacks, through ctypes; each says whether this system has it.
+"""System calls that Python's ``os`` lacks, most through ctypes; each says whether this system has it.
 
 All raise OSError like their neighbours in ``os``. What is absent is never called: ``beneath`` and ``publish``
 have a portable way beside each.
@@ -42,6 +42,7 @@ def _function(name: str, *arguments: Any) -> Callable[..., int] | None:
 _syscall = _function("syscall", ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t)
 _renameat2 = _function("renameat2", ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
 _syncfs = _function("syncfs", ctypes.c_int)
+_fstatfs = _function("fstatfs64", ctypes.c_int, ctypes.c_void_p) or _function("fstatfs", ctypes.c_int, ctypes.c_void_p)
 _fallocate = _function("fallocate64", ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
 _DIRECTORY_HOW = _OpenHow(
@@ -91,12 +92,44 @@ def rename_noreplace(from_fd: int, name: str, to_fd: int, new: str) -> None:
     rename_with(_RENAME_NOREPLACE, from_fd, name, to_fd, new)
 
 
+def fsync(fd: int) -> None:
+    """fsync(2), and where that leaves the bytes in the drive's cache (macOS), F_FULLFSYNC. Raises OSError."""
+    if sys.platform == "darwin":
+        import fcntl
+
+        try:
+            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+        except OSError as error:
+            if error.errno not in (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL):
+                raise
+        else:
+            return
+    os.fsync(fd)
+
+
 def syncfs(fd: int) -> None:
     """Make all of the file system durable; write errors since ``fd`` was opened are raised (HAS_SYNCFS)."""
     if _syncfs is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     if _syncfs(fd) < 0:
         raise _failure()
+
+
+SYNCED_BY_SYNCFS = frozenset([0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0x01021994])
+"""``f_type`` of ext2 to ext4, XFS, btrfs, F2FS and tmpfs (statfs(2)): their syncfs writes all, and says what failed.
+
+That of FUSE returns 0 and does nothing at all (mergerfs, ntfs-3g, sshfs); of others it is not known.
+"""
+
+
+def file_system_type(fd: int) -> int:
+    """``f_type`` of fstatfs(2); 0 where the system does not say. Raises OSError."""
+    if _fstatfs is None:
+        return 0
+    told = ctypes.create_string_buffer(512)  # struct statfs has 120 bytes; the type is its first word
+    if _fstatfs(fd, told) < 0:
+        raise _failure()
+    return ctypes.c_long.from_buffer(told).value & 0xFFFFFFFF
 
 
 def reserve(fd: int, offset: int, length: int) -> None:

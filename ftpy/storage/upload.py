@@ -115,10 +115,14 @@ class LiveUpload:
 
     def _open_data(self, meta: Meta) -> int | None:
         """The data file, if it is whole: the space was reserved before the first part came."""
+        uploads = self._area.uploads
         try:
-            fd = self._area.uploads.open_for_write(self._data_name)
+            fd = uploads.open_for_write(self._data_name)
         except FileNotFoundError:
             return None
+        except PermissionError:  # it had the mode of a read-only file already when its commit was cut off
+            uploads.chmod(self._data_name, uploads.lstat(self._data_name).st_mode & 0o777 | 0o600)
+            fd = uploads.open_for_write(self._data_name)
         if os.fstat(fd).st_size >= (meta.file.file_size or 0):
             return fd
         os.close(fd)
@@ -445,7 +449,7 @@ class LiveUpload:
             if file.mode is not None:
                 os.fchmod(self._data, file.mode & 0o777)
             os.utime(self._data, ns=(file.mtime_ns, file.mtime_ns))
-            os.fsync(self._data)
+            syscalls.fsync(self._data)
         except OSError as error:
             self.drop()
             raise refusal(error, file.path) from error

@@ -120,7 +120,6 @@ def test_open_dir_reaches_what_is_below(beneath: Beneath) -> None:
 def test_open_dir_refuses_a_symlink_in_every_position(beneath: Beneath, leaf: str, where: str) -> None:
     text = where.replace("{}", leaf)
     assert code_of(lambda: beneath.open_dir(path(text))) == errno.ENOTDIR
-    assert code_of(lambda: beneath.open_dir(path(text), create=True)) == errno.ENOTDIR
 
 
 @pytest.mark.parametrize("leaf", ["file", "fifo", "socket"])
@@ -129,12 +128,8 @@ def test_open_dir_refuses_what_is_no_directory(beneath: Beneath, leaf: str) -> N
     assert code_of(lambda: beneath.open_dir(path(f"{leaf}/x"))) == errno.ENOTDIR
 
 
-def test_open_dir_makes_what_is_missing_only_when_asked(beneath: Beneath, root: Path) -> None:
+def test_open_dir_says_what_is_missing(beneath: Beneath) -> None:
     assert code_of(lambda: beneath.open_dir(path("new/a/b"))) == errno.ENOENT
-    assert not (root / "new").exists()
-    beneath.open_dir(path("new/a/b"), create=True).close()
-    beneath.open_dir(path("new/a/b"), create=True).close()
-    assert (root / "new/a/b").is_dir()
 
 
 @pytest.mark.parametrize("parts", [("..",), ("dir", ".."), (".",), ("",), ("dir/..",), ("..", "outside"), ("a\0",)])
@@ -254,6 +249,28 @@ def test_rename_noreplace_works_where_the_kernel_has_none(
     assert (root / "newer").stat().st_nlink == 1
 
 
+@pytest.mark.parametrize("door", ["openat2", "walk"], indirect=True)
+def test_rename_noreplace_works_where_there_are_no_links_either(
+    beneath: Beneath, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(code: int) -> Callable[..., None]:
+        def refuse(*_: object, **__: object) -> None:
+            raise OSError(code, "")
+
+        return refuse
+
+    monkeypatch.setattr(syscalls, "rename_noreplace", refused(errno.ENOSYS))
+    monkeypatch.setattr(os, "link", refused(errno.EPERM))
+    with beneath.open_dir(path("")) as directory:
+        os.close(directory.create("new"))
+        for there in ("file", *LEAVES):
+            assert code_of(lambda there=there: directory.rename_noreplace("new", directory, there)) == errno.EEXIST
+        directory.rename_noreplace("new", directory, "newer")
+    assert (root / "file").read_bytes() == b"inside"
+    assert not (root / "new").exists()
+    assert (root / "newer").exists()
+
+
 def test_openat2_gives_way_to_the_walk_when_a_sandbox_forbids_it(
     root: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -365,7 +382,7 @@ def test_symlink_flipped_under_a_create_never_leads_out(beneath: Beneath, root: 
         end = time.monotonic() + RACE_SECONDS
         while time.monotonic() < end:
             try:
-                with beneath.open_dir(path("flip/new"), create=True) as directory:
+                with beneath.open_dir(path("flip")) as directory:
                     os.close(directory.create(f"{made}"))
                     made += 1
             except OSError:

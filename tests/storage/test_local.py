@@ -8,6 +8,7 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +31,7 @@ from ftpy.errors import (
     Unsupported,
 )
 from ftpy.files import FileInfo, RemotePath
-from ftpy.storage import syscalls
+from ftpy.storage import reading, syscalls
 from ftpy.storage.base import MIB, MOST_PARTS, PART_BYTES, NewFile, Storage, part_size_for
 from ftpy.storage.beneath import Door
 from ftpy.storage.local import LocalStorage
@@ -207,6 +208,25 @@ def test_listing_goes_on_when_a_directory_vanishes_meanwhile(local: LocalStorage
     assert [str(info.path) for info in listed] == ["c"]
 
 
+def test_listing_yields_its_first_entries_before_all_names_are_looked_at(
+    local: LocalStorage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3 * reading.LISTED_TOGETHER):
+        (root / f"f{number:04}").touch()
+    made: list[str] = []
+    join = RemotePath.__truediv__
+
+    def seen(above: RemotePath, name: str) -> RemotePath:
+        made.append(name)
+        return join(above, name)
+
+    monkeypatch.setattr(RemotePath, "__truediv__", seen)
+    listed = local.ls(path(""), recursive=True)
+    assert str(next(listed).path) == "f0000"
+    assert len(made) == 1 + reading.LISTED_TOGETHER  # and .ftpy
+    assert len(list(listed)) == 3 * reading.LISTED_TOGETHER - 1
+
+
 def test_listing_that_is_left_early_closes_what_it_opened(local: LocalStorage) -> None:
     put(local, "a/b/c/d", b"x")
     before = len(os.listdir("/proc/self/fd"))
@@ -227,6 +247,33 @@ def test_staging_area_is_private_and_its_names_tell_nothing(local: LocalStorage,
         assert names(local) == []
     for name in (".ftpy", ".ftpy/staged", ".ftpy/uploads"):
         assert stat.S_IMODE((root / name).stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("name", [".ftpy", ".ftpy/staged", ".ftpy/uploads"])
+@pytest.mark.parametrize("mode", [0o750, 0o707, 0o770])
+def test_staging_area_that_others_can_enter_is_refused(root: Path, tmp_path: Path, name: str, mode: int) -> None:
+    LocalStorage(root, tmp_path / "state").close()
+    (root / name).chmod(mode)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(PermissionDenied, match=f"{name} in the root is not the server's alone.*{mode:04o}"):
+        LocalStorage(root, tmp_path / "state")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@needs_root
+def test_staging_area_of_another_user_is_refused(root: Path, tmp_path: Path) -> None:
+    (root / ".ftpy").mkdir(0o700)
+    os.chown(root / ".ftpy", 65534, 65534)
+    with pytest.raises(PermissionDenied, match="must belong to user 0 with mode 0700, not to 65534"):
+        LocalStorage(root, tmp_path / "state")
+
+
+def test_no_descriptor_stays_open_when_the_root_is_of_no_use(root: Path, tmp_path: Path) -> None:
+    (root / ".ftpy").write_bytes(b"")
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(NotADirectory):
+        LocalStorage(root, tmp_path / "state")
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_staging_area_that_is_a_symlink_is_refused(root: Path, tmp_path: Path, door: Door) -> None:
@@ -419,6 +466,27 @@ def test_group_keeps_the_old_files_when_syncfs_fails(
     assert names(local) == ["f0"]
     assert read(local, "f0") == b"old"
     assert left_behind(root) == []
+
+
+@pytest.mark.skipif(not syscalls.HAS_SYNCFS, reason="syncfs(2) reports errors since Linux 5.8")
+def test_group_is_synced_one_by_one_where_syncfs_may_do_nothing(
+    local: LocalStorage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fuse = 0x65735546
+    syncfs = Failing(errno.EIO)
+    steps = Steps(root, monkeypatch)
+    monkeypatch.setattr(syscalls, "syncfs", syncfs)
+    monkeypatch.setattr(syscalls, "file_system_type", lambda fd: fuse)
+    results = local.publish([stage(local, f"f{n}", b"new") for n in range(5)])
+    assert [type(result) for result in results] == [FileInfo] * 5
+    assert steps.done == [*["fsync staged"] * 5, *["rename"] * 5, "fsync ."]
+    assert syncfs.calls == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="fstatfs(2) tells the type on Linux")
+def test_type_of_a_file_system_is_known() -> None:
+    with open("/proc/self/mounts", "rb") as file:
+        assert syscalls.file_system_type(file.fileno()) == 0x9FA0
 
 
 def test_put_is_not_acknowledged_when_the_directory_cannot_be_synced(

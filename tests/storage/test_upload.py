@@ -415,6 +415,45 @@ def test_commit_that_waits_ends_when_the_storage_is_closed_or_interrupted(
         assert finish(again) == []
 
 
+READ_ONLY = """
+import os, signal, sys
+from dataclasses import replace
+from ftpy.storage import upload as upload_module
+from ftpy.storage.local import LocalStorage
+from tests.storage.contract import OWNER, digest, new_file, send_missing
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+FILE = replace(new_file("x", 3), mode=0o444)
+def put(storage):
+    with storage.open_upload(OWNER, FILE) as upload:
+        sent = send_missing(upload, b"abc")
+        upload.commit(digest(b"abc"), None)
+    return sent
+child = os.fork()
+if not child:
+    os.fsync = lambda fd: os.kill(os.getpid(), signal.SIGKILL) if os.fstat(fd).st_mode & 0o777 == 0o444 else None
+    put(LocalStorage(sys.argv[1], sys.argv[2]))
+assert os.waitpid(child, 0)[1] == signal.SIGKILL
+with LocalStorage(sys.argv[1], sys.argv[2]) as storage:
+    assert put(storage) == []
+"""
+
+
+def test_read_only_file_is_resumed_when_its_commit_was_cut_off(root: Path, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    if os.geteuid() == 0:  # which no mode stops
+        tmp_path.chmod(0o755)
+        for made in (root, state):
+            os.chown(made, 65534, 65534)
+    command = [sys.executable, "-c", READ_ONLY, str(root), str(state)]
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[2], timeout=30)
+    assert (root / "x").read_bytes() == b"abc"
+    assert (root / "x").stat().st_mode & 0o777 == 0o444
+
+
 def test_sweep_removes_halves_that_a_crash_left(storage: LocalStorage, root: Path) -> None:
     uploads = root / ".ftpy" / "uploads"
     (uploads / f"{'0' * 32}.data").write_bytes(b"x")

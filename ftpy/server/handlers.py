@@ -12,7 +12,7 @@ from ftpy.errors import (
     InvalidPath,
     InvalidRequest,
 )
-from ftpy.files import RemotePath
+from ftpy.files import FileInfo, RemotePath
 from ftpy.server.context import Context, stored
 from ftpy.storage.base import Condition, KnownDigest, NewFile, Reader
 from ftpy.storage.following import CHUNK_BYTES, HashedRead
@@ -70,7 +70,7 @@ def _put_inline(request: PutRequest, file: NewFile, context: Context) -> None:
     if digest.hex != sent.hex:
         raise DigestMismatch
     staged = context.storage.stage(file, body, digest)
-    context.commits.add(request.id, staged, len(body), digest)
+    context.commits.add(request.id, staged, len(body), digest, compares=isinstance(file.condition, KnownDigest))
 
 
 def handle_part(request: PartRequest, context: Context) -> PartReply:
@@ -82,7 +82,8 @@ def handle_part(request: PartRequest, context: Context) -> PartReply:
         trailer = context.channel.receive_trailer()
         if trailer.name != request.digest:
             raise InvalidRequest(f"the trailer's digest is {request.digest}")
-        part.finish(trailer.hex)
+        # A part waits for the disk when too much is not durable yet.
+        context.channel.patiently(lambda: part.finish(trailer.hex), progress=lambda: request.length)
     return PartReply(id=request.id)
 
 
@@ -90,22 +91,30 @@ def handle_commit(request: CommitRequest, context: Context) -> StoredReply:
     """Verify the whole of an upload and publish it."""
     upload = context.upload(request.upload)
     digest = _known(request.digest)
-    try:
-        info = context.channel.patiently(
-            lambda: upload.commit(digest, request.file_size), progress=lambda: upload.verified
-        )
-    except DigestMismatch:
+
+    def commit() -> FileInfo:
+        try:
+            info = upload.commit(digest, request.file_size)
+        except DigestMismatch:
+            context.release(upload.id)
+            raise
+        context.audit("put", path=str(info.path), bytes=info.size)  # here: also when the client has left meanwhile
         context.release(upload.id)
-        raise
-    context.release(upload.id)
-    context.audit("put", path=str(info.path), bytes=info.size)
+        return info
+
+    info = context.channel.patiently(commit, progress=lambda: upload.verified)
     return stored(request.id, info, digest)
 
 
 def handle_abort(request: AbortRequest, context: Context) -> AbortReply:
     """Forget an upload."""
-    context.upload(request.upload).abort()
-    context.release(request.upload)
+    upload = context.upload(request.upload)
+
+    def abort() -> None:
+        upload.abort()  # waits for a commit under way
+        context.release(upload.id)
+
+    context.channel.patiently(abort, progress=lambda: upload.verified)
     return AbortReply(id=request.id)
 
 

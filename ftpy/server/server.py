@@ -128,6 +128,8 @@ class Service:
             if handler.waiting or handler.context is None:  # nothing is under way there
                 handler.abandon()
         if not self._wait_closed(self.config.limits.drain_seconds):
+            for storage in self._storages():
+                storage.interrupt()  # first: a commit that hashes a large file does not look at its connection
             for handler in self._open_handlers():
                 handler.abandon()
         ended = self._wait_closed(LAST_SECONDS)
@@ -237,6 +239,8 @@ class Server(socketserver.ThreadingTCPServer):
         self._sources: dict[int, str] = {}
         self._socket_file: str | None = None
         if address.kind == "unix":
+            if not hasattr(socket, "AF_UNIX"):
+                raise ConfigError(f"cannot listen on {address}: Python has no Unix sockets on this system")
             self.address_family = socket.AF_UNIX
             _remove_dead_socket(address.path)
             target: Any = address.path
@@ -333,6 +337,18 @@ def _remove_dead_socket(path: str) -> None:
             return
 
 
+def _raise_descriptor_limit() -> None:
+    """As many open files as the system lets us have; the usual 1,024 are for programs that use select(2)."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows: there is no such limit
+        return
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    # macOS says "infinity" and takes no more than OPEN_MAX: what cannot be raised stays as it is.
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def serve(config: ServerConfig, settings: str) -> int:
     """Run until SIGTERM or SIGINT, drain, and return the exit code 0; a second signal ends at once.
 
@@ -344,6 +360,7 @@ def serve(config: ServerConfig, settings: str) -> int:
         # Blocked in every thread and taken up here: a handler could run in the middle of anything.
         signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals)
     setup_logging(config.log)
+    _raise_descriptor_limit()
     service = Service(config, settings)
     service.start()
     try:

@@ -24,6 +24,7 @@ from ftpy.config import Limits, Transfer
 from ftpy.errors import (
     AlreadyExists,
     AuthenticationFailed,
+    Busy,
     Changed,
     ConnectionFailed,
     Denied,
@@ -38,9 +39,11 @@ from ftpy.errors import (
     Unsupported,
 )
 from ftpy.files import RemotePath
-from ftpy.server.context import GROUP_FILES
+from ftpy.server.context import GROUP_FILES, PATIENT_FILES
 from ftpy.server.server import Service
 from ftpy.storage.local import LocalStorage
+from ftpy.storage.partwriting import LocalPartWriter
+from ftpy.storage.uploads import LocalUpload
 from ftpy.transport.channel import Channel
 from ftpy.transport.stream import TICK_SECONDS, Stream
 from ftpy.wire.framing import frame
@@ -433,6 +436,162 @@ def test_an_inline_put_over_the_limit_is_refused_and_the_session_goes_on(live: C
     with pytest.raises(InvalidRequest, match="at most"):
         live.wait(StoredReply)
     assert alive(live)
+
+
+def test_uploads_of_other_connections_are_held_only_up_to_the_limit_and_found_again(
+    host: Host, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ftpy.server.context.MOST_UPLOADS", 3)
+    assert host.service is not None
+    body = bytes(8 * MIB)
+    with connected(host) as one, connected(host) as two:
+        before = set(host.service._handlers)
+        with connected(host) as worker:
+            assert alive(worker)
+            (key,) = set(host.service._handlers) - before
+            context = host.service._handlers[key].context
+            assert context is not None
+            own = open_upload(worker, f"{folder}/own", 9 * MIB).upload
+            opened = [open_upload(live, f"{folder}/{n}", 16 * MIB).upload for n, live in enumerate([one, two] * 2)]
+            for number in (0, 1):
+                for upload in opened:
+                    send_part(worker, upload, number, body)
+                    worker.wait(PartReply)
+                    assert len(context.uploads) <= 3 and own in context.uploads
+            digest = digest_of("md5", hashlib.md5(body * 2).hexdigest())
+            for upload in opened:
+                worker.call(CommitRequest(id=worker.next_id(), upload=upload, digest=digest), StoredReply)
+            for n in range(2):
+                open_upload(worker, f"{folder}/more{n}", 9 * MIB)
+            with pytest.raises(Busy):
+                open_upload(worker, f"{folder}/more2", 9 * MIB)
+    assert {path.name for path in (host.root / folder).iterdir()} == {"0", "1", "2", "3"}
+
+
+# ------------------------------------------------------------------ what takes long
+
+
+def held_up(
+    monkeypatch: pytest.MonkeyPatch, owner: type, name: str, which: Callable[..., bool] = lambda *_: True
+) -> threading.Event:
+    """Make calls of a method wait for the event, as on a slow disk; progress is due at once."""
+    goes_on, real = threading.Event(), getattr(owner, name)
+
+    def slow(*args: Any, **kw: Any) -> Any:
+        if which(*args):
+            assert goes_on.wait(10)
+        return real(*args, **kw)
+
+    monkeypatch.setattr(owner, name, slow)
+    monkeypatch.setattr("ftpy.transport.channel.PROGRESS_SECONDS", 0.05)
+    return goes_on
+
+
+def said(live: Connection) -> Any:
+    """The next message, progress too."""
+    live.channel.flush()
+    return live.channel.session.receive(live.channel.stream.receive_header(65536) or b"")
+
+
+def answer(live: Connection) -> Any:
+    """The next message that is no progress."""
+    while isinstance(message := said(live), ProgressReply):
+        pass
+    return message
+
+
+def test_progress_is_said_while_a_group_is_made_durable(
+    live: Connection, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on = held_up(monkeypatch, LocalStorage, "publish", lambda _, group: len(group) > PATIENT_FILES)
+    numbers = [put_small(live, f"{folder}/{n}", b"x") for n in range(100)]
+    message = said(live)
+    while isinstance(message, StoredReply):
+        assert message.id == numbers.pop(0)
+        message = said(live)
+    goes_on.set()
+    assert isinstance(message, ProgressReply) and message.id == numbers[0] and message.progress > PATIENT_FILES
+    for number in numbers:
+        assert answer(live).id == number
+
+
+LONG: dict[str, tuple[type, str, Callable[[Connection, Connection, str], Any]]] = {
+    "small put that compares": (
+        LocalStorage,
+        "publish",
+        lambda live, _, folder: put_small(live, f"{folder}/new", b"x", condition=digest_of("md5", "0" * 32)),
+    ),
+    "open": (
+        LocalStorage,
+        "open_upload",
+        lambda live, _, folder: live.channel.send(
+            PutRequest(id=live.next_id(), path=f"{folder}/f", file_size=9 * MIB, mtime_ns=5)
+        ),
+    ),
+    "find": (
+        LocalStorage,
+        "find_upload",
+        lambda live, other, folder: send_part(live, open_upload(other, f"{folder}/f", 9 * MIB).upload, 0, bytes(MIB)),
+    ),
+    "part": (
+        LocalPartWriter,
+        "finish",
+        lambda live, _, folder: send_part(live, open_upload(live, f"{folder}/f", 9 * MIB).upload, 0, bytes(8 * MIB)),
+    ),
+    "abort": (
+        LocalUpload,
+        "abort",
+        lambda live, _, folder: live.channel.send(
+            AbortRequest(id=live.next_id(), upload=open_upload(live, f"{folder}/f", 9 * MIB).upload)
+        ),
+    ),
+}
+"""Where the server may have to wait for a disk, and how it comes there."""
+
+
+@pytest.mark.parametrize("where", LONG)
+def test_progress_is_said_wherever_the_server_waits_for_a_disk(
+    host: Host, live: Connection, folder: str, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner, name, ask = LONG[where]
+    goes_on = held_up(monkeypatch, owner, name)
+    with connected(host) as other:
+        ask(live, other, folder)
+        message = said(live)
+        goes_on.set()
+        assert isinstance(message, ProgressReply) and message.id == live.channel.session.oldest
+        assert answer(live).id == message.id and alive(live)
+
+
+def test_a_commit_is_in_the_log_when_its_client_has_left_meanwhile(
+    host: Host, folder: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger("ftpy").propagate = True
+    caplog.set_level(logging.INFO, "ftpy")
+    noticed, progress = threading.Event(), Channel._progress
+
+    def noticing(channel: Channel, count: int) -> None:
+        try:
+            progress(channel, count)
+        except FtpyError:
+            noticed.set()
+            raise
+
+    goes_on = held_up(monkeypatch, LocalUpload, "commit")
+    monkeypatch.setattr(Channel, "_progress", noticing)
+    with connected(host) as live:
+        upload = open_upload(live, f"{folder}/f", 2 * MIB).upload
+        send_part(live, upload, 0, bytes(2 * MIB))
+        live.wait(PartReply)
+        digest = digest_of("md5", hashlib.md5(bytes(2 * MIB)).hexdigest())
+        live.channel.send(CommitRequest(id=live.next_id(), upload=upload, digest=digest))
+        live.channel.flush()
+    assert noticed.wait(5)
+    goes_on.set()
+    eventually((host.root / folder / "f").exists)
+    eventually(lambda: host.service is not None and not host.service._handlers)
+    puts = [record.fields for record in caplog.records if record.event == "put"]  # type: ignore[attr-defined]
+    assert [fields["path"] for fields in puts] == [f"{folder}/f"]
 
 
 # ------------------------------------------------------------------ rights and roots

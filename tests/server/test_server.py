@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import resource
@@ -17,13 +18,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
 from ftpy.client.connection import Connection
 from ftpy.config import Limits, Transfer
 from ftpy.errors import Busy, ConfigError, ConnectionFailed, Denied
 from ftpy.server.accounts import Accounts
 from ftpy.server.server import Service
-from ftpy.wire.messages import PutRequest, StatReply, StatRequest, UploadReply
+from ftpy.storage.positional import read_at
+from ftpy.wire.messages import (
+    CommitRequest,
+    PartReply,
+    PartRequest,
+    PutRequest,
+    StatReply,
+    StatRequest,
+    Trailer,
+    UploadReply,
+    digest_of,
+)
 from tests.rig import ENVIRONMENT, FAST, Daemon, Fault, Host, Proxy, eventually, running
 
 MIB = 1024 * 1024
@@ -183,6 +196,14 @@ def test_unix_socket_is_served_to_its_owner_alone_and_removed_at_the_end(tmp_pat
     assert not path.exists()
 
 
+def test_a_unix_socket_is_a_settings_error_where_there_are_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(socket, "AF_UNIX")  # Python on Windows
+    with pytest.raises(ConfigError, match=r"cannot listen on unix:.*no Unix sockets"):
+        Host(tmp_path / "host", tls=False, listen=f"unix:{tmp_path / 'socket'}").start()
+
+
 def test_an_address_that_is_taken_is_a_settings_error_that_names_it(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     for listen in ("127.0.0.1:0", f"unix:{path}"):
@@ -268,6 +289,37 @@ def test_a_server_that_drains_begins_no_upload_and_finishes_the_one_that_runs(tm
             live.call(PutRequest(id=live.next_id(), path="g", file_size=9 * MIB, mtime_ns=0), UploadReply)
     stopping.join(10)
     assert not stopping.is_alive() and len(host.uploads) == 1
+
+
+def test_a_commit_that_hashes_is_interrupted_when_the_time_to_drain_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow_read = threading.Event()
+
+    def slowly(fd: int, offset: int, view: memoryview) -> int:
+        slow_read.set()
+        time.sleep(1)  # a slow disk: the second part would take eight seconds and more
+        return read_at(fd, offset, view[:MIB])
+
+    monkeypatch.setattr("ftpy.storage.upload.read_at", slowly)
+    host = Host(tmp_path / "host", tls=False, limits=Limits(drain_seconds=0.2))
+    host.start()
+    body, size = bytes(8 * MIB), 16 * MIB
+    with connected(host) as live:
+        upload = live.call(PutRequest(id=live.next_id(), path="f", file_size=size, mtime_ns=0), UploadReply).upload
+        for number in (1, 0):  # out of order: the first of them is read again to be hashed
+            live.channel.send(PartRequest(id=live.next_id(), upload=upload, part=number, length=len(body)))
+            live.channel.send_body(body)
+            live.channel.send(Trailer(blake3=blake3(body).hexdigest()))
+            live.wait(PartReply)
+        digest = digest_of("md5", hashlib.md5(bytes(size)).hexdigest())
+        live.channel.send(CommitRequest(id=live.next_id(), upload=upload, digest=digest))
+        live.channel.flush()
+        assert slow_read.wait(5)
+        begin = time.monotonic()
+        assert host.stop()
+        assert time.monotonic() - begin < 4
+    assert len(host.uploads) == 1 and not (host.root / "f").exists()
 
 
 def _accepts(host: Host) -> bool:
@@ -533,6 +585,14 @@ def test_plaintext_that_others_reach_is_served_where_it_is_allowed(tmp_path: Pat
     with Daemon(host, "allow_plaintext = true\n"):
         host.address = host.address.replace("0.0.0.0", "127.0.0.1")
         assert served(host)
+
+
+def test_it_takes_as_many_descriptors_as_it_may_have(tmp_path: Path) -> None:
+    before = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 512))"
+    with Daemon(Host(tmp_path / "host", tls=False), before=before) as daemon:
+        assert daemon.process is not None
+        limits = Path(f"/proc/{daemon.process.pid}/limits").read_text().splitlines()
+        assert [line.split()[3:5] for line in limits if line.startswith("Max open files")] == [["512", "512"]]
 
 
 @pytest.mark.slow

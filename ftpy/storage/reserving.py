@@ -10,13 +10,13 @@ from ftpy.storage import syscalls
 from ftpy.storage.base import MIB
 
 FIRST_BYTES = 32 * MIB
-"""Reserved first, to see how long it takes."""
+"""Reserved first, to see how long it takes: 0.05 ms on ext4 (and 1 to 20 ms for each GiB), 8 ms in memory."""
 FAST_SECONDS = 0.002
-"""A file system with extents reserves any size in less; one in memory takes several times that for FIRST_BYTES."""
+"""What takes longer goes page by page, not by extents."""
 
 
 def reserve(fd: int, size: int) -> None:
-    """Make an open file ``size`` bytes long, and reserve its space where that takes no time.
+    """Make an open file ``size`` bytes long, and reserve its space where that takes little time.
 
     Elsewhere only what is plainly not free is refused, and a write says the rest: filling pages with zeros
     before the bytes come would hold up the writes. Raises OSError (ENOSPC).

@@ -254,7 +254,7 @@ def _transfer(run: F, server: str | None, quiet: bool, as_json: bool, *, to_stde
                 raise
             except FtpyError as error:
                 code = max(code, error.exit_code)
-                _report_failure(name, error, as_json)
+                _report_failure(name, error, as_json, to_stderr=to_stderr)
             else:
                 _report_result(name, result, quiet=quiet, as_json=as_json, to_stderr=to_stderr)
             finally:
@@ -262,7 +262,7 @@ def _transfer(run: F, server: str | None, quiet: bool, as_json: bool, *, to_stde
     return code
 
 
-def _report_failure(name: str, error: FtpyError, as_json: bool) -> None:
+def _report_failure(name: str, error: FtpyError, as_json: bool, *, to_stderr: bool = False) -> None:
     text = str(error)
     shown, base = display(name), display(os.path.basename(name.rstrip("/")))
     named = text.startswith((f"{shown}:", f"{shown} ", f"{base}:")) or f"/{base}:" in text
@@ -270,7 +270,9 @@ def _report_failure(name: str, error: FtpyError, as_json: bool) -> None:
         text = f"{shown}: {text}"
     click.echo(f"ftpy: {display(text)}", err=True)
     if as_json:
-        _print_json({"source": name, "ok": False, "error": type(error).__name__, "message": str(error)})
+        _print_json(
+            {"source": name, "ok": False, "error": type(error).__name__, "message": str(error)}, to_stderr=to_stderr
+        )
 
 
 def _report_result(name: str, result: Any, *, quiet: bool, as_json: bool, to_stderr: bool) -> None:

@@ -17,11 +17,17 @@ from ftpy.client.source import Source
 from ftpy.config import Profile, Transfer, choose_profile, client_config_path, load_client_config
 from ftpy.digests import DigestName
 from ftpy.errors import (
+    AlreadyExists,
     Busy,
+    Changed,
     ConnectionFailed,
     DigestMismatch,
     FtpyError,
+    InvalidPath,
+    IsADirectory,
     LocalFileError,
+    NotADirectory,
+    PermissionDenied,
     ProtocolError,
     RequestError,
     ShuttingDown,
@@ -43,6 +49,9 @@ from ftpy.wire.spelling import path_to_wire
 BACKOFF_SECONDS = 0.5
 """First wait before a new connection; doubles with every failure in a row."""
 MOST_BACKOFF_SECONDS = 15.0
+
+FINAL = (AlreadyExists, Changed, InvalidPath, IsADirectory, NotADirectory, PermissionDenied)
+"""Refusals that will not change by going on: what was sent of the file is dropped."""
 
 T = TypeVar("T")
 Notify = Callable[[str], None]
@@ -123,7 +132,7 @@ class Client:
                     raise
                 self._wait(error, failures)
             except BaseException:
-                if self._connection is not None and (self._connection.pending or not self._connection.in_step):
+                if self._connection is not None and not self._connection.in_step:
                     self.close()
                 raise
 
@@ -157,7 +166,7 @@ class Client:
             transfer = FilePut(wanted, opened)
             try:
                 return self._put_file(transfer)
-            except LocalFileError:
+            except (LocalFileError, *FINAL):
                 self._abandon(transfer)
                 raise
 
@@ -229,7 +238,7 @@ class Client:
             self.close()
             raise
         except FtpyError:
-            if connection.pending:
+            if not connection.in_step:
                 self.close()
             raise
 

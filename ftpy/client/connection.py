@@ -9,8 +9,18 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from ftpy.config import Profile, Transfer, parse_address
-from ftpy.digests import PartDigestName
-from ftpy.errors import ConfigError, ConnectionFailed, ConnectionLost, Denied, FtpyError, ProtocolError, Stalled
+from ftpy.digests import DigestName, PartDigestName
+from ftpy.errors import (
+    ConfigError,
+    ConnectionFailed,
+    ConnectionLost,
+    Denied,
+    FtpyError,
+    ProtocolError,
+    ServerNotTrusted,
+    Stalled,
+    Unsupported,
+)
 from ftpy.transport.channel import Channel
 from ftpy.transport.deadline import Deadline
 from ftpy.transport.stream import Stream
@@ -55,11 +65,16 @@ class Connection:
         Raises ConnectionFailed, Denied, ServerNotTrusted.
         """
         failures = []
+        stranger: ServerNotTrusted | None = None
         for address in profile.addresses:
             try:
                 return cls._open_one(address, profile, transfer)
             except ConnectionFailed as error:
                 failures.append(f"{address}: {error}")
+            except ServerNotTrusted as error:  # another host's address by now: ours may be the next
+                stranger = stranger or error
+        if stranger is not None:
+            raise stranger
         raise ConnectionFailed("no connection: " + "; ".join(failures))
 
     @classmethod
@@ -85,14 +100,9 @@ class Connection:
         return cls(channel, welcome)
 
     @property
-    def pending(self) -> int:
-        """Requests without their last reply."""
-        return self.channel.session.pending
-
-    @property
     def in_step(self) -> bool:
-        """Whether the next thing sent would be read as a request."""
-        return self.channel.session.outgoing.between_frames
+        """Whether the next thing sent would be read as a request, and the next thing received is its reply."""
+        return self.channel.session.at_rest
 
     @property
     def inline_bytes(self) -> int:
@@ -103,6 +113,11 @@ class Connection:
     def part_digest(self) -> PartDigestName:
         """What verifies the parts of a put: the fastest that the server knows."""
         return "xxh128" if "xxh128" in self.welcome.digests else "blake3"
+
+    def require(self, digest: DigestName) -> None:
+        """Raises Unsupported unless the server knows this digest."""
+        if digest not in self.welcome.digests:
+            raise Unsupported(f"the server does not know the digest {digest}")
 
     def next_id(self) -> int:
         """A fresh request id."""
@@ -153,6 +168,8 @@ def _dial(address: str, deadline: Deadline) -> socket.socket:
         raise Stalled("no answer") from None
     except OSError as error:
         raise ConnectionFailed(error.strerror or str(error)) from None
+    except UnicodeError:  # the idna codec's word for a label that is empty or too long
+        raise ConnectionFailed("that is no host name") from None
 
 
 def _authenticate(channel: Channel, profile: Profile, pin: bytes) -> Welcome:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -11,7 +12,16 @@ from ftpy.client.connection import Connection
 from ftpy.client.results import OnProgress, Progress, Stored
 from ftpy.client.source import Source
 from ftpy.digests import DigestName, hexdigest, new_hasher
-from ftpy.errors import DigestMismatch, LocalFileError, NotFound, PermissionDenied, ProtocolError
+from ftpy.errors import (
+    Changed,
+    DigestMismatch,
+    IsADirectory,
+    LocalFileError,
+    NotAFile,
+    NotFound,
+    PermissionDenied,
+    ProtocolError,
+)
 from ftpy.files import RemotePath
 from ftpy.storage.base import Condition, KnownDigest
 from ftpy.wire.messages import (
@@ -21,6 +31,8 @@ from ftpy.wire.messages import (
     CommitRequest,
     DigestReply,
     DigestRequest,
+    GetReply,
+    GetRequest,
     PartReply,
     PartRequest,
     PutRequest,
@@ -59,6 +71,34 @@ class Put:
             **fields,
         )
 
+    def result(self, reply: StoredReply, size: int, digest: KnownDigest, resumed: int = 0) -> Stored:
+        """What the server says it has stored. Raises ProtocolError where that is not what was sent."""
+        if (reply.file_size, reply.digest.name, reply.digest.hex) != (size, digest.name, digest.hex):
+            raise ProtocolError("the server says that it stored something else than what was sent")
+        return Stored(self.path, size, digest, durable=reply.durable, resumed=resumed)
+
+    def found(self, connection: Connection, size: int, mtime_ns: int, digest: KnownDigest) -> bool:
+        """Whether the put whose answer was lost has happened.
+
+        Under a condition the same content is not enough, another may have put it: its time must be ours as well.
+        """
+        try:
+            reply = connection.call(
+                DigestRequest(id=connection.next_id(), **path_to_wire(self.path), digest=digest.name), DigestReply
+            )
+            if (reply.file_size, reply.digest.name, reply.digest.hex) != (size, digest.name, digest.hex):
+                return False
+            if self.condition is None:
+                return True
+            look = GetRequest(id=connection.next_id(), **path_to_wire(self.path), count=0, etag=reply.etag)
+            there = connection.call(look, GetReply)
+            if there.length:
+                raise ProtocolError("the server sends bytes that nobody asked for")
+            connection.channel.receive_trailer()
+        except (NotFound, NotAFile, IsADirectory, PermissionDenied, Changed):
+            return False
+        return there.mtime_ns == mtime_ns
+
 
 class FilePut:
     """One file on its way, over as many connections as it takes; ``attempt`` with each until one succeeds."""
@@ -75,8 +115,12 @@ class FilePut:
 
     def attempt(self, connection: Connection) -> Stored:
         """Send what is missing and commit. Raises SourceChanged and whatever the connection or the server raises."""
-        if self._commit_unanswered and self._is_stored(connection):
-            return self._done()
+        connection.require(self._put.digest)
+        if self._commit_unanswered:
+            source, digest = self._source, self._digest
+            assert digest is not None
+            if self._put.found(connection, source.size, source.mtime_ns, digest):
+                return Stored(self._put.path, source.size, digest, durable=False, resumed=self._resumed or 0)
         if self._source.size <= connection.inline_bytes:
             return self._at_once(connection)
         return self._in_parts(connection)
@@ -99,9 +143,9 @@ class FilePut:
         connection.channel.send_body(body)
         connection.channel.send(trailer_of(put.digest, self._digest.hex))
         self._commit_unanswered = True
-        connection.wait(StoredReply)
+        reply = connection.wait(StoredReply)
         self._say("sending", source.size)
-        return self._done()
+        return put.result(reply, source.size, self._digest)
 
     def _in_parts(self, connection: Connection) -> Stored:
         source = self._source
@@ -180,13 +224,13 @@ class FilePut:
         def on_progress(verified: int) -> None:
             self._say("verifying" if verified < size else "committing", verified)
 
-        connection.call(
+        reply = connection.call(
             CommitRequest(id=connection.next_id(), upload=upload.upload, digest=digest_of(digest.name, digest.hex)),
             StoredReply,
             on_progress,
         )
         self._say("committing", size)
-        return self._done()
+        return self._put.result(reply, size, digest, self._resumed or 0)
 
     @property
     def begun(self) -> bool:
@@ -197,28 +241,6 @@ class FilePut:
         """Drop what the server holds of a file that is no longer that file."""
         assert self._upload_id is not None
         connection.call(AbortRequest(id=connection.next_id(), upload=self._upload_id), AbortReply)
-
-    def _is_stored(self, connection: Connection) -> bool:
-        """Whether the commit whose answer was lost has happened."""
-        assert self._digest is not None
-        try:
-            reply = connection.call(
-                DigestRequest(id=connection.next_id(), **path_to_wire(self._put.path), digest=self._digest.name),
-                DigestReply,
-            )
-        except (NotFound, PermissionDenied):
-            return False
-        return reply.digest.hex == self._digest.hex and reply.file_size == self._source.size
-
-    def _done(self) -> Stored:
-        assert self._digest is not None
-        return Stored(
-            path=self._put.path,
-            size=self._source.size,
-            digest=self._digest,
-            durable=True,
-            resumed=self._resumed or 0,
-        )
 
     def _say(self, phase: Any, done: int) -> None:
         self._put.on_progress(Progress(phase, done, self._source.size))
@@ -237,10 +259,12 @@ class FilePut:
 def _numbers(upload: UploadReply, size: int) -> list[int]:
     """The parts that the server asks for. Raises ProtocolError for ranges that such an upload cannot have."""
     count = -(-size // upload.part_size)
+    if count > MOST_PARTS:
+        raise ProtocolError(f"the server wants {count} parts where {MOST_PARTS} are the most")
     due = 0
     numbers: list[int] = []
     for first, last in upload.missing:
-        if not due <= first <= last < count <= MOST_PARTS:
+        if not due <= first <= last < count:
             raise ProtocolError("the server asks for parts that this file does not have")
         numbers += range(first, last + 1)
         due = last + 1
@@ -259,11 +283,13 @@ class StreamPut:
         self._number = 0
         self._ended = False
         self._mtime_ns = time.time_ns()
+        self._commit_unanswered = False
         self.stored_bytes = 0
 
     def attempt(self, connection: Connection) -> Stored:
         """Go on where the last connection ended."""
         put = self._put
+        connection.require(put.digest)
         if self._upload is None:
             self._upload = connection.call(
                 put.request(connection.next_id(), file_size=None, mtime_ns=self._mtime_ns), UploadReply
@@ -287,7 +313,10 @@ class StreamPut:
             self._part = None
             self._say("sending", self.stored_bytes)
         digest = KnownDigest(put.digest, self._hasher.hexdigest())
-        connection.call(
+        if self._commit_unanswered and put.found(connection, self.stored_bytes, self._mtime_ns, digest):
+            return Stored(put.path, self.stored_bytes, digest, durable=False)
+        self._commit_unanswered = True
+        reply = connection.call(
             CommitRequest(
                 id=connection.next_id(),
                 upload=upload,
@@ -297,7 +326,7 @@ class StreamPut:
             StoredReply,
             lambda done: self._say("verifying", done),
         )
-        return Stored(path=put.path, size=self.stored_bytes, digest=digest, durable=True)
+        return put.result(reply, self.stored_bytes, digest)
 
     def _read(self, count: int) -> bool:
         """Read the next part, whole unless it is the last; False at the end."""
@@ -306,8 +335,11 @@ class StreamPut:
         while held < count:
             try:
                 got = self._stream.readinto(buffer[held:])  # type: ignore[attr-defined]
-            except OSError as error:
-                raise LocalFileError(f"standard input: {error.strerror or error}") from None
+                if got is None:  # it is non-blocking, and nothing is there yet
+                    select.select([self._stream], [], [])
+                    continue
+            except (OSError, ValueError) as error:
+                raise LocalFileError(f"standard input: {getattr(error, 'strerror', None) or error}") from None
             if not got:
                 self._ended = True
                 break

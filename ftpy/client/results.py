@@ -33,7 +33,10 @@ def ignore(_: Progress) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A put that is verified, published and durable: ``resumed`` of its ``size`` bytes were there already."""
+    """A put that is verified and published: ``resumed`` of its ``size`` bytes were there already.
+
+    ``durable`` is the server's word; False where its answer was lost and the file was found in place afterwards.
+    """
 
     path: RemotePath
     size: int

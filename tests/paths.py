@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 REFUSED: dict[str, str] = {
+    "ftpy in other case": ".FTPY",
     "dot": ".",
     "dot dot": "..",
     "dot inside": "a/./b",
@@ -128,7 +129,6 @@ LITERAL: dict[str, str] = {
     "device as a part": "console",
     "device number zero": "com0",
     "ftpy without the dot": "ftpy",
-    "ftpy in other case": ".FTPY",
     "proc": "proc/self/root",
 }
 """Names that mean just themselves."""

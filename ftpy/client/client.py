@@ -187,6 +187,8 @@ class Client:
             return
         try:
             transfer.abandon(self._connected())
+        except UnknownUpload:
+            return  # the server has dropped it itself
         except (ConnectionFailed, RequestError) as error:
             self.close()
             self._notify(f"what was sent stays on the server until it expires: {error}")

@@ -157,6 +157,8 @@ def _dial(address: str, deadline: Deadline) -> socket.socket:
     target = parse_address(address)
     try:
         if target.kind == "unix":
+            if not hasattr(socket, "AF_UNIX"):
+                raise ConnectionFailed("this system has no Unix sockets")
             with contextlib.ExitStack() as stack:
                 sock = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
                 sock.settimeout(deadline.remaining())

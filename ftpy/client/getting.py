@@ -12,15 +12,18 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from ftpy.client.connection import Connection
+from ftpy.client.partial import Partial, Partials, check_space
 from ftpy.client.results import Fetched, OnProgress, Progress
 from ftpy.client.source import Source, local_error
-from ftpy.digests import DigestName, hexdigest, new_hasher
+from ftpy.client.writing import Writer
+from ftpy.digests import DigestName, new_hasher
 from ftpy.errors import Changed, DigestMismatch, LocalFileError, ProtocolError, TargetExists
-from ftpy.files import RESERVED_PREFIX, RemotePath, display
+from ftpy.files import RemotePath, display
 from ftpy.storage.base import Closing, KnownDigest
-from ftpy.storage.beneath import Beneath, Directory
+from ftpy.storage.beneath import Beneath
 from ftpy.storage.following import CHUNK_BYTES, Follower
-from ftpy.storage.positional import read_at, write_at
+from ftpy.storage.positional import read_at
+from ftpy.storage.syscalls import fsync
 from ftpy.wire.messages import (
     DigestReply,
     DigestRequest,
@@ -29,10 +32,8 @@ from ftpy.wire.messages import (
 )
 from ftpy.wire.spelling import path_to_wire
 
-try:
-    import fcntl
-except ImportError:  # Windows: two gets of one file at once are told apart by their digest only
-    fcntl = None  # type: ignore[assignment]
+MOST_CHANGES = 3
+"""How often a get starts over because the file changed: beyond, it changes faster than it can be fetched."""
 
 
 @dataclass(slots=True)
@@ -45,6 +46,7 @@ class Get:
 
     def request(self, connection: Connection, offset: int, etag: str | None) -> GetReply:
         """Ask for all from ``offset`` on: the reply, whose body comes next. Raises Changed."""
+        connection.require(self.digest)
         reply = connection.call(
             GetRequest(
                 id=connection.next_id(), **path_to_wire(self.path), offset=offset, etag=etag, digest=self.digest
@@ -66,6 +68,7 @@ class Get:
 
     def look(self, connection: Connection) -> GetReply:
         """What is there, without its bytes: who may get it may know that, also without the right to ls."""
+        connection.require(self.digest)
         request = GetRequest(id=connection.next_id(), **path_to_wire(self.path), count=0, digest=self.digest)
         reply = connection.call(request, GetReply)
         connection.channel.receive_trailer()
@@ -93,8 +96,7 @@ class Get:
 class FileGet(Closing):
     """One file on its way into a target, over as many connections as it takes; ``attempt`` with each.
 
-    What has come lies beside the target as ``.ftpy-KEY-ETAG.partial``: KEY names path and target, ETAG the version on
-    its server, and its size is how far it is, so that a later get goes on there in one round trip.
+    What has come lies beside the target as a ``Partial``.
     """
 
     def __init__(self, get: Get, target: str, *, force: bool, notify: Callable[[str], None]) -> None:
@@ -104,9 +106,10 @@ class FileGet(Closing):
             self._beneath = Beneath(parent)
         except OSError as error:
             raise local_error(parent, error) from None
+        self._partials = Partials(self._beneath.root, get.path, self._leaf)
         self._resumed: int | None = None
         self.received = 0
-        """Bytes written on this side so far; grows, so that whoever retries knows that something moves."""
+        """Bytes received so far; grows, so that whoever retries knows that something moves."""
 
     def close(self) -> None:
         """Let go of the folder; a partial stays for the next get."""
@@ -118,7 +121,7 @@ class FileGet(Closing):
             identical = self._look_at_target(connection)
             if identical is not None:
                 return identical
-            while True:
+            for _ in range(MOST_CHANGES):
                 try:
                     return self._fetch(connection)
                 except Changed:
@@ -127,10 +130,11 @@ class FileGet(Closing):
                     if not self._resumed:
                         raise
                     self._start_over(str(error))
+            raise Changed("the file changes on the server all the time")
 
     def _start_over(self, reason: str) -> None:
         self._notify(f"{display(str(self._get.path))}: {reason}; starting over")
-        self._resumed = 0
+        self._resumed = self.received = 0
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
@@ -144,7 +148,7 @@ class FileGet(Closing):
     def _look_at_target(self, connection: Connection) -> Fetched | None:
         """The result where the target is that very content already; raises where it is another and not forced."""
         try:
-            status = self._directory.lstat(self._leaf)
+            status = self._beneath.root.lstat(self._leaf)
         except FileNotFoundError:
             return None
         if stat.S_ISDIR(status.st_mode):
@@ -161,84 +165,59 @@ class FileGet(Closing):
                 pass
             if local.hexdigest() != theirs:
                 raise TargetExists(f"{display(self._target)}: {TargetExists.sentence()}")
+            fsync(local.fileno())  # whoever wrote it may not have waited for the disk
         digest = KnownDigest(get.digest, theirs)
         return Fetched(get.path, self._target, there.file_size, digest, durable=True, identical=True)
-
-    @property
-    def _directory(self) -> Directory:
-        return self._beneath.root
-
-    def _key(self) -> str:
-        names = f"{self._get.path}\0{self._leaf}"
-        return hexdigest("blake3", names.encode("utf-8", "surrogateescape"))[:16]
-
-    def _partials(self) -> list[str]:
-        prefix = f"{RESERVED_PREFIX}-{self._key()}-"
-        return sorted(name for name in self._directory.names() if name.startswith(prefix) and name.endswith(".partial"))
 
     # ---- the bytes
 
     def _fetch(self, connection: Connection) -> Fetched:
-        partials = self._partials()
-        if self._resumed == 0 and not self.received:
-            self._drop(partials)
-            partials = []
-        if partials:
-            name = partials[0]
-            descriptor = self._directory.open_for_write(name)
-            offset = _size_of_own(descriptor, name)
-            etag = name.removesuffix(".partial").rpartition("-")[2]
+        partial = self._partials.any()
+        if partial is None:
+            reply = self._get.request(connection, 0, None)
+            partial = self._partials.begin(reply.etag)
         else:
-            name, descriptor, offset, etag = "", -1, 0, None
-        try:
-            if descriptor >= 0:
-                _lock(descriptor, self._target)
             try:
-                reply = self._get.request(connection, offset, etag)
+                reply = self._get.request(connection, partial.size, partial.etag)
             except Changed:
-                self._drop(partials)
+                partial.drop()
+                partial.close()
+                self._partials.drop()  # those of other versions are no better
+                raise
+            except BaseException:
+                partial.close()
+                raise
+        with partial:
+            if self._resumed is None:
+                self._resumed = reply.offset
+            try:
+                digest = self._receive(connection, reply, partial.descriptor)
+            except DigestMismatch:
+                partial.drop()
                 self.received = 0
                 raise
-            if descriptor < 0:
-                name = f"{RESERVED_PREFIX}-{self._key()}-{reply.etag}.partial"
-                descriptor = self._directory.create(name, 0o600)
-                _lock(descriptor, self._target)
-            if self._resumed is None:
-                self._resumed = offset
-            digest = self._receive(connection, reply, descriptor)
-            return self._commit(reply, name, descriptor, digest)
-        except DigestMismatch:
-            self._drop([name])
-            self.received = 0
-            raise
-        finally:
-            if descriptor >= 0:
-                os.close(descriptor)
-
-    def _drop(self, names: list[str]) -> None:
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):
-                self._directory.unlink(name)
+            return self._commit(reply, partial, digest)
 
     def _receive(self, connection: Connection, reply: GetReply, descriptor: int) -> KnownDigest:
-        """The body into the partial, hashed as it comes; what was there before is hashed meanwhile."""
+        """The body into the partial: received, written and hashed at once, what was there before hashed meanwhile."""
         get, size = self._get, reply.file_size
-        _check_space(descriptor, reply.length)
+        check_space(descriptor, reply.length)
         follower = Follower(get.digest, lambda at, view: read_at(descriptor, at, view))
         try:
             if reply.offset:
                 follower.announce(0, reply.offset)
             at = reply.offset
             get.say("receiving", at, size)
-            while at < size:
-                buffer = follower.borrow()
-                view = buffer[: min(len(buffer), size - at)]
-                connection.channel.receive_into(view)
-                write_at(descriptor, at, view)
-                follower.give(at, buffer, len(view))
-                at += len(view)
-                self.received = at
-                get.say("receiving", at, size)
+            with Writer(descriptor, follower) as writer:
+                while at < size:
+                    buffer = follower.borrow()
+                    view = buffer[: min(len(buffer), size - at)]
+                    connection.channel.receive_into(view)
+                    writer.put(at, buffer, len(view))
+                    at += len(view)
+                    self.received = at
+                    get.say("receiving", at, size)
+                writer.finish()
             expected = get.expected(connection, reply)
             get.say("verifying", follower.position, size)
             actual = follower.hexdigest(size)
@@ -248,21 +227,14 @@ class FileGet(Closing):
             raise DigestMismatch("the bytes that arrived are not the bytes that the server knows of")
         return KnownDigest(get.digest, actual)
 
-    def _commit(self, reply: GetReply, name: str, descriptor: int, digest: KnownDigest) -> Fetched:
-        """Make the partial durable, then give it its name; a different file that came meanwhile stays."""
+    def _commit(self, reply: GetReply, partial: Partial, digest: KnownDigest) -> Fetched:
+        """In place, durably; a different file that came meanwhile stays."""
         self._get.say("committing", reply.file_size, reply.file_size)
-        if hasattr(os, "fchmod"):
-            os.fchmod(descriptor, reply.mode & 0o777)
-        if os.utime in os.supports_fd:
-            os.utime(descriptor, ns=(reply.mtime_ns, reply.mtime_ns))
-        os.fsync(descriptor)
-        directory = self._directory
         try:
-            (directory.rename if self._force else directory.rename_noreplace)(name, directory, self._leaf)
+            partial.publish(self._leaf, mode=reply.mode, mtime_ns=reply.mtime_ns, replace=self._force)
         except FileExistsError:
             raise TargetExists(f"{display(self._target)}: {TargetExists.sentence()}") from None
-        directory.sync()
-        self._drop(self._partials())
+        self._partials.drop()
         return Fetched(
             path=self._get.path,
             target=self._target,
@@ -324,29 +296,3 @@ def _writing() -> Iterator[None]:
         raise
     except OSError as error:
         raise LocalFileError(f"the output cannot be written: {error.strerror or error}") from None
-
-
-def _size_of_own(descriptor: int, name: str) -> int:
-    """How far a partial is; one that somebody else laid there could be changed by them after it was verified."""
-    status = os.fstat(descriptor)
-    if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
-        os.close(descriptor)
-        raise LocalFileError(f"{name} belongs to another user")
-    return status.st_size
-
-
-def _lock(descriptor: int, target: str) -> None:
-    """Hold the partial against another get of the same file; the lock goes with the descriptor."""
-    if fcntl is not None:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LocalFileError(f"{display(target)}: another ftpy is fetching it already") from None
-
-
-def _check_space(descriptor: int, count: int) -> None:
-    """Know that the disk is full before the body comes."""
-    if hasattr(os, "fstatvfs"):
-        status = os.fstatvfs(descriptor)
-        if count > status.f_bavail * status.f_frsize:
-            raise OSError(28, f"no space for {count:,} bytes")

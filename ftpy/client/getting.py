@@ -15,14 +15,13 @@ from ftpy.client.connection import Connection
 from ftpy.client.partial import Partial, Partials, check_space
 from ftpy.client.results import Fetched, OnProgress, Progress
 from ftpy.client.source import Source, local_error
-from ftpy.client.writing import Writer
 from ftpy.digests import DigestName, new_hasher
 from ftpy.errors import Changed, DigestMismatch, LocalFileError, ProtocolError, TargetExists
 from ftpy.files import RemotePath, display
 from ftpy.storage.base import Closing, KnownDigest
 from ftpy.storage.beneath import Beneath
 from ftpy.storage.following import CHUNK_BYTES, Follower
-from ftpy.storage.positional import read_at
+from ftpy.storage.positional import read_at, write_at
 from ftpy.storage.syscalls import fsync
 from ftpy.wire.messages import (
     DigestReply,
@@ -109,7 +108,7 @@ class FileGet(Closing):
         self._partials = Partials(self._beneath.root, get.path, self._leaf)
         self._resumed: int | None = None
         self.received = 0
-        """Bytes received so far; grows, so that whoever retries knows that something moves."""
+        """Bytes written on this side so far; grows, so that whoever retries knows that something moves."""
 
     def close(self) -> None:
         """Let go of the folder; a partial stays for the next get."""
@@ -199,7 +198,7 @@ class FileGet(Closing):
             return self._commit(reply, partial, digest)
 
     def _receive(self, connection: Connection, reply: GetReply, descriptor: int) -> KnownDigest:
-        """The body into the partial: received, written and hashed at once, what was there before hashed meanwhile."""
+        """The body into the partial: hashed as it comes, what was there before meanwhile."""
         get, size = self._get, reply.file_size
         check_space(descriptor, reply.length)
         follower = Follower(get.digest, lambda at, view: read_at(descriptor, at, view))
@@ -208,16 +207,15 @@ class FileGet(Closing):
                 follower.announce(0, reply.offset)
             at = reply.offset
             get.say("receiving", at, size)
-            with Writer(descriptor, follower) as writer:
-                while at < size:
-                    buffer = follower.borrow()
-                    view = buffer[: min(len(buffer), size - at)]
-                    connection.channel.receive_into(view)
-                    writer.put(at, buffer, len(view))
-                    at += len(view)
-                    self.received = at
-                    get.say("receiving", at, size)
-                writer.finish()
+            while at < size:
+                buffer = follower.borrow()
+                view = buffer[: min(len(buffer), size - at)]
+                connection.channel.receive_into(view)
+                write_at(descriptor, at, view)
+                follower.give(at, buffer, len(view))
+                at += len(view)
+                self.received = at
+                get.say("receiving", at, size)
             expected = get.expected(connection, reply)
             get.say("verifying", follower.position, size)
             actual = follower.hexdigest(size)

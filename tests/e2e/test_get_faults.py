@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
-import threading
 from pathlib import Path
 
 import pytest
 
-from ftpy.client.writing import Writer
 from ftpy.errors import Changed, LocalFileError
 from ftpy.files import RemotePath
 from ftpy.server import handlers, verbs
 from ftpy.server.context import Context
-from ftpy.storage.following import Follower
-from ftpy.storage.positional import read_at
 from ftpy.wire.messages import GetRequest
 from tests.e2e.test_transfer import cut_off, make, partials
 from tests.rig import Host
@@ -91,34 +87,6 @@ def test_no_space_here_is_one_error_and_nothing_is_left(
             client.get("x", tmp_path / "t")
         patched.undo()
         assert client.get("x", tmp_path / "t").size == 2 * MIB  # the connection is in step again
-
-
-def test_writer_keeps_the_good_beginning_when_a_write_fails(tmp_path: Path) -> None:
-    descriptor = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
-    follower = Follower("md5", lambda at, view: read_at(descriptor, at, view))
-    read_only = os.open(tmp_path / "file", os.O_RDWR)
-    try:
-        with Writer(read_only, follower) as writer:
-            size = 0
-            for _ in range(3):
-                buffer = follower.borrow()
-                writer.put(size, buffer, len(buffer))
-                size += len(buffer)
-            writer.finish()
-            assert follower.hexdigest(size) and os.fstat(descriptor).st_size == size
-            full = os.open("/dev/full", os.O_WRONLY)
-            os.dup2(full, read_only)
-            os.close(full)
-            with pytest.raises(OSError, match="No space"):
-                for _ in range(20):
-                    writer.put(size, follower.borrow(), MIB)
-                writer.finish()
-        assert os.fstat(descriptor).st_size == size
-        assert not [thread for thread in threading.enumerate() if thread.name == "ftpy-write"]
-    finally:
-        follower.close()
-        os.close(read_only)
-        os.close(descriptor)
 
 
 def test_a_path_and_a_target_name_their_own_partials(tmp_path: Path) -> None:

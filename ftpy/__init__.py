@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ftpy.version import __version__
+
 if TYPE_CHECKING:
     from ftpy.client.client import Client as Client
     from ftpy.config import Profile as Profile
 
-__version__ = "0.1.0"
 __all__ = ["Client", "Profile", "__version__"]
 
 

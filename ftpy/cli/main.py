@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from ftpy import __version__
 from ftpy.cli.common import EPILOG, run_main
 from ftpy.digests import DIGEST_NAMES, DigestName
 from ftpy.errors import (
@@ -25,6 +24,7 @@ from ftpy.errors import (
     RequestError,
 )
 from ftpy.files import FileInfo, RemotePath, check_portable, display
+from ftpy.version import __version__
 
 if TYPE_CHECKING:
     from ftpy.cli.bars import Bar

@@ -8,7 +8,6 @@ from typing import Any, NoReturn
 
 import click
 
-from ftpy import __version__
 from ftpy.cli.common import EPILOG, run_main
 from ftpy.config import (
     ServerConfig,
@@ -22,6 +21,7 @@ from ftpy.errors import ConfigError
 from ftpy.files import display
 from ftpy.server.accounts import RIGHTS, Account, Accounts, check_user_name, legal_user_name
 from ftpy.server.reach import default_listen, token_addresses
+from ftpy.version import __version__
 from ftpy.wire.spelling import b64encode
 from ftpy.wire.token import PairingToken
 

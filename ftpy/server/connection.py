@@ -10,7 +10,6 @@ import socketserver
 import time
 from typing import TYPE_CHECKING
 
-from ftpy import __version__
 from ftpy.digests import DIGEST_NAMES, PART_DIGEST_NAMES
 from ftpy.errors import ConnectionFailed, ConnectionLost, Denied, InternalError, ProtocolError, RequestError
 from ftpy.server.accounts import Account
@@ -20,6 +19,7 @@ from ftpy.transport import tls
 from ftpy.transport.channel import Channel
 from ftpy.transport.deadline import Deadline
 from ftpy.transport.stream import Stream
+from ftpy.version import __version__
 from ftpy.wire.auth import NONCE_BYTES, ServerHandshake
 from ftpy.wire.messages import Denied as DeniedMessage
 from ftpy.wire.messages import FailureReply, Hello, Limits, Proof, PutRequest, Request, UnknownRequest, Welcome

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, TypeVar
 
 import msgspec
@@ -59,6 +60,11 @@ _failure = msgspec.json.Decoder(FailureReply)
 _decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
 _MALFORMED = (msgspec.DecodeError, ValueError, RecursionError)
 """What the decoders raise, of which RecursionError is for arrays within arrays within arrays."""
+
+MOST_DEPTH = 32
+"""Deepest nesting of a header; no message of ours has more than 3, and how much a parser holds differs."""
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_BRACKET = re.compile(rb"[\[\]{}]")
 
 encode = _encoder.encode
 """A message as the bytes of a header."""
@@ -128,6 +134,11 @@ def _refuse_ambiguity(header: bytes) -> None:
     def fraction(_: str) -> int:
         raise ProtocolError("not a legal header: a number with a fraction or an exponent")
 
+    depth = 0
+    for bracket in _BRACKET.findall(_STRING.sub(b"", header)):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > MOST_DEPTH:
+            raise ProtocolError(f"not a legal header: nested deeper than {MOST_DEPTH}")
     try:
         json.loads(header, object_pairs_hook=unique, parse_float=fraction)
     except _MALFORMED as error:

@@ -193,7 +193,6 @@ class FileGet(Closing):
                 digest = self._receive(connection, reply, partial.descriptor)
             except DigestMismatch:
                 partial.drop()
-                self.received = 0
                 raise
             return self._commit(reply, partial, digest)
 

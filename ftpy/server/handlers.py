@@ -150,14 +150,16 @@ def handle_get(request: GetRequest, context: Context) -> None:
 def _send_range(reader: Reader, offset: int, length: int, name: DigestName, context: Context) -> KnownDigest:
     """The body: hashed on the way unless the whole file's digest is remembered; returns the trailer's digest."""
     whole = length == reader.info.size
+    if not whole:
+        name = "blake3"
     known = getattr(reader.info, name) if whole else None
     descriptor = reader.fileno()
     try:
         if known is None:
-            with HashedRead(name if whole else "blake3", reader.read_at, offset, length) as hashed:
+            with HashedRead(name, reader.read_at, offset, length) as hashed:
                 for view in hashed:
                     context.channel.send_body(view)
-                digest = KnownDigest(name if whole else "blake3", hashed.hexdigest())
+                digest = KnownDigest(name, hashed.hexdigest())
         else:
             digest = KnownDigest(name, known)
             if descriptor is not None and length > JOIN_BYTES and context.channel.sends_files:

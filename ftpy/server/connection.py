@@ -22,7 +22,7 @@ from ftpy.transport.stream import Stream
 from ftpy.version import __version__
 from ftpy.wire.auth import NONCE_BYTES, ServerHandshake
 from ftpy.wire.messages import Denied as DeniedMessage
-from ftpy.wire.messages import FailureReply, Hello, Limits, Proof, PutRequest, Request, UnknownRequest, Welcome
+from ftpy.wire.messages import FailureReply, Hello, Limits, Proof, Request, UnknownRequest, Welcome
 from ftpy.wire.session import Side
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ class RequestHandler(socketserver.BaseRequestHandler):
                 commits.flush()  # the peer may have ended its half only, and waits for the answers
                 channel.flush()
                 return
-            if not (isinstance(request, PutRequest) and request.length is not None):
+            if isinstance(request, UnknownRequest) or not request.grouped:
                 commits.flush()  # what follows sees what was put before it, and replies keep their order
             self._answer(request, context)
 

@@ -11,7 +11,7 @@ from ftpy.files import FileInfo
 from ftpy.server.accounts import Account
 from ftpy.storage.base import KnownDigest, NewFile, Staged, Storage, Upload
 from ftpy.transport.channel import Channel
-from ftpy.wire.messages import FailureReply, StoredReply, digest_of
+from ftpy.wire.messages import FailureReply, MkdirReply, Reply, StoredReply, digest_of
 
 GROUP_FILES = 256
 """Most small files made durable together."""
@@ -34,19 +34,30 @@ def failure(request_id: int, error: RequestError) -> FailureReply:
 
 
 class Commits:
-    """Small puts waiting to be made durable as one group; their replies leave in the order of the requests."""
+    """Small files and folders waiting to be made durable as one group; replies leave in the order of the requests."""
 
     def __init__(self, storage: Storage, channel: Channel, audit: Audit) -> None:
         self._storage, self._channel, self._audit = storage, channel, audit
-        self._group: list[tuple[int, Staged, KnownDigest]] = []
+        self._group: list[tuple[int, Staged, KnownDigest | None]] = []
         self._bytes = 0
         self._compares = False
 
     def __len__(self) -> int:
         return len(self._group)
 
-    def add(self, request_id: int, staged: Staged, size: int, digest: KnownDigest, *, compares: bool) -> None:
-        """Answer ``request_id`` when its group is durable; ``compares``: the file that is there may be hashed first."""
+    def add(
+        self,
+        request_id: int,
+        staged: Staged,
+        size: int = 0,
+        digest: KnownDigest | None = None,
+        *,
+        compares: bool = False,
+    ) -> None:
+        """Answer ``request_id`` when its group is durable; ``compares``: the file that is there may be hashed first.
+
+        A file comes with its ``size`` in bytes and its ``digest``, a folder without.
+        """
         self._group.append((request_id, staged, digest))
         self._bytes += size
         self._compares = self._compares or compares
@@ -63,23 +74,30 @@ class Commits:
 
         def publish() -> list[FileInfo | RequestError]:
             results = self._storage.publish([staged for _, staged, _ in group])
-            for (_, staged, _), result in zip(group, results, strict=True):
+            for (_, staged, digest), result in zip(group, results, strict=True):
+                verb = "put" if digest else "mkdir"
                 if isinstance(result, FileInfo):
-                    self._audit("put", path=str(staged.path), bytes=result.size)
+                    self._audit(verb, path=str(staged.path), bytes=result.size)
                 else:
-                    self._audit("put-failed", path=str(staged.path), error=result.code)
+                    self._audit(f"{verb}-failed", path=str(staged.path), error=result.code)
             return results
 
         results = self._channel.patiently(publish, progress=lambda: size) if takes_long else publish()
         for (request_id, _, digest), result in zip(group, results, strict=True):
-            reply = stored(request_id, result, digest) if isinstance(result, FileInfo) else failure(request_id, result)
-            self._channel.send(reply)
+            self._channel.send(_published(request_id, result, digest))
 
     def drop(self) -> None:
         """Forget what is staged: the connection is gone before its group was published."""
         group, self._group = self._group, []
         for _, staged, _ in group:
             staged.close()
+
+
+def _published(request_id: int, result: FileInfo | RequestError, digest: KnownDigest | None) -> Reply | FailureReply:
+    """The reply to a file or (without ``digest``) a folder whose group was published."""
+    if isinstance(result, RequestError):
+        return failure(request_id, result)
+    return MkdirReply(id=request_id) if digest is None else stored(request_id, result, digest)
 
 
 def stored(request_id: int, info: FileInfo, digest: KnownDigest) -> StoredReply:

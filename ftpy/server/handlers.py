@@ -14,7 +14,7 @@ from ftpy.errors import (
 )
 from ftpy.files import FileInfo, RemotePath
 from ftpy.server.context import Context, stored
-from ftpy.storage.base import Condition, KnownDigest, NewFile, Reader
+from ftpy.storage.base import Condition, KnownDigest, NewDirectory, NewFile, Reader
 from ftpy.storage.following import CHUNK_BYTES, HashedRead
 from ftpy.transport.channel import JOIN_BYTES
 from ftpy.wire.messages import (
@@ -30,6 +30,7 @@ from ftpy.wire.messages import (
     GetRequest,
     LsReply,
     LsRequest,
+    MkdirRequest,
     PartReply,
     PartRequest,
     PutRequest,
@@ -116,6 +117,14 @@ def handle_abort(request: AbortRequest, context: Context) -> AbortReply:
 
     context.channel.patiently(abort, progress=lambda: upload.verified)
     return AbortReply(id=request.id)
+
+
+def handle_mkdir(request: MkdirRequest, context: Context) -> None:
+    """Make a folder in its turn among the small files; replied to when its group is durable."""
+    wanted = NewDirectory(
+        path=request.remote_path(), parents=request.parents, mode=request.mode, mtime_ns=request.mtime_ns
+    )
+    context.commits.add(request.id, context.storage.stage_directory(wanted))
 
 
 def handle_get(request: GetRequest, context: Context) -> None:

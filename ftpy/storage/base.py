@@ -149,8 +149,21 @@ class Upload(Closing, abc.ABC):
         """Drop the upload and all that was stored of it."""
 
 
+@dataclass(frozen=True, slots=True)
+class NewDirectory:
+    """A directory that a client wants: with ``parents`` those above it too, and it may be there already.
+
+    ``mode`` and ``mtime_ns`` become its where they are given, also if it was there.
+    """
+
+    path: RemotePath
+    parents: bool = False
+    mode: int | None = None
+    mtime_ns: int | None = None
+
+
 class Staged(Closing, abc.ABC):
-    """A small file, staged; publish it with ``Storage.publish`` or close it to drop it."""
+    """A small file or a directory, staged; publish it with ``Storage.publish`` or close it to drop it."""
 
     path: RemotePath
 
@@ -182,8 +195,12 @@ class Storage(Closing, abc.ABC):
         """Store a small file whole, out of sight; ``digest`` was verified by the caller and is remembered."""
 
     @abc.abstractmethod
+    def stage_directory(self, directory: NewDirectory) -> Staged:
+        """A directory to be made in its turn when its group is published."""
+
+    @abc.abstractmethod
     def publish(self, group: Sequence[Staged]) -> list[FileInfo | RequestError]:
-        """Make staged files durable together, publish each, make that durable: a result each, in order.
+        """Make what is staged durable together, publish each, make that durable: a result each, in order.
 
         Later ones of the same path win. A failed fsync is never retried: that file's result is IoError.
         """

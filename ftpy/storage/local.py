@@ -15,7 +15,7 @@ from pathlib import Path
 from ftpy.errors import IoError, IsADirectory, RequestError, Unsupported
 from ftpy.files import FileInfo, RemotePath, check_portable, display
 from ftpy.storage.area import Area
-from ftpy.storage.base import KnownDigest, NewFile, Reader, Staged, Storage, Upload
+from ftpy.storage.base import KnownDigest, NewDirectory, NewFile, Reader, Staged, Storage, Upload
 from ftpy.storage.beneath import Beneath, Door, best_door, check_parts
 from ftpy.storage.following import HashedRead
 from ftpy.storage.publishing import Publisher
@@ -104,6 +104,11 @@ class LocalStorage(Storage):
         """Store a small file whole, out of sight."""
         self._check_name(file.path)
         return self._small.stage(file, data, digest)
+
+    def stage_directory(self, directory: NewDirectory) -> Staged:
+        """A directory to be made in its turn."""
+        self._check_name(directory.path)
+        return self._small.stage_directory(directory)
 
     def publish(self, group: Sequence[Staged]) -> list[FileInfo | RequestError]:
         """Make staged files durable together, publish each, make that durable."""

@@ -11,7 +11,7 @@ from ftpy.errors import AlreadyExists, Changed, NotFound, RequestError
 from ftpy.files import RemotePath, display
 from ftpy.storage import syscalls
 from ftpy.storage.area import Area
-from ftpy.storage.base import Closing, Condition, KnownDigest
+from ftpy.storage.base import Closing, Condition, KnownDigest, NewDirectory
 from ftpy.storage.beneath import Beneath, Directory
 from ftpy.storage.locking import lock
 from ftpy.storage.refusals import refusal
@@ -114,6 +114,23 @@ class Publication(Closing):
             source.rename(name, into, path.name)
         self._changed[path.parent] = None
 
+    def make(self, wanted: NewDirectory) -> os.stat_result:
+        """Make a directory, or give one that is there its mode and time. Raises OSError, RequestError."""
+        path = wanted.path
+        if not wanted.parents:
+            try:
+                self._directory_that_is(path.parent).mkdir(path.name)
+            except FileExistsError:
+                raise AlreadyExists(f"{display(str(path))}: something is already there") from None
+            self._changed[path.parent] = None
+        directory = self._directory(path)
+        if wanted.mode is not None:
+            os.fchmod(directory.fd, os.fstat(directory.fd).st_mode & 0o7000 | wanted.mode)  # setgid is inherited
+        if wanted.mtime_ns is not None:
+            os.utime(directory.fd, ns=(wanted.mtime_ns, wanted.mtime_ns))
+        self._changed[path] = None
+        return os.fstat(directory.fd)
+
     def sync(self) -> dict[RemotePath, RequestError]:
         """Make all that was placed durable: for each directory that failed, why."""
         failed: dict[RemotePath, RequestError] = {}
@@ -142,6 +159,12 @@ class Publication(Closing):
         found = self._directories.get(path)
         if found is None:
             found = self._directories[path] = self._enter(path)
+        return found
+
+    def _directory_that_is(self, path: RemotePath) -> Directory:
+        found = self._directories.get(path)
+        if found is None:
+            found = self._directories[path] = self._beneath.open_dir(path)
         return found
 
     def _enter(self, path: RemotePath) -> Directory:

@@ -1,4 +1,4 @@
-"""Small files: staged whole, then published in groups that share their syncs."""
+"""Small files, staged whole, and directories: published in groups that share their syncs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ftpy.errors import InvalidRequest, RequestError
 from ftpy.files import FileInfo
 from ftpy.storage.area import Area
-from ftpy.storage.base import KnownDigest, NewFile, Staged
+from ftpy.storage.base import KnownDigest, NewDirectory, NewFile, Staged
 from ftpy.storage.beneath import Directory
 from ftpy.storage.positional import write_at
 from ftpy.storage.publishing import Publication, Publisher, sync_all
@@ -29,10 +29,11 @@ class LocalStaged(Staged):
         self._published = False
         self.fd = directory.create(name)
 
-    def place(self, publication: Publication) -> None:
+    def place(self, publication: Publication) -> os.stat_result:
         """Rename it to its path. Raises OSError, RequestError."""
         publication.place(self.directory, self.name, self.path, self.condition)
         self._published = True
+        return os.fstat(self.fd)
 
     def close(self) -> None:
         """Close it, and remove it unless it was published."""
@@ -43,10 +44,26 @@ class LocalStaged(Staged):
                 self.directory.unlink(self.name, missing_ok=True)
 
 
-class SmallFiles:
-    """Stages and publishes small files."""
+class LocalStagedDirectory(Staged):
+    """A directory that waits for its turn."""
 
-    def __init__(self, area: Area, publisher: Publisher, remembered: Remembered) -> None:
+    __slots__ = ("number", "path", "wanted")
+
+    def __init__(self, wanted: NewDirectory, number: int) -> None:
+        self.path, self.wanted, self.number = wanted.path, wanted, number
+
+    def place(self, publication: Publication) -> os.stat_result:
+        """Make it. Raises OSError, RequestError."""
+        return publication.make(self.wanted)
+
+
+LocalMember = LocalStaged | LocalStagedDirectory
+
+
+class SmallFiles:
+    """Stages and publishes small files and directories; what is published is ``remembered`` where that is wanted."""
+
+    def __init__(self, area: Area, publisher: Publisher, remembered: Remembered | None) -> None:
         self._area, self._publisher, self._remembered = area, publisher, remembered
 
     def stage(self, file: NewFile, data: memoryview, digest: KnownDigest) -> LocalStaged:
@@ -66,23 +83,29 @@ class SmallFiles:
             raise refusal(error, file.path) from error
         return staged
 
+    def stage_directory(self, directory: NewDirectory) -> LocalStagedDirectory:
+        """A directory to be made in its turn."""
+        return LocalStagedDirectory(directory, self._area.new_name()[0])
+
     def publish(self, group: Sequence[Staged]) -> list[FileInfo | RequestError]:
         """Publish a group: data durable, then the names, then the results."""
-        mine = [staged for staged in group if isinstance(staged, LocalStaged)]
+        mine = [staged for staged in group if isinstance(staged, LocalMember)]
         if len(mine) != len(group):
             raise TypeError("a group is published by the storage that staged it")
         if not mine:
             return []
+        placed: dict[int, os.stat_result] = {}
         try:
-            refused = self._sync(mine)
-            exclusive = self._foresee(mine)
+            files = [staged for staged in mine if isinstance(staged, LocalStaged)]
+            refused = self._sync(files)
+            exclusive = self._foresee(files)
             try:
                 with self._publisher.publication(exclusive=exclusive) as publication:
-                    self._place(publication, mine, refused)
+                    self._place(publication, mine, placed, refused)
             except OSError as error:
                 for staged in mine:
                     refused.setdefault(staged.number, refusal(error, staged.path))
-            return self._report(mine, refused)
+            return self._report(mine, placed, refused)
         finally:
             for staged in mine:
                 staged.close()
@@ -90,6 +113,8 @@ class SmallFiles:
     @staticmethod
     def _sync(group: list[LocalStaged]) -> dict[int, RequestError]:
         """Make the data durable: by number, what failed."""
+        if not group:
+            return {}
         oldest = min(group, key=lambda staged: staged.number)
         failed = sync_all([staged.fd for staged in group], oldest.fd)
         return {staged.number: refusal(failed[staged.fd], staged.path) for staged in group if staged.fd in failed}
@@ -105,12 +130,17 @@ class SmallFiles:
         return bool(compared)
 
     @staticmethod
-    def _place(publication: Publication, group: list[LocalStaged], refused: dict[int, RequestError]) -> None:
+    def _place(
+        publication: Publication,
+        group: Sequence[LocalMember],
+        placed: dict[int, os.stat_result],
+        refused: dict[int, RequestError],
+    ) -> None:
         for staged in group:
             if staged.number in refused:
                 continue
             try:
-                staged.place(publication)
+                placed[staged.number] = staged.place(publication)
             except OSError as error:
                 refused[staged.number] = refusal(error, staged.path)
             except RequestError as error:
@@ -118,10 +148,13 @@ class SmallFiles:
         failed = publication.sync()
         if failed:
             for staged in group:
-                if (reason := failed.get(staged.path.parent)) is not None:
-                    refused.setdefault(staged.number, reason)
+                for where in (staged.path, staged.path.parent):
+                    if (reason := failed.get(where)) is not None:
+                        refused.setdefault(staged.number, reason)
 
-    def _report(self, group: list[LocalStaged], refused: dict[int, RequestError]) -> list[FileInfo | RequestError]:
+    def _report(
+        self, group: Sequence[LocalMember], placed: dict[int, os.stat_result], refused: dict[int, RequestError]
+    ) -> list[FileInfo | RequestError]:
         """The results in order; the digests of what is published are remembered in one transaction."""
         results: list[FileInfo | RequestError] = []
         known: list[tuple[Version, Digests]] = []
@@ -129,9 +162,13 @@ class SmallFiles:
             if (error := refused.get(staged.number)) is not None:
                 results.append(error)
                 continue
-            found = os.fstat(staged.fd)
+            found = placed[staged.number]
+            if isinstance(staged, LocalStagedDirectory):
+                results.append(file_info(staged.path, found))
+                continue
             version, remembered = version_of(found), digests(staged.digest)
             known.append((version, remembered))
             results.append(file_info(staged.path, found, remembered, version))
-        self._remembered.keep(known)
+        if self._remembered is not None:
+            self._remembered.keep(known)
         return results

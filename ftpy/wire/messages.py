@@ -152,6 +152,11 @@ class Request(Message, frozen=True, kw_only=True, tag_field="cmd"):
         """Bytes of body that follow the header, None where no body and no trailer follow."""
         return None
 
+    @property
+    def grouped(self) -> bool:
+        """Whether it is made durable together with others of its kind, and answered only then."""
+        return False
+
 
 class PathRequest(Request, frozen=True, kw_only=True):
     """A request about one path: ``path``, or ``path_b64`` for a name that is not UTF-8."""
@@ -178,6 +183,24 @@ class PutRequest(PathRequest, frozen=True, kw_only=True, tag="put"):
     def body_length(self) -> int | None:
         """The inline body's bytes."""
         return self.length
+
+    @property
+    def grouped(self) -> bool:
+        """A small file is."""
+        return self.length is not None
+
+
+class MkdirRequest(PathRequest, frozen=True, kw_only=True, tag="mkdir"):
+    """Make a folder; with ``parents`` those above it too, and it may be there already. ``mode`` and time become its."""
+
+    parents: bool = False
+    mode: Mode | None = None
+    mtime_ns: Time | None = None
+
+    @property
+    def grouped(self) -> bool:
+        """Always."""
+        return True
 
 
 class PartRequest(Request, frozen=True, kw_only=True, tag="part"):
@@ -300,6 +323,10 @@ class AbortReply(Reply, frozen=True, kw_only=True):
     """The upload is gone."""
 
 
+class MkdirReply(Reply, frozen=True, kw_only=True):
+    """The folder is there, durably."""
+
+
 class GetReply(Reply, frozen=True, kw_only=True):
     """``length`` bytes of body follow; ``md5`` and ``blake3`` are the whole file's, where remembered."""
 
@@ -391,7 +418,15 @@ class FailureReply(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 Requests = (
-    PutRequest | PartRequest | CommitRequest | AbortRequest | GetRequest | LsRequest | StatRequest | DigestRequest
+    PutRequest
+    | PartRequest
+    | CommitRequest
+    | AbortRequest
+    | MkdirRequest
+    | GetRequest
+    | LsRequest
+    | StatRequest
+    | DigestRequest
 )
 AnyReply = Reply | ProgressReply | FailureReply
 
@@ -400,6 +435,7 @@ REPLIES: dict[type[Request], type[Reply]] = {
     PartRequest: PartReply,
     CommitRequest: StoredReply,
     AbortRequest: AbortReply,
+    MkdirRequest: MkdirReply,
     GetRequest: GetReply,
     LsRequest: LsReply,
     StatRequest: StatReply,

@@ -36,6 +36,7 @@ from ftpy.storage.base import (
     PART_BYTES,
     Condition,
     KnownDigest,
+    NewDirectory,
     NewFile,
     Staged,
     Storage,
@@ -208,6 +209,44 @@ class StorageContract:
 
     def test_empty_group_has_no_results(self, storage: Storage) -> None:
         assert storage.publish([]) == []
+
+    # ---------------------------------------------------------------- directories
+
+    def test_directory_is_made_with_its_mode_and_the_time_that_it_had_after_its_files(self, storage: Storage) -> None:
+        results = storage.publish(
+            [
+                stage(storage, "d/f", b"1"),
+                storage.stage_directory(NewDirectory(path("d/empty"), parents=True, mode=0o750, mtime_ns=MTIME)),
+                storage.stage_directory(NewDirectory(path("d"), parents=True, mode=0o700, mtime_ns=MTIME + 1)),
+            ]
+        )
+        assert [type(result) for result in results] == [FileInfo] * 3
+        assert names(storage) == ["d", "d/empty", "d/f"]
+        for name, mode, mtime_ns in (("d/empty", 0o750, MTIME), ("d", 0o700, MTIME + 1)):
+            info = storage.stat(path(name))
+            assert (info.type, info.mode, info.mtime_ns) == ("directory", mode, mtime_ns)
+
+    def test_directory_without_parents_is_made_only_where_its_place_is_free_and_its_parent_there(
+        self, storage: Storage
+    ) -> None:
+        wanted = ["a", "a", "b/c", "a/c"]
+        results = storage.publish([storage.stage_directory(NewDirectory(path(name))) for name in wanted])
+        assert [type(result) for result in results] == [FileInfo, AlreadyExists, NotFound, FileInfo]
+        assert names(storage) == ["a", "a/c"]
+
+    def test_directory_is_refused_in_the_place_of_a_file_and_below_one(self, storage: Storage) -> None:
+        put(storage, "a", b"1")
+        wanted = [NewDirectory(path(name), parents=parents) for name in ("a", "a/b") for parents in (True, False)]
+        results = storage.publish([storage.stage_directory(directory) for directory in wanted])
+        assert [type(result) for result in results] == [NotADirectory, AlreadyExists, NotADirectory, NotADirectory]
+        assert read(storage, "a") == b"1"
+
+    def test_directory_refuses_the_root_and_names_that_are_not_portable(self, storage: Storage) -> None:
+        with pytest.raises(IsADirectory):
+            storage.stage_directory(NewDirectory(RemotePath(), parents=True))
+        for text in NOT_PORTABLE.values():
+            with pytest.raises(InvalidPath):
+                storage.stage_directory(NewDirectory(path(text)))
 
     # ---------------------------------------------------------------- conditions
 

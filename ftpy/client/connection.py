@@ -88,7 +88,7 @@ class Connection:
 
                 pin = bytes.fromhex(profile.certificate_sha256)
                 sock = tls.connect(sock, pin, deadline.remaining())
-            stream = Stream(sock, silence_seconds=transfer.stall_seconds)
+            stream = Stream(sock, silence_seconds=transfer.stall_seconds, listens=True)
             if pin:
                 stream.expect_tls(tls.ALPN)
             channel = Channel(stream, Side.CLIENT)

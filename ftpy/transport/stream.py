@@ -27,6 +27,10 @@ SENDFILE_BYTES = 2**30
 """Bytes handed to one sendfile."""
 TICK_SECONDS = 0.5
 """A system call that moves body bytes returns what has moved after this long, however much was asked for."""
+LISTEN_SECONDS = 0.05
+"""How long a send that is blocked lets a peer wait which, before it reads on, wants to be read itself."""
+HEARD_BYTES = 8 * 1024 * 1024
+"""Received ahead at most by a stream that listens while it sends, bytes: the replies to all that may be under way."""
 JIFFY_SECONDS = 0.02
 """A kernel may count its ticks that much too short."""
 _KERNEL_WAITS = os.name == "posix"
@@ -47,12 +51,17 @@ def _translated() -> Iterator[None]:
 
 
 class Stream:
-    """A connected socket and the bytes received ahead of their use."""
+    """A connected socket and the bytes received ahead of their use.
 
-    def __init__(self, sock: socket.socket, *, silence_seconds: float) -> None:
+    One that ``listens`` takes in what comes while its own sends are blocked: who pipelines requests must, or both
+    ends could wait for ever to be read. It also counts as a sign of life.
+    """
+
+    def __init__(self, sock: socket.socket, *, silence_seconds: float, listens: bool = False) -> None:
         self._sock = sock
         self._tls = isinstance(sock, ssl.SSLSocket)
-        self._buffer = FrameBuffer()
+        self._listens = listens
+        self._buffer = FrameBuffer(HEARD_BYTES) if listens else FrameBuffer()
         self._silence = silence_seconds
         self._deadline: Deadline | None = None
         self._armed: dict[int, float] = {}
@@ -105,17 +114,34 @@ class Stream:
         Where the kernel waits, a call that moved something before all went silent returns when its time is up: the
         tick keeps that from counting twice.
         """
-        if not self._kernel_waits:
+        listens = self._listens and option == socket.SO_SNDTIMEO
+        if not self._kernel_waits and not listens:
             self._arm(option)
             return move()
         began = time.monotonic()
         while True:
-            self._arm(option, TICK_SECONDS)
+            self._arm(option, LISTEN_SECONDS if listens else TICK_SECONDS)
             try:
                 return move()
-            except BlockingIOError:
-                if time.monotonic() - began > self._silence - JIFFY_SECONDS:
+            except (BlockingIOError, TimeoutError):
+                if listens and self._hear():
+                    began = time.monotonic()
+                elif time.monotonic() - began > self._silence - JIFFY_SECONDS:
                     raise
+
+    def _hear(self) -> bool:
+        """Take in what has come, without waiting: whether anything had."""
+        if not (self._tls and self._sock.pending()) and not _readable(self._sock):  # type: ignore[attr-defined]
+            return False
+        if not (space := self._buffer.space()):
+            return False
+        self._arm(socket.SO_RCVTIMEO, JIFFY_SECONDS)
+        try:
+            count = self._sock.recv_into(space)
+        except (BlockingIOError, TimeoutError):  # a piece of a TLS record
+            return False
+        self._buffer.filled(count)
+        return count > 0  # the end of the stream is for who receives next
 
     def readable(self) -> bool:
         """Whether bytes can be had without waiting."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -246,6 +247,70 @@ def test_what_moved_before_the_silence_does_not_double_it() -> None:
     with pytest.raises(Stalled):
         stream.send(bytes(64 * 1024 * 1024))
     assert 1.6 <= time.monotonic() - begin < 2.9
+    stream.close()
+    far.close()
+
+
+def talk_first_then_read(far: socket.socket, frames: int, got: bytearray) -> None:
+    """A peer that reads on only when all that it has to say was taken."""
+    with contextlib.suppress(OSError):  # who cannot wait for it is gone
+        far.sendall(frame(b"x" * 60_000) * frames)
+        while len(got) < 8 * 1024 * 1024:
+            got += far.recv(1 << 20)
+
+
+@pytest.mark.parametrize("listens", [True, False])
+def test_send_waits_for_ever_for_a_peer_that_wants_to_be_read_first_unless_it_listens(listens: bool) -> None:
+    near, far = socket.socketpair()
+    far.settimeout(10)
+    stream = Stream(near, silence_seconds=SILENCE, listens=listens)
+    got = bytearray()
+    data = os.urandom(8 * 1024 * 1024)
+    peer = beside(lambda: talk_first_then_read(far, 50, got))
+    try:
+        if not listens:
+            with pytest.raises(Stalled):
+                stream.send(data)
+            return
+        stream.send(data)
+        for _ in range(50):
+            assert stream.receive_header(LIMIT) == b"x" * 60_000
+        peer.join(10)
+        assert bytes(got) == data
+    finally:
+        stream.close()
+        peer.join(10)
+        far.close()
+
+
+def test_send_that_listens_is_stalled_when_the_peer_neither_reads_nor_speaks() -> None:
+    near, far = socket.socketpair()
+    stream = Stream(near, silence_seconds=SILENCE, listens=True)
+    begin = time.monotonic()
+    with pytest.raises(Stalled):
+        stream.send(bytes(64 * 1024 * 1024))
+    assert time.monotonic() - begin < 3 * SILENCE
+    stream.close()
+    far.close()
+
+
+def test_send_is_not_stalled_while_the_peer_says_that_it_is_still_there() -> None:
+    near, far = socket.socketpair()
+    far.settimeout(10)
+    stream = Stream(near, silence_seconds=SILENCE, listens=True)
+    got = bytearray()
+
+    def peer() -> None:
+        for _ in range(6):
+            time.sleep(SILENCE / 2)
+            far.sendall(frame(b"{}"))
+        while len(got) < 8 * 1024 * 1024:
+            got.extend(far.recv(1 << 20))
+
+    thread = beside(peer)
+    stream.send(bytes(8 * 1024 * 1024))
+    thread.join(10)
+    assert len(got) == 8 * 1024 * 1024
     stream.close()
     far.close()
 

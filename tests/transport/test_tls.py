@@ -194,6 +194,33 @@ def test_a_tls_stream_holds_records_that_the_socket_no_longer_shows(identity: Id
     far.close()
 
 
+def test_a_tls_stream_that_listens_takes_in_what_the_peer_says_while_its_own_send_is_blocked(
+    identity: Identity, ends: Ends
+) -> None:
+    near, far = ends
+    data, said = bytes(range(256)) * (32 * 1024), frame(b"x" * 60_000) * 50
+    got = bytearray()
+
+    def peer() -> None:
+        sock = tls.wrap(far, identity.context, server_side=True)
+        tls.shake_hands(sock, 5)
+        sock.settimeout(10)
+        sock.sendall(said)  # reads on only when all that was taken
+        while len(got) < len(data):
+            got.extend(sock.recv(1 << 16))
+        sock.close()
+
+    thread = threading.Thread(target=peer, daemon=True)
+    thread.start()
+    stream = Stream(tls.connect(near, identity.pin, 5), silence_seconds=5, listens=True)
+    stream.send(data)
+    for _ in range(50):
+        assert stream.receive_header(65_536) == b"x" * 60_000
+    thread.join(10)
+    assert bytes(got) == data
+    stream.close()
+
+
 def test_a_flipped_bit_ends_a_tls_stream(identity: Identity, ends: Ends) -> None:
     middle_near, middle_far = socket.socketpair()
     server = Accepting(ends[0], identity.context)

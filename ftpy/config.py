@@ -64,8 +64,8 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         _says("Bytes of the largest file that travels in one piece; held in memory, larger ones become uploads."),
     ] = 1024 * 1024
     pipelined_requests: Annotated[
-        Count, _says("Requests under way on one connection before the server stops reading more.")
-    ] = 256
+        Count, _says("Requests under way on one connection; what a client may send ahead of the answers.")
+    ] = 16_384
 
 
 class Uploads(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -33,6 +33,13 @@ _IGNORABLE = re.compile(
 )
 """Unicode's Default_Ignorable_Code_Point: a file system that folds case passes over them."""
 
+_PLAIN = re.compile(r"[ -\-0-~][ -.0-~]*(?:/[ -\-0-~][ -.0-~]*)*\Z")
+"""Components of printable ASCII that do not begin with a dot: what nearly all paths are, told at one glance."""
+_PLAIN_AND_PORTABLE = re.compile(
+    r"(?:(?!con|prn|aux|nul|com|lpt)[ -.0-9;-\[\]-~]*[!-\-0-9;-\[\]-~](?:/|\Z))+\Z", re.IGNORECASE
+)
+"""The same without what ``_not_portable`` has to look at: \\ and :, a dot or space at the end, devices' names."""
+
 FileType = Literal["file", "directory", "symlink", "other"]
 
 
@@ -53,6 +60,8 @@ class RemotePath:
         """
         if not text:
             return cls()
+        if len(text) <= COMPONENT_BYTES and _PLAIN.match(text) and text.count("/") < DEPTH:
+            return cls(tuple(text.split("/")))
         try:
             size = len(text.encode("utf-8", "surrogateescape"))
         except UnicodeEncodeError:
@@ -114,6 +123,8 @@ def check_portable(path: RemotePath) -> None:
 
     Asked of every name that a put creates, unless the server's config says otherwise. Raises InvalidPath.
     """
+    if _PLAIN_AND_PORTABLE.match(str(path)):
+        return
     for part in path.parts:
         if reason := _not_portable(part):
             raise InvalidPath(f"{display(str(path))}: {reason}")

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ftpy import files
 from ftpy.errors import InvalidPath
 from ftpy.files import (
     COMPONENT_BYTES,
@@ -143,3 +144,22 @@ def test_name_is_reserved_when_a_file_system_that_folds_case_takes_it_for_ours(n
 def test_name_is_not_reserved_when_it_only_resembles_ours(name: str) -> None:
     assert not is_reserved(name)
     assert RemotePath.parse(name).name == name
+
+
+NAMES = st.text(alphabet="aC.oOnN \\:/ftpyLPT1é~\x01\u202e", max_size=14)
+
+
+@given(NAMES)
+def test_the_glance_at_plain_paths_says_what_the_close_look_says(text: str) -> None:
+    parts = tuple(text.split("/")) if text else ()
+    if any(files._refusal(part) for part in parts):
+        with pytest.raises(InvalidPath):
+            RemotePath.parse(text)
+        return
+    path = RemotePath.parse(text)
+    assert path.parts == parts
+    if any(files._not_portable(part) for part in parts):
+        with pytest.raises(InvalidPath):
+            check_portable(path)
+    else:
+        check_portable(path)

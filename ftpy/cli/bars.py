@@ -1,8 +1,11 @@
-"""Progress bars: one per file, on a terminal only."""
+"""Progress bars: one for a file, two for a tree; on a terminal only."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
+from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, Self
 
@@ -12,6 +15,8 @@ from ftpy.files import display
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+    from ftpy.client.trees import TreeProgress
+
 FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {rate_fmt} {remaining}{postfix}"
 FORMAT_OPEN_ENDED = "{desc} {n_fmt} {rate_fmt}{postfix}"
 
@@ -19,8 +24,9 @@ FORMAT_OPEN_ENDED = "{desc} {n_fmt} {rate_fmt}{postfix}"
 class Bar:
     """Shows a transfer's progress on standard error; shows nothing where that is no terminal, or when ``quiet``."""
 
-    def __init__(self, name: str, *, quiet: bool) -> None:
+    def __init__(self, name: str, *, quiet: bool, position: int | None = None) -> None:
         self._name = display(name)
+        self._position = position
         self._shown = not quiet and sys.stderr.isatty()
         self._bar: tqdm[NoReturn] | None = None
         self._phase = ""
@@ -65,6 +71,7 @@ class Bar:
             unit_scale=True,
             unit_divisor=1024,
             file=sys.stderr,
+            position=self._position,
             leave=False,
             dynamic_ncols=True,
             postfix=progress.phase,
@@ -75,7 +82,88 @@ class Bar:
         """A line on standard error that does not tear the bar."""
         if self._bar is not None:
             self._bar.clear()
-        sys.stderr.write(display(line) + "\n")
-        sys.stderr.flush()
+        _write(line)
         if self._bar is not None:
             self._bar.refresh()
+
+
+class TreeBars:
+    """The whole of a tree (bytes, and files beside them), and below it the large file that is under way."""
+
+    def __init__(self, name: str, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._whole: tqdm[NoReturn] | None = None
+        self._name = display(name)
+        self._shown = not quiet and sys.stderr.isatty()
+        self._current = ""
+        self._bar: Bar | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._end_current()
+        if self._whole is not None:
+            self._whole.close()
+
+    def __call__(self, progress: TreeProgress) -> None:
+        """Show how far the tree is; the totals are marked with a + while they still grow."""
+        if not self._shown:
+            return
+        if self._whole is None:
+            self._whole = _open_whole(self._name)
+        whole, more = self._whole, "" if progress.known else "+"
+        whole.total = progress.total_bytes or None
+        whole.set_postfix_str(f"{progress.files:,}/{progress.total_files:,}{more} files", refresh=False)
+        whole.n = progress.bytes + (progress.part.done if progress.part else 0)
+        whole.refresh()
+        if progress.part is None or progress.current != self._current:
+            self._end_current()
+        if progress.part is not None:
+            if self._bar is None:
+                self._current = progress.current
+                self._bar = Bar(f"  {os.path.basename(progress.current)}", quiet=self._quiet, position=1)
+            self._bar(progress.part)
+
+    def _end_current(self) -> None:
+        if self._bar is not None:
+            self._bar.__exit__(None, None, None)
+            self._bar = None
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is written inside does not tear the bars."""
+        if self._whole is not None:
+            self._end_current()
+            self._whole.clear()
+        yield
+        if self._whole is not None:
+            self._whole.refresh()
+
+    def say(self, line: str) -> None:
+        """A line on standard error that does not tear the bars."""
+        with self.paused():
+            _write(line)
+
+
+def _open_whole(name: str) -> tqdm[NoReturn]:
+    from tqdm import tqdm
+
+    return tqdm(
+        desc=name,
+        total=1,
+        unit="B",
+        unit_scale=True,
+        unit_divisor=1024,
+        file=sys.stderr,
+        leave=False,
+        dynamic_ncols=True,
+        bar_format=FORMAT,
+    )
+
+
+def _write(line: str) -> None:
+    sys.stderr.write(display(line) + "\n")
+    sys.stderr.flush()

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import BinaryIO, Self, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, Self, TypeVar
 
 from ftpy.client.connection import Connection
 from ftpy.client.getting import FileGet, Get, StreamGet
 from ftpy.client.putting import FilePut, Put, StreamPut
 from ftpy.client.results import Fetched, OnProgress, Stored, ignore
 from ftpy.client.source import Source
+from ftpy.client.trees import OWNER_BITS, TreeOptions, TreeResult
 from ftpy.config import Profile, Transfer, choose_profile, client_config_path, load_client_config
 from ftpy.digests import DigestName
 from ftpy.errors import (
@@ -27,13 +29,14 @@ from ftpy.errors import (
     IsADirectory,
     LocalFileError,
     NotADirectory,
+    NotFound,
     PermissionDenied,
     ProtocolError,
     RequestError,
     ShuttingDown,
     UnknownUpload,
 )
-from ftpy.files import FileInfo, RemotePath
+from ftpy.files import FileInfo, RemotePath, display
 from ftpy.storage.base import Condition, KnownDigest
 from ftpy.wire.messages import (
     DigestReply,
@@ -46,12 +49,20 @@ from ftpy.wire.messages import (
 )
 from ftpy.wire.spelling import path_to_wire
 
+if TYPE_CHECKING:
+    from ftpy.client.listing import Listing
+    from ftpy.client.treeget import TreeGet
+    from ftpy.client.treeput import TreePut
+
 BACKOFF_SECONDS = 0.5
 """First wait before a new connection; doubles with every failure in a row."""
 MOST_BACKOFF_SECONDS = 15.0
 
 FINAL = (AlreadyExists, Changed, InvalidPath, IsADirectory, NotADirectory, PermissionDenied)
 """Refusals that will not change by going on: what was sent of the file is dropped."""
+
+LISTING_ROUND_TRIPS = 5
+"""What another connection takes to be ready, round trips: TCP, TLS, two of authentication, and the first request."""
 
 T = TypeVar("T")
 Notify = Callable[[str], None]
@@ -109,6 +120,11 @@ class Client:
     def server(self) -> str:
         """What the server calls itself."""
         return self._connected().welcome.server
+
+    @property
+    def default_digest(self) -> DigestName:
+        """What verifies whole files where nothing else is said."""
+        return self._transfer.digest
 
     def _connected(self) -> Connection:
         if self._connection is None:
@@ -216,6 +232,92 @@ class Client:
             return self._persist(stream.attempt, lambda: stream.received)
         with FileGet(wanted, os.fspath(target), force=force, notify=self._notify) as transfer:
             return self._persist(transfer.attempt, lambda: transfer.received)
+
+    # ---- trees
+
+    def put_tree(
+        self, source: str | os.PathLike[str], path: PathLike, options: TreeOptions | None = None
+    ) -> TreeResult:
+        """Store the folder ``source`` as the folder ``path``; what is there already and identical is passed over.
+
+        A file that fails is told in the result and does not stop the others. Raises LocalFileError for ``source``
+        itself, and what ends a connection for good.
+        """
+        from ftpy.client.treeput import TreePut
+
+        options = options or TreeOptions(digest=self._transfer.digest)
+        target = _remote(path)
+        with self._listing(target, self._is_there(target)) as theirs:
+            tree = TreePut(os.fspath(source), target, options, self._connected().inline_bytes, theirs)
+            return self._run_tree(tree, options)
+
+    def get_tree(
+        self, path: PathLike, target: str | os.PathLike[str], options: TreeOptions | None = None
+    ) -> TreeResult:
+        """Fetch the folder ``path`` as the folder ``target``; what is here already and identical is passed over.
+
+        A file that fails is told in the result and does not stop the others. Raises LocalFileError for ``target``
+        itself, NotFound, NotADirectory, and what ends a connection for good.
+        """
+        from ftpy.client.landing import Landing
+        from ftpy.client.treeget import TreeGet
+
+        options = options or TreeOptions(digest=self._transfer.digest)
+        where = _remote(path)
+        folder = self.stat(where)
+        if folder.type != "directory":
+            raise NotADirectory(f"{display(str(where))}: not a folder")
+        with self._listing(where, True) as theirs:
+            assert theirs is not None
+            with Landing(os.fspath(target), dry_run=options.dry_run) as landing:
+                tree = TreeGet(where, landing, options, self._connected().inline_bytes, theirs)
+                result = self._run_tree(tree, options)
+            if where.parts and not options.dry_run:
+                landing.finish(mode=folder.mode | OWNER_BITS, mtime_ns=folder.mtime_ns)
+        return result
+
+    def _run_tree(self, tree: TreePut | TreeGet, options: TreeOptions) -> TreeResult:
+        if options.dry_run:
+            tree.dry_run()
+        else:
+            try:
+                self._persist(tree.worker, lambda: tree.tally.moved)
+            finally:
+                tree.work.stop()
+        return tree.tally.finish()
+
+    def _is_there(self, target: RemotePath) -> bool:
+        """Whether there may be something to compare with."""
+        try:
+            self.stat(target)
+        except NotFound:
+            return False
+        except PermissionDenied:
+            return False  # who may only put cannot look
+        return True
+
+    @contextlib.contextmanager
+    def _listing(self, where: RemotePath, there: bool) -> Iterator[Listing | None]:
+        """What is below ``where``, read ahead beside the transfers; None where nothing is ``there``.
+
+        On a long line the connection that there is serves for both, one after the other, unless the listing takes
+        longer than another connection would.
+        """
+        if not there:
+            yield None
+            return
+        from ftpy.client.listing import Listing
+
+        connection = self._connected()
+        with Listing(where, connection, self._another) as listing:
+            if not listing.wait(LISTING_ROUND_TRIPS * connection.round_trip_seconds):
+                self._connection = None  # it is the listing's until that is through
+            yield listing
+        if self._connection is not connection:
+            connection.close()
+
+    def _another(self) -> Connection:
+        return Connection.open(self._profile, self._transfer)
 
     # ---- ls, stat, digest
 

@@ -56,6 +56,7 @@ class Connection:
     def __init__(self, channel: Channel, welcome: Welcome) -> None:
         self.channel = channel
         self.welcome = welcome
+        self.round_trip_seconds = 0.0
         self._next_id = 1
 
     @classmethod
@@ -147,6 +148,10 @@ class Connection:
     def readable(self) -> bool:
         """Whether a reply can be had without waiting."""
         return self.channel.readable()
+
+    def abandon(self) -> None:
+        """From another thread: break the connection, wherever it is."""
+        self.channel.stream.abandon()
 
     def close(self) -> None:
         """Close the connection."""

@@ -19,7 +19,7 @@ from ftpy.digests import DigestName, new_hasher
 from ftpy.errors import Changed, DigestMismatch, LocalFileError, ProtocolError, TargetExists
 from ftpy.files import RemotePath, display
 from ftpy.storage.base import Closing, KnownDigest
-from ftpy.storage.beneath import Beneath
+from ftpy.storage.beneath import Beneath, Directory
 from ftpy.storage.following import CHUNK_BYTES, Follower
 from ftpy.storage.positional import read_at, write_at
 from ftpy.storage.syscalls import fsync
@@ -95,24 +95,27 @@ class Get:
 class FileGet(Closing):
     """One file on its way into a target, over as many connections as it takes; ``attempt`` with each.
 
-    What has come lies beside the target as a ``Partial``.
+    What has come lies beside the target as a ``Partial``. ``directory`` is the folder that the target is in, opened
+    without following links where others may have made it; it is closed with this.
     """
 
-    def __init__(self, get: Get, target: str, *, force: bool, notify: Callable[[str], None]) -> None:
+    def __init__(
+        self, get: Get, target: str, *, force: bool, notify: Callable[[str], None], directory: Directory | None = None
+    ) -> None:
         self._get, self._target, self._force, self._notify = get, target, force, notify
         parent, self._leaf = os.path.split(os.path.abspath(target))
         try:
-            self._beneath = Beneath(parent)
+            self._directory = directory or Beneath(parent).root
         except OSError as error:
             raise local_error(parent, error) from None
-        self._partials = Partials(self._beneath.root, get.path, self._leaf)
+        self._partials = Partials(self._directory, get.path, self._leaf)
         self._resumed: int | None = None
         self.received = 0
         """Bytes written on this side so far; grows, so that whoever retries knows that something moves."""
 
     def close(self) -> None:
         """Let go of the folder; a partial stays for the next get."""
-        self._beneath.close()
+        self._directory.close()
 
     def attempt(self, connection: Connection) -> Fetched:
         """Fetch what is missing, verify, put it in place. Raises TargetExists, LocalFileError, DigestMismatch, …."""
@@ -147,7 +150,7 @@ class FileGet(Closing):
     def _look_at_target(self, connection: Connection) -> Fetched | None:
         """The result where the target is that very content already; raises where it is another and not forced."""
         try:
-            status = self._beneath.root.lstat(self._leaf)
+            status = self._directory.lstat(self._leaf)
         except FileNotFoundError:
             return None
         if stat.S_ISDIR(status.st_mode):

@@ -232,6 +232,14 @@ class FilePut:
         self._say("committing", size)
         return self._put.result(reply, size, digest, self._resumed or 0)
 
+    def answer_lost(self, digest: KnownDigest) -> None:
+        """This content was sent already, and its answer lost with a connection."""
+        self._digest, self._commit_unanswered = digest, True
+
+    def close(self) -> None:
+        """Let go of the source."""
+        self._source.close()
+
     @property
     def begun(self) -> bool:
         """Whether the server holds an upload of it."""

@@ -43,7 +43,7 @@ class Source(Closing):
         self.size = status.st_size
         self.mtime_ns = status.st_mtime_ns
         self.mode = status.st_mode & DEFAULT_MODE_MASK
-        self._version = _version(status)
+        self._version = version(status)
         self._follower = Follower(digest, self.read_at)
         self._fed = 0
 
@@ -101,7 +101,7 @@ class Source(Closing):
 
     def check_unchanged(self) -> None:
         """Raises SourceChanged unless the file is still what it was when it was opened."""
-        if _version(os.fstat(self._descriptor)) != self._version:
+        if version(os.fstat(self._descriptor)) != self._version:
             raise SourceChanged(f"{display(self.path)} changed while it was being sent; nothing was stored")
 
     def close(self) -> None:
@@ -113,5 +113,6 @@ class Source(Closing):
             os.close(self._descriptor)
 
 
-def _version(status: os.stat_result) -> tuple[int, ...]:
+def version(status: os.stat_result) -> tuple[int, ...]:
+    """What tells two states of a file on this side apart."""
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)

@@ -170,6 +170,10 @@ class Directory(Closing):
         """Make a directory; ``mode`` less the umask. FileExistsError."""
         os.mkdir(leaf, mode, dir_fd=self.fd)
 
+    def rmdir(self, leaf: str) -> None:
+        """Remove an empty directory. FileNotFoundError, OSError (ENOTEMPTY)."""
+        os.rmdir(leaf, dir_fd=self.fd)
+
     def names(self) -> list[str]:
         """What is in it, in no order; undecodable names with surrogate escapes."""
         # A descriptor of its own: the place in a listing belongs to the descriptor, which threads may share.

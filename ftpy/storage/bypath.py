@@ -115,6 +115,10 @@ class PathDirectory(Directory):
         """Make a directory."""
         os.mkdir(self._at(leaf), mode)
 
+    def rmdir(self, leaf: str) -> None:
+        """Remove an empty directory."""
+        os.rmdir(self._at(leaf))
+
     def names(self) -> list[str]:
         """What is in it."""
         return os.listdir(self._at(""))

@@ -37,9 +37,11 @@ _OTHERWISE = (errors.IoError, "the server's disk failed")
 
 
 def refusal(error: OSError, path: RemotePath) -> RequestError:
-    """What ``error`` means for the request about ``path``; the host's own paths stay out of it."""
+    """What ``error``, its cause, means for the request about ``path``; the host's own paths stay out of it."""
     kind, sentence = REFUSALS.get(error.errno or 0, _OTHERWISE)
-    return kind(f"{display(str(path)) or '/'}: {sentence}")
+    refused = kind(f"{display(str(path)) or '/'}: {sentence}")
+    refused.__cause__ = error
+    return refused
 
 
 class translating:  # noqa: N801  (reads as a statement: with translating(path))

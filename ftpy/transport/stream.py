@@ -254,6 +254,11 @@ class Stream:
         self._arm(socket.SO_RCVTIMEO)
         return socket.socket.recv(self._sock, count)
 
+    def abandon(self) -> None:
+        """From another thread: break the connection, in the middle of whatever it is."""
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Close the socket."""
         with contextlib.suppress(OSError):

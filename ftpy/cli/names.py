@@ -1,0 +1,54 @@
+"""What people mean by the paths that they type: like cp, on either side."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+from ftpy.errors import NotFound, PermissionDenied
+from ftpy.files import RemotePath, check_portable, display
+
+if TYPE_CHECKING:
+    from ftpy.client.client import Client
+
+
+def split(paths: tuple[str, ...]) -> tuple[list[str], str | None]:
+    """Sources and destination, as cp reads them."""
+    return (list(paths), None) if len(paths) == 1 else (list(paths[:-1]), paths[-1])
+
+
+def remote_path(text: str) -> RemotePath:
+    """A remote path as people type it: a slash before it or behind it means nothing more, `.` is the root."""
+    trimmed = text.removeprefix("/").removesuffix("/")
+    return RemotePath.parse("" if trimmed == "." else trimmed)
+
+
+def is_remote_folder(client: Client, dest: str | None, sources: int) -> bool:
+    """Whether the files go into DEST under their own names."""
+    if dest is None or dest.endswith("/") or sources > 1 or remote_path(dest) == RemotePath():
+        return True
+    try:
+        return client.stat(remote_path(dest)).type == "directory"
+    except (NotFound, PermissionDenied):  # who may only put cannot look: DEST is the file's name
+        return False
+
+
+def remote_target(source: str, dest: str | None, folder: bool) -> RemotePath:
+    """Where ``source`` goes: into DEST under its own name, or as DEST; ``.`` and ``..`` name nothing themselves."""
+    base, name = remote_path(dest or ""), os.path.basename(os.path.normpath(source))
+    return base / name if folder and name not in ("", ".", "..") else base
+
+
+def local_target(remote: RemotePath, dest: str | None, sources: int) -> str:
+    """The file on this side; a server's name is one legal component, and on Windows legal there, too."""
+    if os.name == "nt":
+        check_portable(RemotePath((remote.name,)))
+    if dest is None:
+        return remote.name
+    if os.path.isdir(dest) or dest.endswith(("/", os.sep)):
+        return os.path.join(dest, remote.name)
+    if sources > 1:
+        raise click.UsageError(f"{display(dest)} is not a folder")
+    return dest

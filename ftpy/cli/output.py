@@ -1,0 +1,85 @@
+"""What is printed: one line that says what is true now, or one JSON object."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from ftpy.errors import NotADirectory
+from ftpy.files import FileInfo, RemotePath, display
+
+if TYPE_CHECKING:
+    from ftpy.client.client import Client
+
+
+def listing(client: Client, where: RemotePath, recursive: bool) -> Iterator[FileInfo]:
+    """A folder's entries, or the one file that ``where`` names, as ls does it."""
+    try:
+        yield from client.ls(where, recursive=recursive)
+    except NotADirectory:
+        yield client.stat(where)
+
+
+def with_digest(client: Client, info: FileInfo) -> FileInfo:
+    """``info`` with its md5, asked for where it is not known yet."""
+    if info.type != "file" or info.md5 is not None:
+        return info
+    import dataclasses
+
+    return dataclasses.replace(info, md5=client.digest(info.path, "md5").hex)
+
+
+def print_info(info: FileInfo, where: RemotePath, *, long: bool, digest: bool, as_json: bool) -> None:
+    """One entry of a listing."""
+    if as_json:
+        print_json(fields(info))
+        return
+    name = "/".join(info.path.parts[len(where.parts) :]) or info.path.name
+    columns = []
+    if long:
+        import stat as modes
+        import time
+
+        kind = {"directory": modes.S_IFDIR, "symlink": modes.S_IFLNK, "file": modes.S_IFREG}.get(info.type, 0)
+        moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(info.mtime_ns / 1e9))
+        columns += [modes.filemode(kind | info.mode), f"{info.size:>14,}", moment]
+    if digest:
+        columns.append(info.md5 or "-" * 32)
+    click.echo("  ".join([*columns, display(name) + ("/" if info.type == "directory" else "")]))
+
+
+def fields(info: FileInfo) -> dict[str, object]:
+    """What is known of a file, for people and for JSON alike."""
+    fields: dict[str, object] = {
+        "path": str(info.path),
+        "type": info.type,
+        "size": info.size,
+        "mtime_ns": info.mtime_ns,
+        "mode": f"{info.mode:04o}",
+    }
+    fields |= {key: value for key in ("etag", "md5", "blake3") if (value := getattr(info, key)) is not None}
+    return fields
+
+
+def print_json(fields: dict[str, object], *, to_stderr: bool = False) -> None:
+    """One JSON object, a line."""
+    import json
+
+    click.echo(json.dumps(fields), err=to_stderr)
+
+
+def size_of(count: int) -> str:
+    """A number of bytes for people."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def rate(count: int, seconds: float) -> str:
+    """Bytes a second for people."""
+    return f"{size_of(round(count / seconds) if seconds else 0)}/s"

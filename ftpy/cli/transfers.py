@@ -1,0 +1,199 @@
+"""Doing transfers one after the other: bars while they run, a line when they end, an exit code in the end."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from ftpy.cli.output import print_json, rate, size_of
+from ftpy.errors import AuthenticationFailed, ConfigError, ConnectionFailed, FtpyError
+from ftpy.files import display
+
+if TYPE_CHECKING:
+    from ftpy.cli.bars import Bar, TreeBars
+    from ftpy.client.client import Client
+    from ftpy.client.results import Fetched, Stored
+    from ftpy.client.trees import Told, TreeProgress, TreeResult
+
+
+@dataclass(frozen=True, slots=True)
+class FileTask:
+    """One file: called ``name`` by who asked for it."""
+
+    name: str
+    run: Callable[[Bar], Stored | Fetched]
+
+
+@dataclass(frozen=True, slots=True)
+class TreeTask:
+    """One tree: ``run`` is told whom to tell of every file and of progress."""
+
+    name: str
+    run: Callable[[Callable[[Told], None], Callable[[TreeProgress], None]], TreeResult]
+
+
+@dataclass(frozen=True, slots=True)
+class Outlet:
+    """How results are told: not at all, as JSON, each file of a tree, on standard error."""
+
+    quiet: bool = False
+    as_json: bool = False
+    verbose: bool = False
+    dry_run: bool = False
+    to_stderr: bool = False
+
+    def failure(self, name: str, error: FtpyError) -> None:
+        """One line on standard error; as JSON besides."""
+        text = str(error)
+        shown, base = display(name), display(os.path.basename(name.rstrip("/")))
+        named = text.startswith((f"{shown}:", f"{shown} ", f"{base}:")) or f"/{base}:" in text
+        if not named and name != "-":
+            text = f"{shown}: {text}"
+        click.echo(f"ftpy: {display(text)}", err=True)
+        if self.as_json:
+            fields = {"source": name, "ok": False, "error": type(error).__name__, "message": str(error)}
+            print_json(fields, to_stderr=self.to_stderr)
+
+    def file(self, name: str, result: Stored | Fetched) -> None:
+        """One line that says what is true of the file now."""
+        target = getattr(result, "target", None)
+        identical = getattr(result, "identical", False)
+        if self.as_json:
+            fields = {
+                "source": name,
+                "ok": True,
+                "path": str(result.path),
+                "size": result.size,
+                result.digest.name: result.digest.hex,
+                "durable": result.durable,
+                "resumed": result.resumed,
+            }
+            if hasattr(result, "target"):
+                fields |= {"target": target, "identical": identical}
+            print_json(fields, to_stderr=self.to_stderr)
+        elif not self.quiet:
+            facts = [f"verified {result.digest.name} {result.digest.hex}"]
+            if result.durable:
+                facts.append("durable")
+            if result.resumed:
+                facts.append(f"resumed at {size_of(result.resumed)}")
+            if identical:
+                facts = [f"identical already, {facts[0]}"]
+            where = result.path if name == "-" or target is None else target
+            click.echo(f"{display(str(where))}: {size_of(result.size)}, {', '.join(facts)}", err=self.to_stderr)
+
+    def told(self, paused: Callable[[], contextlib.AbstractContextManager[None]], told: Told) -> None:
+        """What came of one file of a tree, where each is wanted; bars are ``paused`` meanwhile."""
+        if self.as_json or self.verbose or self.dry_run or told.verdict == "special":
+            with paused():
+                self._tell(told)
+
+    def _tell(self, told: Told) -> None:
+        if self.as_json:
+            fields: dict[str, object] = {"name": told.name, "path": str(told.path), "verdict": told.verdict}
+            if told.error is not None:
+                fields |= {"error": type(told.error).__name__, "message": str(told.error)}
+            elif told.verdict in ("sent", "received", "identical"):
+                fields["size"] = told.size
+            print_json(fields)
+        elif told.verdict not in ("failed", "identical"):
+            what = {"special": "not a regular file, passed over", "link": "a symbolic link, passed over"}
+            shown = what.get(told.verdict) or size_of(told.size)
+            click.echo(f"{display(told.name)}: {shown}", err=told.verdict == "special")
+
+    def tree(self, name: str, result: TreeResult) -> None:
+        """The failures, each with its reason, and one line of what was done."""
+        if self.as_json:
+            fields = {key: getattr(result, key) for key in ("files", "identical", "links", "special", "failed")}
+            fields |= {
+                "source": name,
+                "ok": not result.failed,
+                "size": result.size,
+                "seconds": round(result.seconds, 3),
+            }
+            print_json(fields)
+            return
+        for told in result.failures:
+            if told.error is not None:
+                self.failure(told.name, told.error)
+        if len(result.failures) < result.failed:
+            click.echo(f"ftpy: and {result.failed - len(result.failures):,} more failed", err=True)
+        if not self.quiet:
+            click.echo(_summary(name, result, dry_run=self.dry_run))
+
+
+def _summary(name: str, result: TreeResult, *, dry_run: bool) -> str:
+    if dry_run:
+        facts = [f"{result.files:,} files, {size_of(result.size)} to move"]
+    else:
+        facts = [f"{result.files:,} files, {size_of(result.size)} in {result.seconds:.1f} s"]
+        if result.files:
+            facts[0] += (
+                f" ({result.files / result.seconds:,.0f} files/s, {rate(result.size, result.seconds)}), verified"
+            )
+    if result.identical:
+        facts.append(f"{result.identical:,} identical already")
+    if result.links:
+        facts.append(f"{result.links:,} symbolic links passed over")
+    if result.special:
+        facts.append(f"{result.special:,} special files passed over")
+    if result.failed:
+        facts.append(f"{result.failed:,} FAILED")
+    return f"{display(name)}: {', '.join(facts)}"
+
+
+def transfer(run: Callable[[Client], Iterator[FileTask | TreeTask]], server: str | None, outlet: Outlet) -> int:
+    """Do one transfer after the other; what fails is told and does not stop the others: the exit code."""
+    code = 0
+    current: list[Bar | TreeBars] = []
+
+    def notify(line: str) -> None:
+        if current:
+            current[-1].say(f"ftpy: {line}")
+        else:
+            click.echo(f"ftpy: {display(line)}", err=True)
+
+    with client_of(server, notify) as client:
+        for task in run(client):
+            try:
+                code = max(code, _do(task, outlet, current))
+            except (ConnectionFailed, AuthenticationFailed, ConfigError):
+                raise
+            except FtpyError as error:
+                code = max(code, error.exit_code)
+                outlet.failure(task.name, error)
+            finally:
+                current.clear()
+    return code
+
+
+def _do(task: FileTask | TreeTask, outlet: Outlet, current: list[Bar | TreeBars]) -> int:
+    from ftpy.cli.bars import Bar, TreeBars
+
+    base = os.path.basename(task.name.rstrip("/")) or task.name
+    if isinstance(task, FileTask):
+        with Bar(base, quiet=outlet.quiet) as bar:
+            current[:] = [bar]
+            result = task.run(bar)
+        outlet.file(task.name, result)
+        return 0
+    with TreeBars(base, quiet=outlet.quiet) as bars:
+        current[:] = [bars]
+        tree = task.run(functools.partial(outlet.told, bars.paused), bars)
+    outlet.tree(task.name, tree)
+    return 1 if tree.failed else 0
+
+
+@contextlib.contextmanager
+def client_of(server: str | None, notify: Callable[[str], None] | None = None) -> Iterator[Client]:
+    """A connected client of the server that is meant."""
+    from ftpy.client.client import Client
+
+    with Client.paired(server, notify or (lambda line: click.echo(f"ftpy: {display(line)}", err=True))) as client:
+        yield client

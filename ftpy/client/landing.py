@@ -1,0 +1,154 @@
+"""Where a tree comes down on this side: below one folder and nowhere else, staged, then published in groups."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from ftpy.client.source import local_error
+from ftpy.errors import AlreadyExists, FtpyError, LocalFileError, RequestError, TargetExists
+from ftpy.files import RemotePath, display
+from ftpy.storage.area import AREA, Area
+from ftpy.storage.base import Closing, KnownDigest, NewDirectory, NewFile, Staged
+from ftpy.storage.beneath import Beneath, Directory
+from ftpy.storage.publishing import Publisher
+from ftpy.storage.staging import SmallFiles
+
+AREA_TRIES = 5
+"""How often a staging area is entered that another get, which ends just now, takes away."""
+
+
+def _never(path: RemotePath, like: KnownDigest) -> str:
+    raise NotImplementedError("nothing here is compared before it is swapped")
+
+
+class Landing(Closing):
+    """The folder ``target``, made where it is missing; paths are relative to it. Raises LocalFileError.
+
+    A ``dry_run`` makes nothing.
+
+    Small files go through the same staging area as a server's, ``.ftpy`` in the folder, which is gone at the end.
+    """
+
+    def __init__(self, target: str, *, dry_run: bool = False) -> None:
+        self.target = target
+        with ExitStack() as opened:
+            try:
+                if not dry_run:
+                    os.makedirs(target, exist_ok=True)
+                elif not os.path.lexists(target):
+                    target = opened.enter_context(tempfile.TemporaryDirectory())  # nothing is there
+                self._beneath = opened.enter_context(Beneath(target))
+                self.groups = self._beneath.door != "path" and not dry_run
+                """Whether small files are staged and published together; elsewhere each is fetched alone."""
+                if self.groups:
+                    self._area = opened.enter_context(self._enter())
+                    self._area.sweep_staged()
+                    self._small = SmallFiles(self._area, Publisher(self._beneath, self._area, _never), None)
+            except OSError as error:
+                raise local_error(target, error) from None
+            except RequestError as error:
+                raise LocalFileError(f"{display(target)}: {error}") from None
+            self._opened = opened.pop_all()
+
+    def _enter(self) -> Area:
+        for _ in range(AREA_TRIES - 1):
+            with contextlib.suppress(FileNotFoundError):
+                return Area(self._beneath)
+        return Area(self._beneath)
+
+    def close(self) -> None:
+        """Close it, and take the staging area away unless another get or a server is at work in it."""
+        groups, self.groups = self.groups, False
+        if groups:
+            self._area.close()
+            # A staging area in use is not empty: whoever uses it keeps a lock file in it.
+            with contextlib.suppress(OSError), self._beneath.root.open_dir(AREA) as top:
+                top.rmdir("staged")
+                top.rmdir("uploads")
+                top.unlink("lock", missing_ok=True)
+                self._beneath.root.rmdir(AREA)
+        self._opened.close()
+
+    def name(self, path: RemotePath) -> str:
+        """What ``path`` is called on this side."""
+        return os.path.join(self.target, *path.parts)
+
+    def lstat(self, path: RemotePath) -> os.stat_result | None:
+        """What is there; None where nothing is. Raises LocalFileError."""
+        try:
+            return self._beneath.lstat(path)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise local_error(self.name(path), error) from None
+
+    def open_dir(self, path: RemotePath) -> Directory:
+        """A folder, made with those above it where it is missing. Raises LocalFileError."""
+        try:
+            if not path.parts:
+                return self._beneath.open_dir(path)
+            try:
+                return self._beneath.open_dir(path)
+            except FileNotFoundError:
+                with self.open_dir(path.parent) as parent:
+                    with contextlib.suppress(FileExistsError):
+                        parent.mkdir(path.name)
+                    parent.sync()
+                    return parent.open_dir(path.name)
+        except OSError as error:
+            raise local_error(self.name(path), error) from None
+
+    def stage(self, file: NewFile, data: memoryview, digest: KnownDigest) -> Staged:
+        """A verified small file, out of sight. Raises LocalFileError."""
+        try:
+            return self._small.stage(file, data, digest)
+        except RequestError as error:
+            raise self.translated(error, file.path) from None
+
+    def stage_directory(self, directory: NewDirectory) -> Staged:
+        """A folder to be made, or given its mode and time, in its turn."""
+        return self._small.stage_directory(directory)
+
+    def publish(self, group: Sequence[Staged]) -> list[FtpyError | None]:
+        """Put a group in place, durably: for each what failed, if anything did."""
+        return [
+            self.translated(result, staged.path) if isinstance(result, RequestError) else None
+            for staged, result in zip(group, self._small.publish(group), strict=True)
+        ]
+
+    def finish_alone(self, directory: NewDirectory) -> None:
+        """The same for one folder where there are no groups. Raises LocalFileError."""
+        self.open_dir(directory.path).close()
+        assert directory.mtime_ns is not None
+        name = self.name(directory.path)
+        try:
+            os.utime(name, ns=(directory.mtime_ns, directory.mtime_ns))
+        except PermissionError:
+            return  # Windows sets no time of a folder
+        except OSError as error:
+            raise local_error(name, error) from None
+
+    def finish(self, *, mode: int, mtime_ns: int) -> None:
+        """Give the folder itself its mode and time, after ``close`` of all that is in it. Raises LocalFileError."""
+        try:
+            if os.chmod in os.supports_fd:
+                os.chmod(self.target, stat.S_IMODE(os.stat(self.target).st_mode) & 0o7000 | mode)
+            os.utime(self.target, ns=(mtime_ns, mtime_ns))
+        except OSError as error:
+            raise local_error(self.target, error) from None
+
+    def translated(self, error: RequestError, path: RemotePath) -> FtpyError:
+        """What a storage of this side says, as an error of this side."""
+        name = display(self.name(path))
+        if isinstance(error, AlreadyExists):
+            return TargetExists(f"{name}: {TargetExists.sentence()}")
+        if isinstance(error.__cause__, OSError):
+            failure = local_error(self.name(path), error.__cause__)
+            failure.__cause__ = error.__cause__
+            return failure
+        return LocalFileError(f"{name}: {error}")

@@ -1,0 +1,149 @@
+"""A recursive listing read to its end at once, whatever pace it is used at: what is ahead waits in a temporary file.
+
+A server gives up a connection that is not read from for long; a tree may take days.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from ftpy.client.connection import Connection
+from ftpy.errors import ConnectionFailed, FtpyError, NotFound, ProtocolError
+from ftpy.files import FileInfo, RemotePath
+from ftpy.storage.base import Closing
+from ftpy.wire.messages import LsReply, LsRequest, entry_to_info
+from ftpy.wire.spelling import path_to_wire
+
+SPOOL_BYTES = 4 * 1024 * 1024
+"""Kept in memory, some 20,000 entries; beyond, on disk."""
+LISTING_TRIES = 5
+"""Connections that one listing may take without a single new entry."""
+
+_decoder = msgspec.json.Decoder(LsReply)
+
+
+class Listing(Closing):
+    """What is below ``path``, in the order of paths. A listing that ended early is never taken for a complete one.
+
+    It begins on ``connection``, which is the caller's again when it is ``complete``; ``another`` opens more.
+    """
+
+    def __init__(self, path: RemotePath, connection: Connection, another: Callable[[], Connection]) -> None:
+        self._path, self._connection, self._another = path, connection, another
+        self._changed = threading.Condition()
+        self._spool = tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115  (closed by close)
+        self._written = 0
+        self._ended = False
+        self._closed = False
+        self._error: FtpyError | None = None
+        self._last: tuple[str, ...] = ()
+        self._ours: Connection | None = None
+        self.missing = False
+        """Nothing is at ``path``; known when it is ``complete``."""
+        self._thread = threading.Thread(target=self._read, name="ftpy-listing", daemon=True)
+        self._thread.start()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it is complete, or has failed, within ``seconds``."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._ended, seconds)
+
+    def close(self) -> None:
+        """End it; the connection that it was begun on is broken unless it was complete."""
+        with self._changed:
+            self._closed = True
+            ended = self._ended
+        if not ended:
+            self._connection.abandon()
+            if self._ours is not None:
+                self._ours.abandon()
+        self._thread.join()
+        self._spool.close()
+
+    def __iter__(self) -> Iterator[FileInfo]:
+        """The entries. Raises what ended it early, and ProtocolError for names that no listing can have."""
+        at = 0
+        while (page := self._page(at)) is not None:
+            data, at = page
+            for entry in _decoder.decode(data).entries:
+                info = entry_to_info(entry, self._path)
+                if info.path == self._path:
+                    raise ProtocolError("a listing names the folder itself as something in it")
+                yield info
+
+    def _page(self, at: int) -> tuple[bytes, int] | None:
+        """The page that begins at byte ``at`` of the spool, and where the next one does."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended or self._written > at)
+            if self._written <= at:
+                if self._error is not None:
+                    raise self._error
+                return None
+            self._spool.seek(at)
+            size = int.from_bytes(self._spool.read(4), "little")
+            return self._spool.read(size), at + 4 + size
+
+    # ---------------------------------------------------------------- in the thread
+
+    def _read(self) -> None:
+        error: FtpyError | None = None
+        try:
+            self._persist()
+        except NotFound as refused:
+            self.missing = not self._written
+            error = None if self.missing else refused
+        except FtpyError as failure:
+            error = failure
+        finally:
+            with self._changed:
+                self._error, self._ended = error, True
+                self._changed.notify_all()
+            if self._ours is not None:
+                self._ours.close()
+
+    def _persist(self) -> None:
+        connection, failures = self._connection, 0
+        while True:
+            mark = self._written
+            try:
+                self._receive(connection)
+                return
+            except ConnectionFailed as error:
+                failures = failures + 1 if self._written == mark else 1
+                if failures >= LISTING_TRIES or self._closed or isinstance(error, ProtocolError):
+                    raise
+            connection = self._ours = self._another()
+
+    def _receive(self, connection: Connection) -> None:
+        request = LsRequest(id=connection.next_id(), **path_to_wire(self._path), recursive=True)
+        page = connection.call(request, LsReply)
+        resumed = self._last
+        while True:
+            self._keep(page, resumed)
+            if page.complete:
+                return
+            page = connection.wait(LsReply)
+
+    def _keep(self, page: LsReply, resumed: tuple[str, ...]) -> None:
+        """Put a page away, less what came before ``resumed``. Raises ProtocolError where the order is none."""
+        entries = page.entries
+        fresh = []
+        for entry in entries:
+            parts = (
+                tuple(entry.name.split("/")) if entry.name_b64 is None else entry_to_info(entry, self._path).path.parts
+            )
+            if parts > self._last:
+                self._last = parts
+                fresh.append(entry)
+            elif not resumed or parts > resumed:
+                raise ProtocolError("a listing is not in the order of names")
+        data = msgspec.json.encode(msgspec.structs.replace(page, entries=fresh))
+        with self._changed:
+            self._spool.seek(0, 2)
+            self._spool.write(len(data).to_bytes(4, "little") + data)
+            self._written += 4 + len(data)
+            self._changed.notify_all()

@@ -1,0 +1,410 @@
+"""A tree on its way to the server: small files pipelined on a connection, large ones in parts, folders behind both."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import deque
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ftpy.client.connection import Connection
+from ftpy.client.listing import Listing
+from ftpy.client.putting import FilePut, Put
+from ftpy.client.source import Source, local_error, version
+from ftpy.client.trees import (
+    FILE_TRIES,
+    MOST_IN_FLIGHT,
+    OWNER_BITS,
+    Ends,
+    Job,
+    Tally,
+    Told,
+    TreeOptions,
+    Work,
+    same_time,
+)
+from ftpy.client.walking import Found, Walk
+from ftpy.digests import hexdigest
+from ftpy.errors import (
+    ConnectionFailed,
+    DigestMismatch,
+    FtpyError,
+    LocalFileError,
+    ProtocolError,
+    RequestError,
+    SourceChanged,
+    UnknownUpload,
+    Unsupported,
+)
+from ftpy.files import FileInfo, RemotePath, display
+from ftpy.storage.base import KnownDigest
+from ftpy.wire.messages import (
+    DigestReply,
+    DigestRequest,
+    MkdirReply,
+    MkdirRequest,
+    PutRequest,
+    StoredReply,
+    trailer_of,
+)
+from ftpy.wire.spelling import path_to_wire
+
+LOOK_EVERY = 16
+"""Small files between two looks whether replies have come: a look is a system call."""
+
+_FLAGS = (
+    os.O_RDONLY
+    | getattr(os, "O_NONBLOCK", 0)
+    | getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_BINARY", 0)
+)
+
+
+class FileJob(Job):
+    """A file of this side, as the walk found it."""
+
+    __slots__ = ("asks", "sent", "status", "transfer")
+
+    def __init__(self, path: RemotePath, name: str, status: os.stat_result, *, alone: bool, asks: bool) -> None:
+        super().__init__(path, name, status.st_size, alone=alone)
+        self.status = status
+        self.asks = asks
+        """The server may have this very content: that is to be asked first."""
+        self.sent: KnownDigest | None = None
+        """What was sent, when its reply is still to come."""
+        self.transfer: FilePut | None = None
+        """What goes on where it stood when the connection is lost."""
+
+
+class FolderEnd(NamedTuple):
+    """A folder whose files are all sent."""
+
+    path: RemotePath
+    name: str
+    mode: int
+    mtime_ns: int
+
+
+class TreePut:
+    """One tree; ``worker`` on each of any number of connections until it returns.
+
+    ``inline_bytes`` is the largest file sent in one piece; ``theirs`` lists what is there, None where nothing is.
+    """
+
+    def __init__(
+        self, root: str, target: RemotePath, options: TreeOptions, inline_bytes: int, theirs: Listing | None
+    ) -> None:
+        self._options, self._theirs = options, theirs
+        self._walk = Walk(root, target, options.selection, options.links)
+        self._only_some = bool(options.selection.include) and not options.selection.exclude
+        self._inline_bytes = inline_bytes
+        self.tally = Tally(options)
+        self.work: Work[FileJob, FolderEnd] = Work(self._found())
+
+    def dry_run(self) -> None:
+        """Tell what would be sent; what differs only in content is found by its digest in a real run only."""
+        for found in self._found():
+            if isinstance(found, FileJob):
+                self.tally.tell(Told("sent", found.path, found.name, found.size))
+
+    # ---------------------------------------------------------------- what is to be done
+
+    def _found(self) -> Iterator[FileJob | FolderEnd]:
+        there = _Beside(iter(self._theirs) if self._theirs is not None else iter(()))
+        folders: list[_Folder] = []
+        for found in self._walk:
+            match found.kind:
+                case "file":
+                    job = self._file(found, there.at(found.path))
+                    if job is not None:
+                        folders[-1].touched = True
+                        yield job
+                case "directory":
+                    theirs = there.at(found.path)
+                    if folders and theirs is None:
+                        folders[-1].touched = True
+                    folders.append(_Folder(theirs))
+                case "end":
+                    if (end := self._end(found, folders.pop())) is not None:
+                        yield end
+                case "link" | "special":
+                    self.tally.tell(Told(found.kind, found.path, found.local))
+                case "failed":
+                    self.tally.tell(Told("failed", found.path, found.local, error=found.error))
+        self.tally.progress.known = True
+
+    def _file(self, found: Found, there: FileInfo | None) -> FileJob | None:
+        """The job, unless the server has that very file."""
+        status, asks = found.status, False
+        assert status is not None
+        self.tally.found(status.st_size)
+        if there is not None and there.type == "file" and there.size == status.st_size:
+            if not self._options.by_digest:
+                same = same_time(there.mtime_ns, status.st_mtime_ns)
+            else:
+                known = getattr(there, self._options.digest)
+                same = known is not None and self._digest(found.local) == known
+                asks = known is None
+            if same:
+                self.tally.tell(Told("identical", found.path, found.local, status.st_size))
+                return None
+        return FileJob(found.path, found.local, status, alone=asks or status.st_size > self._inline_bytes, asks=asks)
+
+    def _digest(self, name: str) -> str | None:
+        """The digest of a file of this side; None where it cannot be had, which is told when it is to be sent."""
+        try:
+            with Source(name, self._options.digest) as source:
+                for _ in source.chunks(0, source.size):
+                    pass
+                return source.hexdigest()
+        except LocalFileError:
+            return None
+
+    def _end(self, found: Found, folder: _Folder) -> FolderEnd | None:
+        """What is still to be done to a folder, unless it is as it should be."""
+        status, there = found.status, folder.there
+        if not found.path.parts or self._only_some or self._options.dry_run or status is None:
+            return None
+        mode = status.st_mode & 0o777 | OWNER_BITS
+        as_it_should_be = (
+            there is not None
+            and not folder.touched
+            and there.mode == mode
+            and same_time(there.mtime_ns, status.st_mtime_ns)
+        )
+        return None if as_it_should_be else FolderEnd(found.path, found.local, mode, status.st_mtime_ns)
+
+    # ---------------------------------------------------------------- doing it
+
+    def worker(self, connection: Connection) -> None:
+        """Send what there is to send over one connection. Raises ConnectionFailed and its like, nothing of a file."""
+        connection.require(self._options.digest)
+        flying: deque[FileJob] = deque()
+        try:
+            while True:
+                batch = self.work.take(idle=not flying)
+                if isinstance(batch, FileJob):
+                    self._send_large(connection, batch)
+                elif batch is None:
+                    if not flying:
+                        return
+                    self._take_reply(connection, flying)
+                elif isinstance(batch, Ends):
+                    self._send_ends(connection, batch)
+                else:
+                    self._send_batch(connection, batch, flying)
+        finally:
+            if self._options.if_absent:
+                for job in flying:
+                    job.alone = True  # it may have been stored: what is there then is our own
+            self.work.give_back(flying)
+
+    def _send_batch(self, connection: Connection, batch: list[FileJob], flying: deque[FileJob]) -> None:
+        most = min(MOST_IN_FLIGHT, connection.welcome.limits.requests)
+        for number, job in enumerate(batch):
+            try:
+                sent = self._send_small(connection, job)
+            except BaseException:
+                self.work.give_back(batch[number:])
+                raise
+            if sent:
+                flying.append(job)
+            while len(flying) >= most or (number % LOOK_EVERY == 0 and flying and connection.readable()):
+                self._take_reply(connection, flying)
+
+    def _read(self, job: FileJob) -> bytes | None:
+        """The whole of a small file, as the walk found it or as it is now; None where it has outgrown the pipeline.
+
+        Raises LocalFileError, SourceChanged.
+        """
+        for _ in range(FILE_TRIES):
+            try:
+                descriptor = os.open(job.name, _FLAGS)
+                try:
+                    body = os.read(descriptor, job.size + 1)
+                    status = os.fstat(descriptor)
+                finally:
+                    os.close(descriptor)
+            except OSError as error:
+                raise local_error(job.name, error) from None
+            if len(body) == job.size and version(status) == version(job.status):
+                return body
+            if not stat.S_ISREG(status.st_mode):
+                raise LocalFileError(f"{display(job.name)}: no longer a regular file")
+            job.status, job.size = status, status.st_size
+            if job.size > self._inline_bytes:
+                job.alone = True
+                return None
+        raise SourceChanged(f"{display(job.name)} changes all the time")
+
+    def _send_small(self, connection: Connection, job: FileJob) -> bool:
+        """Read, hash and send one file whole: whether it was sent. One that cannot be read is told and through."""
+        try:
+            body = self._read(job)
+        except LocalFileError as error:
+            self._fail(job, error)
+            return False
+        if body is None:
+            self.work.give_back([job])
+            return False
+        name = self._options.digest
+        digest = hexdigest(name, body)
+        job.sent = KnownDigest(name, digest)
+        channel = connection.channel
+        channel.send(
+            PutRequest(
+                id=connection.next_id(),
+                **path_to_wire(job.path),
+                file_size=job.size,
+                mtime_ns=job.status.st_mtime_ns,
+                mode=job.status.st_mode & 0o777,
+                digest=name,
+                condition="absent" if self._options.if_absent else None,
+                length=job.size,
+            )
+        )
+        channel.send_body(body)
+        channel.send(trailer_of(name, digest))
+        return True
+
+    def _take_reply(self, connection: Connection, flying: deque[FileJob]) -> None:
+        try:
+            reply = connection.wait(StoredReply)
+        except RequestError as error:
+            job = flying.popleft()
+            if isinstance(error, DigestMismatch) and job.tries + 1 < FILE_TRIES:
+                job.tries += 1
+                self.work.give_back([job])
+            else:
+                self._fail(job, error)
+            return
+        job = flying.popleft()
+        sent = job.sent
+        assert sent is not None
+        if (reply.file_size, reply.digest.name, reply.digest.hex) != (job.size, sent.name, sent.hex):
+            raise ProtocolError("the server says that it stored something else than what was sent")
+        self._succeed(job)
+
+    def _succeed(self, job: FileJob) -> None:
+        self.work.done()
+        self.tally.tell(Told("sent", job.path, job.name, job.size))
+
+    def _fail(self, job: FileJob, error: FtpyError) -> None:
+        self.work.done()
+        self.tally.tell(Told("failed", job.path, job.name, error=error))
+
+    # ---------------------------------------------------------------- large files
+
+    def _send_large(self, connection: Connection, job: FileJob) -> None:
+        """One file in parts; it goes on where it stood when its connection is lost."""
+        try:
+            if job.asks and self._is_there(connection, job):
+                self.work.done()
+                self.tally.tell(Told("identical", job.path, job.name, job.size))
+                return
+            transfer = self._transfer(job)
+            try:
+                transfer.attempt(connection)
+            except (DigestMismatch, UnknownUpload) as error:
+                if isinstance(error, DigestMismatch) and not transfer.resumed:
+                    raise
+                transfer.start_over()  # what an earlier run left was of other bytes, or is gone
+                transfer.attempt(connection)
+        except ConnectionFailed:
+            self.work.give_back([job])
+            raise
+        except FtpyError as error:
+            self._close(job)
+            self._fail(job, error)
+        except BaseException:
+            self._close(job)
+            raise
+        else:
+            self._close(job)
+            self._succeed(job)
+
+    def _transfer(self, job: FileJob) -> FilePut:
+        if job.transfer is None:
+            options = self._options
+            wanted = Put(job.path, options.digest, "absent" if options.if_absent else None, self.tally.watch(job))
+            job.transfer = FilePut(wanted, Source(job.name, options.digest))
+            if job.sent is not None:
+                job.transfer.answer_lost(job.sent)
+        return job.transfer
+
+    def _is_there(self, connection: Connection, job: FileJob) -> bool:
+        """Whether the server has this very content already."""
+        name = self._options.digest
+        try:
+            reply = connection.call(
+                DigestRequest(id=connection.next_id(), **path_to_wire(job.path), digest=name), DigestReply
+            )
+        except RequestError:
+            return False  # gone or out of our sight: then it is sent
+        return reply.file_size == job.size and reply.digest.hex == self._digest(job.name)
+
+    @staticmethod
+    def _close(job: FileJob) -> None:
+        if job.transfer is not None:
+            job.transfer.close()
+
+    # ---------------------------------------------------------------- folders
+
+    def _send_ends(self, connection: Connection, ends: list[FolderEnd]) -> None:
+        """Make the folders that are still missing, and give each its mode and time."""
+        answered = 0
+        try:
+            for end in ends:
+                connection.channel.send(
+                    MkdirRequest(
+                        id=connection.next_id(),
+                        **path_to_wire(end.path),
+                        parents=True,
+                        mode=end.mode,
+                        mtime_ns=end.mtime_ns,
+                    )
+                )
+                if end is not ends[0] and connection.readable():
+                    self._take_end(connection, ends[answered])
+                    answered += 1
+            while answered < len(ends):
+                self._take_end(connection, ends[answered])
+                answered += 1
+        except BaseException:
+            self.work.give_back_ends(ends[answered:])
+            raise
+
+    def _take_end(self, connection: Connection, end: FolderEnd) -> None:
+        try:
+            connection.wait(MkdirReply)
+        except Unsupported:
+            return  # an old server: it has made the folders of all files, without their times
+        except RequestError as error:
+            self.tally.tell(Told("failed", end.path, end.name, error=error))
+
+
+class _Folder:
+    """A folder that the walk is in: what the server has in its place, and whether anything in it will be sent."""
+
+    __slots__ = ("there", "touched")
+
+    def __init__(self, there: FileInfo | None) -> None:
+        self.there = there
+        self.touched = False
+
+
+class _Beside:
+    """The other side's listing, followed in step with the walk: both are in the order of paths."""
+
+    def __init__(self, entries: Iterator[FileInfo]) -> None:
+        self._entries = entries
+        self._next = next(entries, None)
+
+    def at(self, path: RemotePath) -> FileInfo | None:
+        """What the other side has at ``path``; paths are asked for in their order."""
+        while self._next is not None and self._next.path < path:
+            self._next = next(self._entries, None)
+        found = self._next
+        return found if found is not None and found.path == path else None

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from ftpy.errors import InvalidPath
 
@@ -43,8 +44,7 @@ _PLAIN_AND_PORTABLE = re.compile(
 FileType = Literal["file", "directory", "symlink", "other"]
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class RemotePath:
+class RemotePath(Struct, frozen=True, order=True, gc=False):
     """A legal path below a user's root: a tuple of components, none of them special; ``()`` is the root.
 
     A component that is not UTF-8 on disk is held with surrogate escapes (PEP 383).
@@ -157,8 +157,7 @@ def display(text: str) -> str:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class FileInfo:
+class FileInfo(Struct, frozen=True, gc=False):
     """What is known of one file or directory.
 
     ``size`` in bytes (0 for a directory), ``mtime_ns`` since the epoch, ``mode`` the permission bits,

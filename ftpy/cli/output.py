@@ -26,9 +26,9 @@ def with_digest(client: Client, info: FileInfo) -> FileInfo:
     """``info`` with its md5, asked for where it is not known yet."""
     if info.type != "file" or info.md5 is not None:
         return info
-    import dataclasses
+    import msgspec
 
-    return dataclasses.replace(info, md5=client.digest(info.path, "md5").hex)
+    return msgspec.structs.replace(info, md5=client.digest(info.path, "md5").hex)
 
 
 def print_info(info: FileInfo, where: RemotePath, *, long: bool, digest: bool, as_json: bool) -> None:

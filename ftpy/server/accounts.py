@@ -132,7 +132,7 @@ class Accounts:
             if time.monotonic() - self._looked >= LOOK_SECONDS:
                 self._look()
             found = self._known.users.get(account.name)
-        return found is not None and found[1] == account
+        return found is not None and (found[1] is account or found[1] == account)
 
     def _look(self) -> None:
         """Read the file again if it changed; a broken one is reported once and changes nothing."""

@@ -8,12 +8,13 @@ import secrets
 import socket
 import socketserver
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ftpy.digests import DIGEST_NAMES, PART_DIGEST_NAMES
 from ftpy.errors import ConnectionFailed, ConnectionLost, Denied, InternalError, ProtocolError, RequestError
 from ftpy.server.accounts import Account
 from ftpy.server.context import Commits, Context, failure
+from ftpy.server.trail import Trail
 from ftpy.server.verbs import dispatch
 from ftpy.transport import tls
 from ftpy.transport.channel import Channel
@@ -48,6 +49,7 @@ class RequestHandler(socketserver.BaseRequestHandler):
         self.waiting = False
         self.dismissed = False
         self.user = "-"
+        self.trail = Trail(self._write_trail)
         self.service.opened(self)
 
     def handle(self) -> None:
@@ -79,6 +81,7 @@ class RequestHandler(socketserver.BaseRequestHandler):
         try:
             if self.context is not None:
                 self.context.close()
+            self.trail.flush()
             self.request.close()
         finally:
             self.service.closed(self)
@@ -140,19 +143,20 @@ class RequestHandler(socketserver.BaseRequestHandler):
 
     def _serve(self, channel: Channel, account: Account) -> None:
         storage = self.service.storage_for(account)
-        commits = Commits(storage, channel, self._audit)
+        commits = Commits(storage, channel, self.trail)
         context = self.context = Context(
             channel=channel,
             account=account,
             storage=storage,
             config=self.service.config,
             commits=commits,
-            audit=self._audit,
+            audit=self.trail,
             draining=self.service.draining.is_set,
         )
         while True:
-            if len(commits) and not channel.readable():
+            if not channel.readable():
                 commits.flush()
+                self.trail.flush()
             request = self._next_request(channel, context)
             if request is None:
                 commits.flush()  # the peer may have ended its half only, and waits for the answers
@@ -183,7 +187,7 @@ class RequestHandler(socketserver.BaseRequestHandler):
         try:
             reply = dispatch(request, context)
         except RequestError as error:
-            self._audit("refused", verb=_verb(request), error=error.code, reason=str(error))
+            self.trail("refused", verb=_verb(request), error=error.code, reason=str(error))
             self._fail(request, error, context)
         except (ConnectionFailed, MemoryError):
             raise
@@ -218,8 +222,12 @@ class RequestHandler(socketserver.BaseRequestHandler):
     def _note(self, level: int, event: str, **fields: object) -> None:
         log.log(level, event, extra={"event": event, "fields": {"user": self.user, "source": self.source, **fields}})
 
-    def _audit(self, event: str, **fields: object) -> None:
-        self._note(logging.INFO, event, **fields)
+    def _write_trail(self, event: str, each: list[dict[str, Any]]) -> None:
+        if len(each) == 1:
+            self._note(logging.INFO, event, **each[0])
+        else:
+            fields = {"user": self.user, "source": self.source}
+            log.info(event, extra={"event": event, "fields": fields, "each": each})
 
 
 def _verb(request: Request | UnknownRequest) -> str:

@@ -9,6 +9,7 @@ from ftpy.config import ServerConfig
 from ftpy.errors import Busy, RequestError, ShuttingDown
 from ftpy.files import FileInfo
 from ftpy.server.accounts import Account
+from ftpy.server.trail import Trail
 from ftpy.storage.base import KnownDigest, NewFile, Staged, Storage, Upload
 from ftpy.transport.channel import Channel
 from ftpy.wire.messages import FailureReply, MkdirReply, Reply, StoredReply, digest_of
@@ -25,8 +26,6 @@ PATIENT_BYTES = 1024 * 1024
 MOST_UPLOADS = 64
 """Most uploads that one connection holds open: each costs two descriptors and up to two threads."""
 
-Audit = Callable[..., None]
-
 
 def failure(request_id: int, error: RequestError) -> FailureReply:
     """The reply that carries ``error``; only its own code and message, never a cause."""
@@ -36,7 +35,7 @@ def failure(request_id: int, error: RequestError) -> FailureReply:
 class Commits:
     """Small files and folders waiting to be made durable as one group; replies leave in the order of the requests."""
 
-    def __init__(self, storage: Storage, channel: Channel, audit: Audit) -> None:
+    def __init__(self, storage: Storage, channel: Channel, audit: Trail) -> None:
         self._storage, self._channel, self._audit = storage, channel, audit
         self._group: list[tuple[int, Staged, KnownDigest | None]] = []
         self._bytes = 0
@@ -121,7 +120,7 @@ class Context:
     storage: Storage
     config: ServerConfig
     commits: Commits
-    audit: Audit
+    audit: Trail
     draining: Callable[[], bool]
     uploads: dict[str, Upload] = field(default_factory=dict)
     _found: dict[str, None] = field(default_factory=dict)

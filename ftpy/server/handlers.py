@@ -100,6 +100,7 @@ def handle_commit(request: CommitRequest, context: Context) -> StoredReply:
             context.release(upload.id)
             raise
         context.audit("put", path=str(info.path), bytes=info.size)  # here: also when the client has left meanwhile
+        context.audit.flush()
         context.release(upload.id)
         return info
 

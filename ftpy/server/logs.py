@@ -1,7 +1,9 @@
 """How the server speaks on standard error: one line for each event, for people or as JSON.
 
 A caller says ``log.info("what", extra={"event": "word", "fields": {...}})``; the event's name is for searching, the
-fields are the facts. What a peer sent is escaped, so that no name can forge a line; secrets never come in: raw
+fields are the facts. Many events of one kind may come at once: then ``each`` is a list of what differs.
+
+What a peer sent is escaped, so that no name can forge a line; secrets never come in: raw
 bytes are not printed, pairing tokens and fields with the name of a secret are struck out.
 """
 
@@ -46,8 +48,11 @@ class JsonLines(logging.Formatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as a line, without its end."""
+        """The record as a line, without its end; with ``each``, a line for each."""
         line: dict[str, Any] = {"time": _time(record), "level": record.levelname.lower(), "event": _event(record)}
+        if each := _each(record):
+            line |= _fields(record)
+            return "\n".join(msgspec.json.encode(line | fields).decode() for fields in each)
         taken = {*line, "message", "error", "traceback"} if record.exc_info else {*line, "message"}
         for name, value in _fields(record).items():
             line[f"{name}_" if name in taken else name] = value
@@ -67,15 +72,19 @@ class TextLines(logging.Formatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as a line (several at debug), without its end."""
+        """The record as a line (several at debug), without its end; with ``each``, a line for each."""
         fields = _fields(record)
+        if each := _each(record):
+            words = [_time(record), f"{record.levelname:<7}", _event(record), *_words(fields)]
+            begin = " ".join(words)
+            return "\n".join(" ".join([begin, *_words(one)]) for one in each)
         tail: list[str] = []
         if record.exc_info and (error := record.exc_info[1]):
             fields |= {"error": _clean(_error(error)), "at": _calls(error)}
             if logging.getLogger("ftpy").isEnabledFor(logging.DEBUG):
                 tail = [f"  | {line}" for line in _traceback(error)]
         words = [_time(record), f"{record.levelname:<7}", _event(record)]
-        words += [f"{name}={_quoted(value)}" for name, value in fields.items()]
+        words += _words(fields)
         if message := _message(record):
             words.append(f"({message})")
         return "\n".join([" ".join(words), *tail])
@@ -99,6 +108,15 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
     return {_clean(name): _value(name, value) for name, value in fields.items()}
 
 
+def _each(record: logging.LogRecord) -> list[dict[str, Any]]:
+    """The facts of several events that differ only in them, by names of ours."""
+    return [{name: _value(name, value) for name, value in fields.items()} for fields in getattr(record, "each", ())]
+
+
+def _words(fields: dict[str, Any]) -> list[str]:
+    return [f"{name}={_quoted(value)}" for name, value in fields.items()]
+
+
 def _value(name: str, value: object) -> Any:
     """A field's value, fit for a line: numbers, booleans and None as they are, all else as clean text."""
     if name in _SECRET_FIELDS:
@@ -113,10 +131,12 @@ def _value(name: str, value: object) -> Any:
 
 
 def _clean(text: str) -> str:
-    return display(_TOKEN.sub(f"ftpy1.{_STRUCK}", text))
+    return display(_TOKEN.sub(f"ftpy1.{_STRUCK}", text) if "ftpy1." in text else text)
 
 
 def _quoted(value: Any) -> str:
+    if type(value) is int:
+        return str(value)
     if isinstance(value, list):
         return ",".join(_quoted(item) for item in value) or '""'
     text = "-" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

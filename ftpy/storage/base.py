@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Self
+
+from msgspec import Struct
 
 from ftpy.digests import DigestName, PartDigestName
 from ftpy.errors import RequestError
@@ -36,8 +37,7 @@ def part_size_for(file_size: int | None) -> int:
     return max(PART_BYTES, -(-file_size // MOST_PARTS // MIB) * MIB)
 
 
-@dataclass(frozen=True, slots=True)
-class KnownDigest:
+class KnownDigest(Struct, frozen=True, gc=False):
     """A digest and its name."""
 
     name: DigestName
@@ -48,8 +48,7 @@ Condition = Literal["absent"] | KnownDigest | None
 """What must be true of the path at publication: nothing there, this content there, or anything."""
 
 
-@dataclass(frozen=True, slots=True)
-class NewFile:
+class NewFile(Struct, frozen=True):
     """What a client wants published: ``file_size`` in bytes (None: not known yet), ``mode`` None for the default."""
 
     path: RemotePath
@@ -149,8 +148,7 @@ class Upload(Closing, abc.ABC):
         """Drop the upload and all that was stored of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class NewDirectory:
+class NewDirectory(Struct, frozen=True):
     """A directory that a client wants: with ``parents`` those above it too, and it may be there already.
 
     ``mode`` and ``mtime_ns`` become its where they are given, also if it was there.

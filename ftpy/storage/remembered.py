@@ -37,7 +37,12 @@ ON CONFLICT (dev, ino) DO UPDATE SET
         THEN coalesce(excluded.blake3, blake3) ELSE excluded.blake3 END,
     size = excluded.size, mtime_ns = excluded.mtime_ns, ctime_ns = excluded.ctime_ns
 """
-_LOOK = "SELECT dev, ino, size, mtime_ns, ctime_ns, md5, blake3 FROM digests WHERE (dev, ino) IN (VALUES {})"
+_LOOK = "SELECT dev, ino, size, mtime_ns, ctime_ns, md5, blake3 FROM digests WHERE dev = ? AND ino = ?"
+# CROSS JOIN fixes the order: SQLite would scan the whole table for more than a few names.
+_LOOK_ALL = """
+WITH wanted (dev, ino) AS (VALUES {})
+SELECT dev, ino, size, mtime_ns, ctime_ns, md5, blake3 FROM wanted CROSS JOIN digests USING (dev, ino)
+"""
 _BUSY_SECONDS = 5.0
 """How long another process's write is waited for."""
 
@@ -69,14 +74,16 @@ class Remembered(Closing):
 
     def look(self, version: Version) -> Digests:
         """What is remembered of one version."""
-        return self.look_all([version]).get(version, NO_DIGESTS)
+        key = _key(version)
+        row = self._safely(lambda database: database.execute(_LOOK, key[:2]).fetchone(), None)
+        return Digests(row[5], row[6]) if row is not None and row[:5] == key else NO_DIGESTS
 
     def look_all(self, versions: Sequence[Version]) -> dict[Version, Digests]:
         """What is remembered of several versions, in one query; at most some thousand."""
         if not versions:
             return {}
         names = [_signed(number) for version in versions for number in version[:2]]
-        query = _LOOK.format(",".join(["(?,?)"] * len(versions)))
+        query = _LOOK_ALL.format(",".join(["(?,?)"] * len(versions)))
         rows: list[tuple[Any, ...]] = self._safely(lambda database: database.execute(query, names).fetchall(), [])
         found = {row[:5]: Digests(row[5], row[6]) for row in rows}
         return {version: digests for version in versions if (digests := found.get(_key(version))) is not None}
@@ -114,7 +121,7 @@ class Remembered(Closing):
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = OFF")
             database.execute(_SCHEMA)
-            database.execute("SELECT dev, ino, size, mtime_ns, ctime_ns, md5, blake3 FROM digests LIMIT 1")
+            database.execute(_LOOK, (0, 0))
         except sqlite3.Error:
             database.close()
             raise

@@ -35,6 +35,8 @@ from ftpy.storage import reading, syscalls
 from ftpy.storage.base import MIB, MOST_PARTS, PART_BYTES, NewFile, Storage, part_size_for
 from ftpy.storage.beneath import Door
 from ftpy.storage.local import LocalStorage
+from ftpy.storage.remembered import _LOOK, _LOOK_ALL, Remembered
+from ftpy.storage.versions import Version
 from tests.paths import NOT_PORTABLE
 from tests.storage.contract import (
     MTIME,
@@ -345,6 +347,17 @@ def test_descriptors_and_threads_return_to_base(root: Path, tmp_path: Path) -> N
 def settled() -> None:
     """Wait until what was written is old enough for its times to tell later writes apart."""
     time.sleep(0.03)
+
+
+def test_digests_of_many_files_are_looked_up_without_reading_all_that_is_remembered(tmp_path: Path) -> None:
+    with Remembered(tmp_path / "digests.sqlite") as remembered:
+        assert remembered.look(Version(1, 2, 3, 4, 5)) == (None, None)
+        for query in (_LOOK, *(_LOOK_ALL.format(",".join(["(?,?)"] * count)) for count in (1, 10, 256))):
+            names = [0] * query.count("?")
+            plan = remembered._safely(
+                lambda db, q=query, n=names: db.execute(f"EXPLAIN QUERY PLAN {q}", n).fetchall(), []
+            )
+            assert any("SEARCH digests USING PRIMARY KEY (dev=? AND ino=?)" in row[3] for row in plan), plan
 
 
 def test_digest_is_remembered_across_a_restart(root: Path, tmp_path: Path) -> None:

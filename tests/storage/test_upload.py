@@ -417,7 +417,7 @@ def test_commit_that_waits_ends_when_the_storage_is_closed_or_interrupted(
 
 READ_ONLY = """
 import os, signal, sys
-from dataclasses import replace
+from msgspec.structs import replace
 from ftpy.storage import upload as upload_module
 from ftpy.storage.local import LocalStorage
 from tests.storage.contract import OWNER, digest, new_file, send_missing

@@ -44,6 +44,7 @@ class Host:
     tls: bool = True
     limits: Limits = field(default_factory=Limits)
     listen: str = "127.0.0.1:0"
+    portable_names: bool = True
     service: Service | None = None
     address: str = ""
 
@@ -73,6 +74,7 @@ class Host:
             users=str(self.folder / "users.json"),
             state=str(self.folder / "state"),
             limits=self.limits,
+            portable_names=self.portable_names,
         )
 
     def start(self) -> None:

@@ -15,7 +15,7 @@ from ftpy.client.connection import Connection
 from ftpy.errors import ConnectionFailed, FtpyError, NotFound, ProtocolError
 from ftpy.files import FileInfo, RemotePath
 from ftpy.storage.base import Closing
-from ftpy.wire.messages import LsReply, LsRequest, entry_to_info
+from ftpy.wire.messages import Entry, LsReply, LsRequest, entry_to_info
 from ftpy.wire.spelling import path_to_wire
 
 SPOOL_BYTES = 4 * 1024 * 1024
@@ -27,7 +27,7 @@ _decoder = msgspec.json.Decoder(LsReply)
 
 
 class Listing(Closing):
-    """What is below ``path``, in the order of paths. A listing that ended early is never taken for a complete one.
+    """What is below ``path``, in the server's order. One that ended early is never taken for a complete one.
 
     It begins on ``connection``, which is the caller's again when it is ``complete``; ``another`` opens more.
     """
@@ -41,6 +41,8 @@ class Listing(Closing):
         self._closed = False
         self._error: FtpyError | None = None
         self._last: tuple[str, ...] = ()
+        self._ordered = True
+        """It came in the order of paths so far: only then can another connection go on with it."""
         self._ours: Connection | None = None
         self.missing = False
         """Nothing is at ``path``; known when it is ``complete``."""
@@ -114,8 +116,11 @@ class Listing(Closing):
                 return
             except ConnectionFailed as error:
                 failures = failures + 1 if self._written == mark else 1
-                if failures >= LISTING_TRIES or self._closed or isinstance(error, ProtocolError):
+                final = self._closed or not self._ordered or isinstance(error, ProtocolError)
+                if final or failures >= LISTING_TRIES:
                     raise
+            if self._ours is not None:
+                self._ours.close()
             connection = self._ours = self._another()
 
     def _receive(self, connection: Connection) -> None:
@@ -129,21 +134,25 @@ class Listing(Closing):
             page = connection.wait(LsReply)
 
     def _keep(self, page: LsReply, resumed: tuple[str, ...]) -> None:
-        """Put a page away, less what came before ``resumed``. Raises ProtocolError where the order is none."""
-        entries = page.entries
+        """Put a page away, less what came before ``resumed``."""
         fresh = []
-        for entry in entries:
-            parts = (
-                tuple(entry.name.split("/")) if entry.name_b64 is None else entry_to_info(entry, self._path).path.parts
-            )
+        for entry in page.entries:
+            parts = self._parts(entry)
             if parts > self._last:
                 self._last = parts
-                fresh.append(entry)
-            elif not resumed or parts > resumed:
-                raise ProtocolError("a listing is not in the order of names")
+            elif parts <= resumed:
+                continue
+            else:
+                self._ordered = False
+            fresh.append(entry)
         data = msgspec.json.encode(msgspec.structs.replace(page, entries=fresh))
         with self._changed:
             self._spool.seek(0, 2)
             self._spool.write(len(data).to_bytes(4, "little") + data)
             self._written += 4 + len(data)
             self._changed.notify_all()
+
+    def _parts(self, entry: Entry) -> tuple[str, ...]:
+        if entry.name_b64 is None:
+            return tuple(entry.name.split("/"))
+        return entry_to_info(entry, self._path).path.parts[len(self._path.parts) :]

@@ -230,25 +230,22 @@ class TreeGet:
 
     def _ask(self, connection: Connection, batch: list[FileJob], flying: deque[FileJob], group: _Group) -> None:
         most = min(MOST_IN_FLIGHT, connection.welcome.limits.requests)
-        for number, job in enumerate(batch):
-            try:
+        left = deque(batch)
+        try:
+            while left:
                 while len(flying) >= most or group.due > MOST_BYTES_IN_FLIGHT:
                     self._take_reply(connection, flying, group)
+                job = left[0]
+                fields = path_to_wire(job.path)
                 connection.channel.send(
-                    GetRequest(
-                        id=connection.next_id(),
-                        **path_to_wire(job.path),
-                        etag=job.info.etag,
-                        digest=self._options.digest,
-                    )
+                    GetRequest(id=connection.next_id(), **fields, etag=job.info.etag, digest=self._options.digest)
                 )
-            except BaseException:
-                self.work.give_back(batch[number:])
-                raise
-            flying.append(job)
-            group.due += job.size
-            while number % LOOK_EVERY == 0 and flying and connection.readable():
-                self._take_reply(connection, flying, group)
+                flying.append(left.popleft())
+                group.due += job.size
+                while len(left) % LOOK_EVERY == 0 and flying and connection.readable():
+                    self._take_reply(connection, flying, group)
+        finally:
+            self.work.give_back(left)
 
     def _take_reply(self, connection: Connection, flying: deque[FileJob], group: _Group) -> None:
         """The next file: verified and staged, or told why not."""

@@ -24,7 +24,7 @@ from ftpy.client.trees import (
     Work,
     same_time,
 )
-from ftpy.client.walking import Found, Walk
+from ftpy.client.walking import Found, Walk, unnameable
 from ftpy.digests import hexdigest
 from ftpy.errors import (
     ConnectionFailed,
@@ -97,6 +97,7 @@ class TreePut:
         self, root: str, target: RemotePath, options: TreeOptions, inline_bytes: int, theirs: Listing | None
     ) -> None:
         self._options, self._theirs = options, theirs
+        self._root, self._target = root, target
         self._walk = Walk(root, target, options.selection, options.links)
         self._only_some = bool(options.selection.include) and not options.selection.exclude
         self._inline_bytes = inline_bytes
@@ -112,6 +113,10 @@ class TreePut:
     # ---------------------------------------------------------------- what is to be done
 
     def _found(self) -> Iterator[FileJob | FolderEnd]:
+        foreseen = set()
+        for found in unnameable(self._root, self._target):
+            foreseen.add(found.local)
+            self._tell_failed(found)
         there = _Beside(iter(self._theirs) if self._theirs is not None else iter(()))
         folders: list[_Folder] = []
         for found in self._walk:
@@ -132,8 +137,12 @@ class TreePut:
                 case "link" | "special":
                     self.tally.tell(Told(found.kind, found.path, found.local))
                 case "failed":
-                    self.tally.tell(Told("failed", found.path, found.local, error=found.error))
+                    if found.local not in foreseen:
+                        self._tell_failed(found)
         self.tally.progress.known = True
+
+    def _tell_failed(self, found: Found) -> None:
+        self.tally.tell(Told("failed", found.path, found.local, error=found.error))
 
     def _file(self, found: Found, there: FileInfo | None) -> FileJob | None:
         """The job, unless the server has that very file."""
@@ -203,16 +212,16 @@ class TreePut:
 
     def _send_batch(self, connection: Connection, batch: list[FileJob], flying: deque[FileJob]) -> None:
         most = min(MOST_IN_FLIGHT, connection.welcome.limits.requests)
-        for number, job in enumerate(batch):
-            try:
-                sent = self._send_small(connection, job)
-            except BaseException:
-                self.work.give_back(batch[number:])
-                raise
-            if sent:
-                flying.append(job)
-            while len(flying) >= most or (number % LOOK_EVERY == 0 and flying and connection.readable()):
-                self._take_reply(connection, flying)
+        left = deque(batch)
+        try:
+            while left:
+                if self._send_small(connection, left[0]):
+                    flying.append(left[0])
+                left.popleft()
+                while len(flying) >= most or (len(left) % LOOK_EVERY == 0 and flying and connection.readable()):
+                    self._take_reply(connection, flying)
+        finally:
+            self.work.give_back(left)
 
     def _read(self, job: FileJob) -> bytes | None:
         """The whole of a small file, as the walk found it or as it is now; None where it has outgrown the pipeline.

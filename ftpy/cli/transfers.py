@@ -129,14 +129,10 @@ class Outlet:
 
 
 def _summary(name: str, result: TreeResult, *, dry_run: bool) -> str:
-    if dry_run:
-        facts = [f"{result.files:,} files, {size_of(result.size)} to move"]
-    else:
-        facts = [f"{result.files:,} files, {size_of(result.size)} in {result.seconds:.1f} s"]
-        if result.files:
-            facts[0] += (
-                f" ({result.files / result.seconds:,.0f} files/s, {rate(result.size, result.seconds)}), verified"
-            )
+    moved = f"{result.files:,} file{'' if result.files == 1 else 's'}, {size_of(result.size)}"
+    facts = [f"{moved} to move" if dry_run else f"{moved} in {result.seconds:.1f} s"]
+    if result.files and not dry_run:
+        facts[0] += f" ({result.files / result.seconds:,.0f} files/s, {rate(result.size, result.seconds)}), verified"
     if result.identical:
         facts.append(f"{result.identical:,} identical already")
     if result.links:

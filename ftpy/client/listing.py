@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 
 import msgspec
@@ -18,8 +19,8 @@ from ftpy.storage.base import Closing
 from ftpy.wire.messages import Entry, LsReply, LsRequest, entry_to_info
 from ftpy.wire.spelling import path_to_wire
 
-SPOOL_BYTES = 4 * 1024 * 1024
-"""Kept in memory, some 20,000 entries; beyond, on disk."""
+PAGES_AT_HAND = 32
+"""Pages kept in memory, some 10,000 entries; what comes while they are not taken waits on disk."""
 LISTING_TRIES = 5
 """Connections that one listing may take without a single new entry."""
 
@@ -35,8 +36,11 @@ class Listing(Closing):
     def __init__(self, path: RemotePath, connection: Connection, another: Callable[[], Connection]) -> None:
         self._path, self._connection, self._another = path, connection, another
         self._changed = threading.Condition()
-        self._spool = tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115  (closed by close)
-        self._written = 0
+        self._pages: deque[LsReply] = deque()
+        self._spool = tempfile.TemporaryFile()  # noqa: SIM115  (closed by close)
+        self._read_bytes = self._spooled_bytes = 0
+        self._received = 0
+        """Pages that brought something new."""
         self._ended = False
         self._closed = False
         self._error: FtpyError | None = None
@@ -68,26 +72,26 @@ class Listing(Closing):
 
     def __iter__(self) -> Iterator[FileInfo]:
         """The entries. Raises what ended it early, and ProtocolError for names that no listing can have."""
-        at = 0
-        while (page := self._page(at)) is not None:
-            data, at = page
-            for entry in _decoder.decode(data).entries:
+        while (page := self._next_page()) is not None:
+            for entry in page.entries:
                 info = entry_to_info(entry, self._path)
                 if info.path == self._path:
                     raise ProtocolError("a listing names the folder itself as something in it")
                 yield info
 
-    def _page(self, at: int) -> tuple[bytes, int] | None:
-        """The page that begins at byte ``at`` of the spool, and where the next one does."""
+    def _next_page(self) -> LsReply | None:
         with self._changed:
-            self._changed.wait_for(lambda: self._ended or self._written > at)
-            if self._written <= at:
-                if self._error is not None:
-                    raise self._error
-                return None
-            self._spool.seek(at)
-            size = int.from_bytes(self._spool.read(4), "little")
-            return self._spool.read(size), at + 4 + size
+            self._changed.wait_for(lambda: self._pages or self._ended or self._read_bytes < self._spooled_bytes)
+            if self._pages:
+                return self._pages.popleft()
+            if self._read_bytes < self._spooled_bytes:  # all of it came later than what is at hand
+                self._spool.seek(self._read_bytes)
+                size = int.from_bytes(self._spool.read(4), "little")
+                self._read_bytes += 4 + size
+                return _decoder.decode(self._spool.read(size))
+            if self._error is not None:
+                raise self._error
+            return None
 
     # ---------------------------------------------------------------- in the thread
 
@@ -96,7 +100,7 @@ class Listing(Closing):
         try:
             self._persist()
         except NotFound as refused:
-            self.missing = not self._written
+            self.missing = not self._received
             error = None if self.missing else refused
         except FtpyError as failure:
             error = failure
@@ -110,12 +114,12 @@ class Listing(Closing):
     def _persist(self) -> None:
         connection, failures = self._connection, 0
         while True:
-            mark = self._written
+            mark = self._received
             try:
                 self._receive(connection)
                 return
             except ConnectionFailed as error:
-                failures = failures + 1 if self._written == mark else 1
+                failures = failures + 1 if self._received == mark else 1
                 final = self._closed or not self._ordered or isinstance(error, ProtocolError)
                 if final or failures >= LISTING_TRIES:
                     raise
@@ -145,11 +149,17 @@ class Listing(Closing):
             else:
                 self._ordered = False
             fresh.append(entry)
-        data = msgspec.json.encode(msgspec.structs.replace(page, entries=fresh))
+        if len(fresh) < len(page.entries):
+            page = msgspec.structs.replace(page, entries=fresh)
         with self._changed:
-            self._spool.seek(0, 2)
-            self._spool.write(len(data).to_bytes(4, "little") + data)
-            self._written += 4 + len(data)
+            if self._read_bytes == self._spooled_bytes and len(self._pages) < PAGES_AT_HAND:
+                self._pages.append(page)
+            else:
+                data = msgspec.json.encode(page)
+                self._spool.seek(self._spooled_bytes)
+                self._spool.write(len(data).to_bytes(4, "little") + data)
+                self._spooled_bytes += 4 + len(data)
+            self._received += bool(fresh)
             self._changed.notify_all()
 
     def _parts(self, entry: Entry) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from typing import Any, TypeVar
@@ -103,6 +104,13 @@ def decode_request(header: bytes) -> Request | UnknownRequest:
 
 def decode_reply(header: bytes, kind: type[Reply]) -> AnyReply:
     """The header as the reply that is due: a ``kind``, a failure or progress. Raises ProtocolError."""
+    decoder = _decoders.get(kind)
+    if decoder is not None:
+        # At one glance, what nearly all replies are: a good one, spelt as we would spell it.
+        with contextlib.suppress(*_MALFORMED):
+            message: Reply = decoder.decode(header)
+            if message.ok and _encoder.encode(message) == header:
+                return message
     outcome = _strictly(_outcome, header, check=False)
     if outcome.ok is True:
         return decode(header, kind)

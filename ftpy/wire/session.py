@@ -30,14 +30,20 @@ from ftpy.wire.messages import (
 )
 
 
-class Side(enum.Enum):
+class _Word(enum.Enum):
+    """A word of the tables below, which are looked into several times for every message."""
+
+    __hash__ = object.__hash__  # members are the only ones of their kind; Enum's own hash is a call in Python
+
+
+class Side(_Word):
     """Who speaks."""
 
     CLIENT = "client"
     SERVER = "server"
 
 
-class State(enum.Enum):
+class State(_Word):
     """How far the connection is."""
 
     HELLO_DUE = "hello is due"
@@ -48,7 +54,7 @@ class State(enum.Enum):
     CLOSED = "closed"
 
 
-class Lane(enum.Enum):
+class Lane(_Word):
     """What one direction carries next."""
 
     HEADER = "header"

@@ -26,6 +26,9 @@ SOCKET_PATH_BYTES = 103
 """Longest path of a Unix socket, bytes: what fits into ``sun_path`` of macOS; Linux takes four more."""
 
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+MOST_WORKERS = 256
+"""Most processes that serve: more cores than one file server's disks can feed."""
+Workers = Annotated[int, Meta(ge=1, le=MOST_WORKERS)]
 Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
 Key = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{43}\Z")]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
@@ -115,6 +118,10 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     portable_names: Annotated[
         bool, _says("Refuse new names that Windows or macOS could not hold (CON, a:b, trailing dots, not NFC).")
     ] = True
+    workers: Annotated[
+        Workers | Literal["auto"],
+        _says('Processes that serve at once, sharing all limits; "auto": one for each core that may be used.'),
+    ] = 1
     limits: Limits = Limits()
     uploads: Uploads = Uploads()
     log: Log = Log()
@@ -284,9 +291,22 @@ def find_fault(config: ServerConfig, settings: str) -> Fault | None:
     public = [text for text in config.listen if not parse_address(text).is_loopback]
     if config.tls == "off" and public and not config.allow_plaintext:
         return Fault("tls", f'tls = "off" is refused on {public[0]} unless allow_plaintext = true')
+    if worker_count(config) > 1 and not hasattr(os, "fork"):
+        return Fault("workers", "several processes need fork(2), which this system does not have; workers = 1")
     if exposed := exposed_by(config, config.root, settings):
         return Fault("root", f"`{exposed}` lies below `root`, so users could read or change it")
     return None
+
+
+def worker_count(config: ServerConfig) -> int:
+    """How many processes serve."""
+    if config.workers != "auto":
+        return config.workers
+    if not hasattr(os, "fork"):
+        return 1
+    if hasattr(os, "sched_getaffinity"):
+        return min(len(os.sched_getaffinity(0)), MOST_WORKERS)  # fewer than there are, in a container
+    return min(os.cpu_count() or 1, MOST_WORKERS)
 
 
 _OURS = ("certificate", "private_key", "users", "state")

@@ -22,6 +22,7 @@ _WORDS = {
     "`bool`": "true or false",
     "`array`": "a list",
     "`object`": "a table",
+    "`int | str`": "a whole number or a word",
 }
 """msgspec's words -> TOML's."""
 
@@ -83,8 +84,8 @@ class Source:
         if match := re.match(r"Object missing required field `(.*)`", what):
             return self.error(table, f"`{match[1]}` is missing")
         if what.startswith("Invalid enum value"):
-            what += f", known are: {listed(get_args(kind))}"
-        said = re.sub(r"`\w+`", lambda word: _WORDS.get(word[0], word[0]), what)
+            what += f", known are: {listed(_literals(kind))}"
+        said = re.sub(r"`[\w |]+`", lambda word: _WORDS.get(word[0], word[0]), what)
         return self.error(table, f"`{display('.'.join(table))}`: {said[:1].lower()}{display(said[1:])}")
 
     def _line_of(self, path: tuple[str, ...]) -> int | None:
@@ -101,6 +102,14 @@ class Source:
             if len(found) > best_length and found == path[: len(found)]:
                 best, best_length = number, len(found)
         return best
+
+
+def _literals(kind: Any) -> list[str]:
+    """The words of a Literal, also where it is one of several types; "a number" for a number's."""
+    if kind is int:
+        return ["a whole number"]
+    found = [_literals(one) if not isinstance(one, str) else [one] for one in get_args(kind)]
+    return [word for words in found for word in words]
 
 
 def _split(name: str) -> tuple[str, ...]:

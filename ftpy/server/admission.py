@@ -5,8 +5,13 @@ from __future__ import annotations
 import ipaddress
 import threading
 from collections import Counter
+from collections.abc import Hashable
+from typing import Generic, TypeVar
 
 from ftpy.config import Limits
+
+ConnectionT = TypeVar("ConnectionT", bound=Hashable)
+"""What tells connections apart: no two that are counted in are equal."""
 
 
 def source_of(address: object) -> str:
@@ -23,14 +28,14 @@ def source_of(address: object) -> str:
     return str(ip)
 
 
-class Admission:
+class Admission(Generic[ConnectionT]):
     """Counts connections; a thread is made only for one that was admitted."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._lock = threading.Lock()
         self._by_source: Counter[str] = Counter()
-        self._strangers: dict[int, str] = {}  # their sources, in the order of their coming
+        self._strangers: dict[ConnectionT, str] = {}  # their sources, in the order of their coming
 
     @property
     def connections(self) -> int:
@@ -38,7 +43,7 @@ class Admission:
         with self._lock:
             return self._by_source.total()
 
-    def admit(self, connection: int, source: str) -> tuple[str | None, int | None]:
+    def admit(self, connection: ConnectionT, source: str) -> tuple[str | None, ConnectionT | None]:
         """Count a connection in, as a stranger until ``known``: (why not, the stranger that makes room for it).
 
         Newcomers are not refused because of strangers who say nothing. Of the source with the most of them the one
@@ -58,24 +63,24 @@ class Admission:
             self._strangers[connection] = source
             return None, evicted
 
-    def _most_dispensable(self, newcomer: str) -> int:
+    def _most_dispensable(self, newcomer: str) -> ConnectionT:
         """The oldest stranger of the source that has the most, the newcomer's counted with it (lock held)."""
         counts = Counter(self._strangers.values())
         counts[newcomer] += 1
         most = max(counts[source] for source in self._strangers.values())
         return next(stranger for stranger, source in self._strangers.items() if counts[source] == most)
 
-    def is_stranger(self, connection: int) -> bool:
+    def is_stranger(self, connection: ConnectionT) -> bool:
         """Whether an admitted connection has neither authenticated nor had to make room."""
         with self._lock:
             return connection in self._strangers
 
-    def known(self, connection: int) -> bool:
+    def known(self, connection: ConnectionT) -> bool:
         """The connection has authenticated: False if it has made room for another before that, and must end."""
         with self._lock:
             return self._strangers.pop(connection, None) is not None
 
-    def leave(self, connection: int, source: str) -> None:
+    def leave(self, connection: ConnectionT, source: str) -> None:
         """Count an admitted connection out."""
         with self._lock:
             self._strangers.pop(connection, None)

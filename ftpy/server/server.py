@@ -14,26 +14,29 @@ import signal
 import socket
 import socketserver
 import ssl
-import stat
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from ftpy.config import Address, ServerConfig, exposed_by, parse_address
+from ftpy.config import Address, ServerConfig, exposed_by, worker_count
 from ftpy.errors import Busy, ConfigError, InternalError, RequestError
 from ftpy.files import display
 from ftpy.server.accounts import Account, Accounts
 from ftpy.server.admission import Admission, source_of
 from ftpy.server.connection import RequestHandler
 from ftpy.server.identity import certificate_sha256, check_identity
+from ftpy.server.listening import Listener, listen_on_all
 from ftpy.server.logs import setup_logging
 from ftpy.storage.base import Storage
 from ftpy.storage.local import LocalStorage
+from ftpy.storage.sharing import Link
 from ftpy.transport import tls
 from ftpy.wire.auth import Channel as Binding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+
+    from ftpy.server.worker import Parent, SharedAdmission
 
 log = logging.getLogger("ftpy.server")
 
@@ -47,6 +50,7 @@ POLL_SECONDS = 0.2
 """How soon an accept loop notices that it is to stop."""
 STARVED_SECONDS = 0.1
 """Pause before the next accept when there is no descriptor or thread left: no spinning."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STARVED_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -55,18 +59,20 @@ class _Root:
 
     def __init__(self) -> None:
         self.opening = threading.Lock()  # one for each: a disk that hangs keeps only its own users waiting
-        self.storage: Storage | None = None
+        self.storage: LocalStorage | None = None
 
 
 class Service:
     """What all listening sockets share: settings, accounts, storages, the open connections, the drain.
 
-    ``settings`` is the file that ``config`` came from, if any: no user may reach it.
+    ``settings`` is the file that ``config`` came from, if any: no user may reach it. One of several processes has a
+    ``parent``, who counts connections for all of them and knows which one has an upload open.
     """
 
-    def __init__(self, config: ServerConfig, settings: str | None = None) -> None:
+    def __init__(self, config: ServerConfig, settings: str | None = None, parent: Parent | None = None) -> None:
         self.config = config
         self._settings = settings
+        self._parent = parent
         self.accounts = Accounts(config.users)
         self.tls_context: ssl.SSLContext | None = None
         self.binding = Binding()
@@ -74,7 +80,7 @@ class Service:
             check_identity(config.certificate, config.private_key)
             self.tls_context = tls.server_context(config.certificate, config.private_key)
             self.binding = Binding(certificate_sha256(config.certificate))
-        self.admission = Admission(config.limits)
+        self.admission: Admission[int] | SharedAdmission = parent.admission if parent else Admission(config.limits)
         self.draining = threading.Event()
         self._stopped = threading.Event()
         self._lock = threading.Lock()
@@ -86,28 +92,32 @@ class Service:
 
     # ---- life
 
-    def start(self) -> list[Address]:
-        """Listen on every address and serve in threads: the addresses, with the ports that were chosen for 0.
-
-        Raises ConfigError.
-        """
+    def check(self) -> None:
+        """Whether the root can be served. Raises ConfigError."""
         try:
             self._storage_at(self.config.root)
         except RequestError as error:
             raise ConfigError(f"the root {display(self.config.root)} cannot be served: {error}") from None
-        try:
-            for text in self.config.listen:
-                self._servers.append(Server(parse_address(text), self))
-        except BaseException:
-            for server in self._servers:
-                server.server_close()
-            raise
+
+    def start(self, listeners: Sequence[Listener] | None = None) -> list[Address]:
+        """Listen on every address and serve in threads: the addresses, with the ports that were chosen for 0.
+
+        ``listeners`` were made by another process, and are closed by us. Raises ConfigError.
+        """
+        self.check()
+        self._servers = [
+            Server(listener, self) for listener in (listen_on_all(self.config) if listeners is None else listeners)
+        ]
         for server in self._servers:
             self._spawn(lambda server=server: server.serve_forever(POLL_SECONDS), f"ftpy-accept {server.address}")
-            log.info("listening", extra={"event": "listening", "fields": {"address": str(server.address)}})
+            self._note("listening", address=str(server.address))
         self._spawn(self._sweep, "ftpy-sweep")
         self._spawn(self._watch, "ftpy-watch")
         return [server.address for server in self._servers]
+
+    def _note(self, event: str, **fields: object) -> None:
+        """What the server as a whole does is said once: by the parent, where there is one."""
+        log.log(logging.DEBUG if self._parent else logging.INFO, event, extra={"event": event, "fields": fields})
 
     def _spawn(self, run: Any, name: str) -> None:
         thread = threading.Thread(target=run, name=name)
@@ -119,7 +129,7 @@ class Service:
 
         Returns whether every connection ended; what was cut off can be resumed.
         """
-        log.info("draining", extra={"event": "draining", "fields": {"connections": self.admission.connections}})
+        self._note("draining", connections=self.admission.connections)
         self.draining.set()
         for server in self._servers:
             server.shutdown()
@@ -133,14 +143,22 @@ class Service:
             for handler in self._open_handlers():
                 handler.abandon()
         ended = self._wait_closed(LAST_SECONDS)
+        if self._parent is not None:
+            # Until all have drained, others may be at work on uploads that are open here.
+            self._parent.drained(self.config.limits.drain_seconds + 2 * LAST_SECONDS)
         self._stopped.set()
         for thread in self._threads:
             thread.join(LAST_SECONDS)
         if ended:
             for storage in self._storages():
                 storage.close()
-        log.info("stopped", extra={"event": "stopped", "fields": {"all_ended": ended}})
+        self._note("stopped", all_ended=ended)
         return ended
+
+    def close(self) -> None:
+        """Close what ``check`` opened, without ever having started."""
+        for storage in self._storages():
+            storage.close()
 
     def _open_handlers(self) -> Iterable[RequestHandler]:
         with self._lock:
@@ -198,17 +216,39 @@ class Service:
             place = self._roots.setdefault(real, _Root())
         with place.opening:
             if place.storage is None:
-                place.storage = LocalStorage(real, self.config.state, portable_names=self.config.portable_names)
+                place.storage = LocalStorage(
+                    real,
+                    self.config.state,
+                    portable_names=self.config.portable_names,
+                    neighbours=self._parent.neighbours(real) if self._parent else None,
+                )
             return place.storage
 
-    def _storages(self) -> list[Storage]:
+    def _storages(self) -> list[LocalStorage]:
+        return list(self._open_roots().values())
+
+    def _open_roots(self) -> dict[str, LocalStorage]:
         with self._lock:
-            return [place.storage for place in self._roots.values() if place.storage is not None]
+            return {root: place.storage for root, place in self._roots.items() if place.storage is not None}
+
+    def welcome(self, root: str, link: Link) -> None:
+        """Another process asks for an upload of this root that is open here."""
+        try:
+            self._open_roots()[root].welcome(link)
+        except (KeyError, RequestError):
+            link.close()  # not open any more, or no thread for it: who asked tries again
+
+    def look_after_remote(self) -> None:
+        """Another process has ended: let go of uploads that it had open."""
+        for storage in self._storages():
+            storage.look_after_remote()
 
     def _sweep(self) -> None:
         expire = self.config.uploads.expire_days * 86400
         while True:
-            for storage in self._storages():
+            for root, storage in self._open_roots().items():
+                if self._parent is not None and not self._parent.may_sweep(root):
+                    continue
                 try:
                     if dropped := storage.sweep(expire_seconds=expire):
                         log.info("swept", extra={"event": "swept", "fields": {"dropped": dropped}})
@@ -228,47 +268,25 @@ class Service:
 class Server(socketserver.ThreadingTCPServer):
     """One listening socket; a thread only for a connection that was admitted."""
 
-    # On Windows the option means something else: another process could take the address over.
-    allow_reuse_address = os.name == "posix"
     daemon_threads = False
     block_on_close = False  # the service waits for its connections itself, with a limit
 
-    def __init__(self, address: Address, service: Service) -> None:
+    def __init__(self, listener: Listener, service: Service) -> None:
         self.service = service
-        self.request_queue_size = service.config.limits.backlog
+        self.address = listener.address
+        self._listener = listener
         self._sources: dict[int, str] = {}
-        self._socket_file: str | None = None
-        if address.kind == "unix":
-            if not hasattr(socket, "AF_UNIX"):
-                raise ConfigError(f"cannot listen on {address}: Python has no Unix sockets on this system")
-            self.address_family = socket.AF_UNIX
-            _remove_dead_socket(address.path)
-            target: Any = address.path
-        else:
-            self.address_family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-            target = (address.host, address.port)
-        try:
-            super().__init__(target, RequestHandler)
-        except OSError as error:
-            raise ConfigError(f"cannot listen on {address}: {error.strerror or error}") from None
-        port = 0 if address.kind == "unix" else self.socket.getsockname()[1]
-        self.address = Address(kind=address.kind, host=address.host, port=port, path=address.path)
-
-    def server_bind(self) -> None:
-        """Bind; IPv6 only where IPv6 was said, a Unix socket for this user alone."""
-        if self.address_family == socket.AF_INET6:
-            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if self.address_family == getattr(socket, "AF_UNIX", None):
-            self.socket.bind(self.server_address)
-            self._socket_file = str(self.server_address)
-            os.chmod(str(self.server_address), 0o600)
-        else:
-            super().server_bind()
+        # Not TCPServer's: it would make a socket, and this one listens already, maybe for other processes too.
+        socketserver.BaseServer.__init__(self, listener.socket.getsockname(), RequestHandler)
+        self.socket = listener.socket
 
     def get_request(self) -> tuple[socket.socket, Any]:
         """Accept; when this process is starved, wait a moment instead of spinning on the same error."""
         try:
-            return self.socket.accept()
+            accepted, address = self.socket.accept()
+            if self.socket.gettimeout() is not None:
+                accepted.setblocking(True)  # macOS: it takes after a listening socket that does not block
+            return accepted, address
         except OSError as error:
             if error.errno in STARVED_ERRNOS:
                 log.error(
@@ -315,26 +333,7 @@ class Server(socketserver.ThreadingTCPServer):
     def server_close(self) -> None:
         """Stop listening; the file of a Unix socket goes with it, if we made it."""
         super().server_close()
-        if self._socket_file is not None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._socket_file)
-
-
-def _remove_dead_socket(path: str) -> None:
-    """Remove a socket file that no process answers, left by one that was killed; anything else stays."""
-    try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            return
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)  # a live server with a full backlog would keep us waiting
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-        except OSError:
-            return
+        self._listener.close()
 
 
 def _raise_descriptor_limit() -> None:
@@ -354,27 +353,30 @@ def serve(config: ServerConfig, settings: str) -> int:
 
     ``settings`` is the file that ``config`` came from. Raises ConfigError.
     """
-    stop_signals = {signal.SIGINT, signal.SIGTERM}
     waits = hasattr(signal, "sigwait")
     if waits:
         # Blocked in every thread and taken up here: a handler could run in the middle of anything.
-        signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals)
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     setup_logging(config.log)
     _raise_descriptor_limit()
+    if worker_count(config) > 1:
+        from ftpy.server.workers import serve_with_workers
+
+        return serve_with_workers(config, settings)
     service = Service(config, settings)
     service.start()
     try:
         if waits:
-            signal.sigwait(stop_signals)
+            signal.sigwait(STOP_SIGNALS)
         else:
             while True:
                 time.sleep(1)  # Windows: KeyboardInterrupt ends it
     except KeyboardInterrupt:
         pass
     if waits:
-        for number in stop_signals:
+        for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, stop_signals)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     if not service.stop():
         # A thread hangs in the kernel (a dead disk, say): what is durable is durable, nothing more can be done.
         logging.shutdown()

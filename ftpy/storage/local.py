@@ -22,6 +22,7 @@ from ftpy.storage.publishing import Publisher
 from ftpy.storage.reading import LocalReader, listing
 from ftpy.storage.refusals import translating
 from ftpy.storage.remembered import Remembered
+from ftpy.storage.sharing import Link, Neighbours
 from ftpy.storage.staging import SmallFiles
 from ftpy.storage.uploads import Uploads
 from ftpy.storage.versions import file_info, version_of
@@ -31,11 +32,18 @@ class LocalStorage(Storage):
     """Storage below ``root``; ``state`` is a folder of the server's own. Several processes may share both.
 
     ``portable_names`` refuses new names that other systems could not hold; ``door`` None takes the best there is.
+    With ``neighbours`` an upload that one of them has open is reached there, without it is Busy.
     Raises RequestError like every method.
     """
 
     def __init__(
-        self, root: str | Path, state: str | Path, *, portable_names: bool = True, door: Door | None = None
+        self,
+        root: str | Path,
+        state: str | Path,
+        *,
+        portable_names: bool = True,
+        door: Door | None = None,
+        neighbours: Neighbours | None = None,
     ) -> None:
         if not hasattr(os, "preadv") or not hasattr(os, "fchmod") or (door or best_door()) == "path":
             raise Unsupported("this system lacks preadv(2), fchmod(2) or openat(2): it can be a client, not a server")
@@ -46,9 +54,9 @@ class LocalStorage(Storage):
                 self._beneath = opened.enter_context(Beneath(root, door=door))
                 self._area = opened.enter_context(Area(self._beneath))
                 self._remembered = opened.enter_context(Remembered(Path(state) / "digests.sqlite"))
-                self._publisher = Publisher(self._beneath, self._area, self._digest_at)
+                self._publisher = Publisher(self._beneath, self._area, self._digest_at, shared=neighbours is not None)
             self._small = SmallFiles(self._area, self._publisher, self._remembered)
-            self._uploads = Uploads(self._area, self._publisher, self._remembered)
+            self._uploads = Uploads(self._area, self._publisher, self._remembered, neighbours)
             self._opened = opened.pop_all()
 
     def interrupt(self) -> None:
@@ -60,6 +68,14 @@ class LocalStorage(Storage):
         self._uploads.interrupt()
         self._uploads.wait()
         self._opened.close()
+
+    def welcome(self, link: Link) -> None:
+        """Another process asks for an upload that is open here: serve it until it lets go. Raises RequestError."""
+        self._uploads.welcome(link)
+
+    def look_after_remote(self) -> None:
+        """Another process has ended: let go of uploads that it had open, so that they can be taken over."""
+        self._uploads.look_after_remote()
 
     # ---------------------------------------------------------------- reading
 

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from ftpy.digests import PartDigestName, new_hasher
 from ftpy.errors import DigestMismatch
 from ftpy.storage.base import PartWriter
 from ftpy.storage.following import CHUNK_BYTES, Follower
-from ftpy.storage.journal import StoredPart
-from ftpy.storage.positional import write_at
-from ftpy.storage.refusals import translating
-
-if TYPE_CHECKING:
-    from ftpy.storage.upload import LiveUpload
+from ftpy.storage.journal import Meta, StoredPart
 
 OWN_CHUNK_BYTES = CHUNK_BYTES // 4
 """Buffer of a part that comes out of order: it is hashed from the page cache later, so it needs only one."""
+
+
+class TakesParts(Protocol):
+    """The upload that parts are written to: open in this process, or in another. All raise RequestError."""
+
+    meta: Meta
+
+    def write(self, offset: int, view: memoryview) -> None:
+        """Write into the data file."""
+
+    def part_written(self, number: int, part: StoredPart, follower: Follower | None) -> None:
+        """A part's bytes are written and verified: it counts."""
+
+    def part_abandoned(self, number: int, follower: Follower | None) -> None:
+        """A part ended before it counted."""
 
 
 class LocalPartWriter(PartWriter):
@@ -29,7 +39,7 @@ class LocalPartWriter(PartWriter):
 
     def __init__(
         self,
-        upload: LiveUpload,
+        upload: TakesParts,
         number: int,
         length: int,
         digest: PartDigestName,
@@ -66,8 +76,7 @@ class LocalPartWriter(PartWriter):
 
     def _take(self, view: memoryview) -> None:
         if self._stored is None:
-            with translating(self._upload.meta.file.path):
-                write_at(self._upload.data, self._offset + self._done, view)
+            self._upload.write(self._offset + self._done, view)
         for hasher in self._hashers.values():
             hasher.update(view)
 

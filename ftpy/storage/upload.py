@@ -31,12 +31,13 @@ from ftpy.storage.following import CHUNK_BYTES, Follower, FollowerClosed, start_
 from ftpy.storage.journal import Journal, Meta, StoredPart, sync_data
 from ftpy.storage.locking import open_locked
 from ftpy.storage.partwriting import LocalPartWriter
-from ftpy.storage.positional import read_at
+from ftpy.storage.positional import read_at, write_at
 from ftpy.storage.publishing import Publisher
 from ftpy.storage.reading import digests
 from ftpy.storage.refusals import refusal, translating
 from ftpy.storage.remembered import Remembered
 from ftpy.storage.reserving import reserve
+from ftpy.storage.sharing import Elsewhere
 from ftpy.storage.versions import file_info, version_of
 
 log = logging.getLogger("ftpy.storage")
@@ -78,7 +79,7 @@ class LiveUpload:
     # ---------------------------------------------------------------- open and close (lifecycle held)
 
     def open(self, owner: str, file: NewFile | None) -> None:
-        """Open what is on disk, or with a ``file`` begin anew. Raises UnknownUpload, Busy, NoSpace."""
+        """Open what is on disk, or with a ``file`` begin anew. Raises UnknownUpload, Elsewhere, NoSpace."""
         path = file.path if file else RemotePath()
         with translating(path):
             try:
@@ -86,7 +87,7 @@ class LiveUpload:
             except FileNotFoundError:
                 raise UnknownUpload from None
             if locked is None:
-                raise Busy("another process of this server is at work on this upload; try again later")
+                raise Elsewhere
             self._journal = Journal(locked)
             try:
                 self._load(owner, file)
@@ -221,6 +222,14 @@ class LiveUpload:
 
     def part(self, number: int, length: int, digest: PartDigestName, let_go: Callable[[], None]) -> LocalPartWriter:
         """Begin a part; ``let_go`` is called when its writer closes."""
+        stored, follower = self.begin_part(number, length, feeds=True)
+        return LocalPartWriter(self, number, length, digest, follower=follower, stored=stored, let_go=let_go)
+
+    def begin_part(self, number: int, length: int, *, feeds: bool) -> tuple[StoredPart | None, Follower | None]:
+        """Begin a part: as which it is stored already, else whose writer ``feeds`` the follower, if it comes in order.
+
+        One that is not stored ends with ``part_written`` or ``part_abandoned``.
+        """
         self._check_shape(number, length)
         with self._lock:
             self._check_usable()
@@ -234,7 +243,7 @@ class LiveUpload:
             follower = None
             if stored is None:
                 whole = self._follow(self.meta.file.digest)
-                follower = whole if whole.begin(number * self.meta.part_size) else None
+                follower = whole if feeds and whole.begin(number * self.meta.part_size) else None
                 self._writing.add(number)
         if stored is None and self.meta.file.file_size is None:
             # Only now: what is being written keeps a commit out, so that nothing grows behind its back.
@@ -244,12 +253,17 @@ class LiveUpload:
             except RequestError:
                 self.part_abandoned(number, follower)
                 raise
-        return LocalPartWriter(self, number, length, digest, follower=follower, stored=stored, let_go=let_go)
+        return stored, follower
+
+    def write(self, offset: int, view: memoryview) -> None:
+        """Write into the data file, for part writers."""
+        with translating(self.meta.file.path):
+            write_at(self._data, offset, view)
 
     @property
-    def data(self) -> int:
-        """The data file's descriptor, for part writers."""
-        return self._data
+    def descriptors(self) -> list[int]:
+        """The data file, to write parts to, and the journal, which is locked as long as anyone has it open."""
+        return [self._data, self._journal.fd]
 
     def part_written(self, number: int, part: StoredPart, follower: Follower | None) -> None:
         """A part's bytes are written and verified: it counts."""

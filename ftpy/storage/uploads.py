@@ -1,4 +1,7 @@
-"""The uploads of a storage: found by owner and file, shared by connections, swept when nobody comes back."""
+"""The uploads of a storage: found by owner and file, shared by connections, swept when nobody comes back.
+
+Where several processes serve one root, the first that opens an upload owns it, and the others reach it there.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +17,25 @@ from collections.abc import Callable
 from functools import partial
 
 from ftpy.digests import PartDigestName
-from ftpy.errors import ShuttingDown, UnknownUpload
+from ftpy.errors import Busy, ShuttingDown, UnknownUpload
 from ftpy.files import FileInfo
 from ftpy.storage.area import Area
 from ftpy.storage.base import Condition, KnownDigest, NewFile, Upload
 from ftpy.storage.locking import open_locked
+from ftpy.storage.owning import Guest
 from ftpy.storage.partwriting import LocalPartWriter
 from ftpy.storage.publishing import Publisher
 from ftpy.storage.remembered import Remembered
+from ftpy.storage.remote import RemoteUpload
+from ftpy.storage.sharing import Elsewhere, Link, Neighbours
 from ftpy.storage.upload import LiveUpload
 
 log = logging.getLogger("ftpy.storage")
+
+HANDOVER_SECONDS = 2.0
+"""How long an upload may be locked that no process answers for: one has just opened or closed it, or is ending."""
+LOOK_SECONDS = 0.01
+"""How often it is looked at meanwhile."""
 
 _ID = re.compile(r"[0-9a-f]{32}")
 _FILE = re.compile(r"([0-9a-f]{32})\.(data|journal)")
@@ -44,7 +55,7 @@ class LocalUpload(Upload):
     def __init__(
         self, live: LiveUpload, condition: Condition, hold: Callable[[], None], let_go: Callable[[], None]
     ) -> None:
-        self._live, self._condition, self._hold, self._let_go = live, condition, hold, let_go
+        self.live, self._condition, self._hold, self._let_go = live, condition, hold, let_go
         self._closed = False
         self.id = live.id
         self.file_size = live.meta.file.file_size
@@ -58,59 +69,68 @@ class LocalUpload(Upload):
 
     def missing(self) -> list[tuple[int, int]]:
         """Ranges of parts that are not stored."""
-        return self._live.missing()
+        return self.live.missing()
 
     def part(self, number: int, length: int, digest: PartDigestName = "blake3") -> LocalPartWriter:
         """Begin to store a part."""
         self._hold()  # a part keeps the files open even when its connection's hand lets go first
         try:
-            return self._live.part(number, length, digest, self._let_go)
+            return self.live.part(number, length, digest, self._let_go)
         except BaseException:
             self._let_go()
             raise
 
     def commit(self, digest: KnownDigest, file_size: int | None) -> FileInfo:
         """Verify and publish."""
-        return self._live.commit(digest, file_size, self._condition)
+        return self.live.commit(digest, file_size, self._condition)
 
     @property
     def verified(self) -> int:
         """Bytes hashed so far."""
-        return self._live.verified
+        return self.live.verified
 
     def abort(self) -> None:
         """Drop it."""
-        self._live.abort()
+        self.live.abort()
 
 
 class Uploads:
     """The registry: one ``LiveUpload`` an id while anyone holds it. Safe in any thread; raises RequestError."""
 
-    def __init__(self, area: Area, publisher: Publisher, remembered: Remembered) -> None:
+    def __init__(
+        self, area: Area, publisher: Publisher, remembered: Remembered, neighbours: Neighbours | None = None
+    ) -> None:
         self._area, self._publisher, self._remembered = area, publisher, remembered
+        self._neighbours = neighbours
         self._live: dict[str, LiveUpload] = {}
+        self._guests: set[Guest] = set()
+        self._remote: set[RemoteUpload] = set()
         self._lock = threading.Lock()
         self._interrupted = False
 
-    def open(self, owner: str, file: NewFile) -> LocalUpload:
+    def open(self, owner: str, file: NewFile) -> Upload:
         """The upload for this file, found or begun."""
-        live = self._hold(upload_id(owner, file), owner, file)
-        try:
-            live.renew(file)
-            return self._hand(live, file.condition)
-        except BaseException:
-            self._let_go(live)
-            raise
+        wanted = upload_id(owner, file)
+        return self._reach(wanted, owner, file, lambda: self._opened(self._hold(wanted, owner, file), owner, file))
 
-    def find(self, owner: str, wanted: str) -> LocalUpload:
+    def find(self, owner: str, wanted: str) -> Upload:
         """The owner's upload of this id."""
         if not _ID.fullmatch(wanted):
             raise UnknownUpload
-        live = self._hold(wanted, owner, None)
-        if live.meta.owner != owner:
+        return self._reach(wanted, owner, None, lambda: self._opened(self._hold(wanted, owner, None), owner, None))
+
+    def _opened(self, live: LiveUpload, owner: str, file: NewFile | None) -> LocalUpload:
+        """The hand of a put of ``file``, or of whoever finds the upload by its id; ``live`` is held for it."""
+        try:
+            if file is not None:
+                live.renew(file)
+                return self._hand(live, file.condition)
+            if live.meta.owner != owner:
+                raise UnknownUpload
+            return self._hand(live, live.meta.file.condition)
+        except BaseException:
             self._let_go(live)
-            raise UnknownUpload
-        return self._hand(live, live.meta.file.condition)
+            raise
 
     def ids(self) -> list[str]:
         """Ids of all that are unfinished, sorted."""
@@ -121,14 +141,18 @@ class Uploads:
         """Let commits that wait for a digest end; nothing is opened from now on."""
         with self._lock:
             self._interrupted = True
-            live = list(self._live.values())
+            live, remote = list(self._live.values()), list(self._remote)
         for upload in live:
             upload.interrupt()
+        for hand in remote:
+            hand.interrupt()
 
     def wait(self) -> None:
-        """Wait for commits and syncs under way."""
+        """Wait for commits and syncs under way; hands from other processes end."""
         with self._lock:
-            live = list(self._live.values())
+            live, guests = list(self._live.values()), list(self._guests)
+        for guest in guests:
+            guest.end()
         for upload in live:
             upload.wait()
 
@@ -161,6 +185,67 @@ class Uploads:
         log.info("an upload expired", extra={"event": "upload-swept", "fields": {"upload": found}})
         return True
 
+    # ---------------------------------------------------------------- other processes
+
+    def _reach(self, wanted: str, owner: str, file: NewFile | None, here: Callable[[], LocalUpload]) -> Upload:
+        """The upload, open here or in another process. Raises Busy where it is locked and nobody answers for it."""
+        deadline = time.monotonic() + HANDOVER_SECONDS
+        while True:
+            try:
+                return here()
+            except Elsewhere:
+                pass
+            if (there := self._there(wanted, owner, file)) is not None:
+                return there
+            if self._neighbours is None or time.monotonic() > deadline:
+                raise Busy("another process of this server is at work on this upload; try again later")
+            time.sleep(LOOK_SECONDS)
+
+    def _there(self, wanted: str, owner: str, file: NewFile | None) -> RemoteUpload | None:
+        link = self._neighbours.link(wanted) if self._neighbours is not None else None
+        if link is None:
+            return None
+        hand = RemoteUpload.take(link, wanted, owner, file, self._forget)
+        if hand is None:
+            return None
+        with self._lock:
+            self._remote.add(hand)
+            interrupted = self._interrupted
+        if interrupted:
+            hand.close()
+            raise ShuttingDown
+        return hand
+
+    def _forget(self, hand: RemoteUpload) -> None:
+        with self._lock:
+            self._remote.discard(hand)
+
+    def welcome(self, link: Link) -> None:
+        """Another process asks for an upload that is open here. Raises Busy, ShuttingDown."""
+        with self._lock:
+            if self._interrupted:
+                raise ShuttingDown
+            self._guests.add(Guest(link, self._find_open, self._farewell))
+
+    def _farewell(self, guest: Guest) -> None:
+        with self._lock:
+            self._guests.discard(guest)
+
+    def _find_open(self, wanted: str, owner: str, file: NewFile | None) -> LocalUpload | None:
+        with self._lock:
+            live = self._live.get(wanted)
+            if live is None or live.gone or not live.is_open:
+                return None
+            live.holders += 1
+        return self._opened(live, owner, file)
+
+    def look_after_remote(self) -> None:
+        """Some process has ended: let go of uploads that it had open."""
+        with self._lock:
+            remote = list(self._remote)
+        for hand in remote:
+            hand.look()
+
     # ---------------------------------------------------------------- holding
 
     def _hold(self, wanted: str, owner: str, file: NewFile | None) -> LiveUpload:
@@ -177,6 +262,8 @@ class Uploads:
                 with live.lifecycle:
                     if not live.is_open and not live.gone:
                         live.open(owner, file)
+                        if self._neighbours is not None:
+                            self._neighbours.claim(wanted)
             except BaseException:
                 self._let_go(live)
                 raise
@@ -204,6 +291,8 @@ class Uploads:
             with self._lock:
                 if not live.holders and self._live.get(live.id) is live:
                     del self._live[live.id]
+                    if self._neighbours is not None:
+                        self._neighbours.release(live.id)
 
     def _is_held(self, live: LiveUpload) -> bool:
         with self._lock:

@@ -1,0 +1,97 @@
+"""The sockets that a server listens on: bound once, whoever accepts on them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+from dataclasses import dataclass
+from typing import Any
+
+from ftpy.config import Address, ServerConfig, parse_address
+from ftpy.errors import ConfigError
+
+
+@dataclass(slots=True)
+class Listener:
+    """A listening socket; ``address`` has the port that was chosen for 0."""
+
+    address: Address
+    socket: socket.socket
+    file: str | None = None
+    """The file of a Unix socket, if it is ours to remove."""
+
+    def close(self) -> None:
+        """Stop listening; the file of a Unix socket goes with it, if we made it. Safe to call twice."""
+        self.socket.close()
+        if self.file is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.file)
+            self.file = None
+
+
+def listen_on_all(config: ServerConfig) -> list[Listener]:
+    """Every address of ``config``, or none. Raises ConfigError."""
+    listeners: list[Listener] = []
+    try:
+        for text in config.listen:
+            listeners.append(_listen_on(parse_address(text), config.limits.backlog))
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
+
+
+def _listen_on(address: Address, backlog: int) -> Listener:
+    if address.kind == "unix" and not hasattr(socket, "AF_UNIX"):
+        raise ConfigError(f"cannot listen on {address}: Python has no Unix sockets on this system")
+    family = socket.AF_UNIX if address.kind == "unix" else _family(address.host)
+    listener = Listener(address, socket.socket(family, socket.SOCK_STREAM))
+    try:
+        _bind(listener)
+        listener.socket.listen(backlog)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"cannot listen on {address}: {error.strerror or error}") from None
+    if address.kind == "tcp":
+        listener.address = Address("tcp", address.host, listener.socket.getsockname()[1])
+    return listener
+
+
+def _family(host: str) -> Any:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def _bind(listener: Listener) -> None:
+    """Bind; IPv6 only where IPv6 was said, a Unix socket for this user alone. Raises OSError."""
+    address, made = listener.address, listener.socket
+    if address.kind == "unix":
+        _remove_dead_socket(address.path)
+        made.bind(address.path)
+        listener.file = address.path
+        os.chmod(address.path, 0o600)
+        return
+    if made.family == socket.AF_INET6:
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    if os.name == "posix":  # on Windows it means something else: another process could take the address over
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.bind((address.host, address.port))
+
+
+def _remove_dead_socket(path: str) -> None:
+    """Remove a socket file that no process answers, left by one that was killed; anything else stays."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # a live server with a full backlog would keep us waiting
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+        except OSError:
+            return

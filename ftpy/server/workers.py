@@ -1,0 +1,350 @@
+"""Several processes that serve on the same sockets, for more than one core; this is the parent, who serves nobody.
+
+The parent binds the sockets, starts the workers, restarts one that dies, counts connections for all of them, and knows
+who has an upload open. It has one thread and waits for signals and workers at once: so workers are forked. Forking a
+process without other threads is safe, takes milliseconds, and hands over settings and sockets as they are.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ftpy.config import ServerConfig, worker_count
+from ftpy.errors import FtpyError
+from ftpy.server.admission import Admission
+from ftpy.server.listening import Listener, listen_on_all
+from ftpy.server.server import LAST_SECONDS, STOP_SIGNALS, SWEEP_SECONDS, Service
+from ftpy.server.worker import ENDED, FAILED, run_worker
+from ftpy.storage.sharing import Link
+
+log = logging.getLogger("ftpy.server")
+
+HEALTHY_SECONDS = 10.0
+"""A worker that lived so long before it died is no sign that the next one will die as well."""
+FIRST_PAUSE_SECONDS, MOST_PAUSE_SECONDS = 0.05, 2.0
+"""Before a dead worker is started again; doubled each time that it dies at once."""
+MOST_DEATHS = 10
+"""A worker that dies so often in a row, each time at once, will not live: some 8 s after the first, all end."""
+SWEEP_AGAIN_SECONDS = SWEEP_SECONDS / 2
+"""A root is swept no sooner after another worker did; each of them asks every SWEEP_SECONDS."""
+
+_Connection = tuple[int, int]
+"""The worker's process id, and what it tells its connection by."""
+_Key = tuple[str, str]
+"""A root and the id of an upload below it."""
+
+
+@dataclass(eq=False)
+class Worker:
+    """A process that serves, and what it holds of what all share."""
+
+    slot: Slot
+    pid: int
+    link: Link
+    started: float = field(default_factory=time.monotonic)
+    connections: dict[int, str] = field(default_factory=dict)
+    """Its connections' sources."""
+    is_ready: bool = False
+    has_drained: bool = False
+    has_ended: bool = False
+    """Its link has: it is dead, or about to be."""
+
+
+@dataclass(eq=False)
+class Slot:
+    """The place of one worker, taken by one process after the other."""
+
+    worker: Worker | None = None
+    deaths: int = 0
+    """In a row, each soon after the start."""
+    due: float = 0.0
+    """When the next one is to be started, by the monotonic clock."""
+
+
+def serve_with_workers(config: ServerConfig, settings: str) -> int:
+    """Run until SIGTERM or SIGINT (blocked now), drain, and return the exit code 0. Raises ConfigError, FtpyError."""
+    probe = Service(config, settings)  # what is wrong is said once, here
+    try:
+        probe.check()
+    finally:
+        probe.close()
+    listeners = listen_on_all(config)
+    for listener in listeners:
+        listener.socket.setblocking(False)  # every worker wakes up for a connection, and one has it
+    try:
+        return Workers(config, settings, listeners).run()
+    finally:
+        for listener in listeners:
+            listener.close()
+
+
+class Workers:
+    """The parent of all workers."""
+
+    def __init__(self, config: ServerConfig, settings: str, listeners: Sequence[Listener]) -> None:
+        self._config, self._settings, self._listeners = config, settings, listeners
+        self._admission: Admission[_Connection] = Admission(config.limits)
+        self._owners: dict[_Key, Worker] = {}
+        self._swept: dict[str, float] = {}
+        self._slots = [Slot() for _ in range(worker_count(config))]
+        self._selector = selectors.DefaultSelector()
+        self._signals, self._signalled = socket.socketpair()
+        self._is_announced = False
+        self._deadline: float | None = None
+        """When to wait no longer for workers that drain, by the monotonic clock."""
+        self._all_ended = True
+
+    @property
+    def _workers(self) -> list[Worker]:
+        return [slot.worker for slot in self._slots if slot.worker is not None]
+
+    # ---------------------------------------------------------------- life
+
+    def run(self) -> int:
+        """Start the workers and be there for them, until all have drained."""
+        self._listen_to_signals()
+        try:
+            while self._deadline is None or self._workers:
+                self._start_due()
+                for key, _ in self._selector.select(self._patience()):
+                    key.data()
+        finally:
+            for worker in self._workers:  # something went wrong here
+                os.kill(worker.pid, signal.SIGKILL)
+                os.waitpid(worker.pid, 0)
+        _say("stopped", all_ended=self._all_ended)
+        return 0
+
+    def _listen_to_signals(self) -> None:
+        """Let signals be bytes on a socket: nothing runs in the middle of anything."""
+        for end in (self._signals, self._signalled):
+            end.setblocking(False)
+        signal.set_wakeup_fd(self._signalled.fileno())
+        self._selector.register(self._signals, selectors.EVENT_READ, self._read_signals)
+        for number in (*STOP_SIGNALS, signal.SIGCHLD):
+            signal.signal(number, lambda *_: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+    def _read_signals(self) -> None:
+        for number in set(self._signals.recv(4096)):
+            if number in STOP_SIGNALS:
+                self._stop(number)
+        self._reap()
+
+    def _patience(self) -> float | None:
+        """How long nothing is due, seconds."""
+        if self._deadline is not None:
+            return max(0.0, self._deadline - time.monotonic())
+        due = [slot.due for slot in self._slots if slot.worker is None]
+        return max(0.0, min(due) - time.monotonic()) if due else None
+
+    def _stop(self, number: int) -> None:
+        """Let all workers drain; the second time, end at once."""
+        if self._deadline is not None:
+            for worker in self._workers:
+                os.kill(worker.pid, signal.SIGKILL)
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        _say("draining", connections=self._admission.connections)
+        self._deadline = time.monotonic() + self._config.limits.drain_seconds + 3 * LAST_SECONDS
+        for listener in self._listeners:
+            listener.close()
+        for worker in self._workers:
+            self._send(worker, "drain")
+
+    # ---------------------------------------------------------------- processes
+
+    def _start_due(self) -> None:
+        now = time.monotonic()
+        if self._deadline is None:
+            for slot in self._slots:
+                if slot.worker is None and slot.due <= now:
+                    self._start(slot)
+        elif now >= self._deadline:
+            for worker in self._workers:
+                os.kill(worker.pid, signal.SIGKILL)
+            self._deadline = now + LAST_SECONDS
+
+    def _start(self, slot: Slot) -> None:
+        mine, its = Link.pair()
+        # Until it ignores them, a signal to all processes of a terminal or a service must not reach it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            self._become_worker(mine, its)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        its.close()
+        slot.worker = worker = Worker(slot, pid, mine)
+        self._selector.register(mine, selectors.EVENT_READ, lambda: self._read(worker))
+
+    def _become_worker(self, mine: Link, its: Link) -> None:
+        """In the new process: it never returns into what its parent was doing."""
+        code = FAILED
+        try:
+            signal.set_wakeup_fd(-1)
+            for number in STOP_SIGNALS:
+                signal.signal(number, signal.SIG_IGN)  # the parent says when to stop
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+            # The ends of others' links must close with their parent: that is how they know.
+            for link in [mine, *(worker.link for worker in self._workers)]:
+                link.close()
+            self._selector.close()
+            self._signals.close()
+            self._signalled.close()
+            for listener in self._listeners:
+                listener.file = None  # the parent's to remove
+            code = run_worker(self._config, self._settings, self._listeners, its)
+        except BaseException:
+            log.exception("worker-failed", extra={"event": "worker-failed", "fields": {"pid": os.getpid()}})
+        finally:
+            logging.shutdown()
+            os._exit(code)
+
+    def _reap(self) -> None:
+        for worker in self._workers:
+            pid, status = os.waitpid(worker.pid, os.WNOHANG)
+            if pid:
+                self._bury(worker, os.waitstatus_to_exitcode(status))
+
+    def _bury(self, worker: Worker, code: int) -> None:
+        """A worker is dead: count out what was its, tell the others, say when the next one starts."""
+        slot = worker.slot
+        slot.worker = None
+        self._unlink(worker)
+        worker.link.close()
+        for connection, source in worker.connections.items():
+            self._admission.leave((worker.pid, connection), source)
+        self._owners = {key: owner for key, owner in self._owners.items() if owner is not worker}
+        self._swept.clear()  # it may have left something staged
+        for other in self._workers:
+            self._send(other, "died")
+        if self._deadline is not None:
+            self._all_ended = self._all_ended and code == ENDED
+            self._tell_all_drained()
+            return
+        lived = time.monotonic() - worker.started
+        slot.deaths = slot.deaths + 1 if lived < HEALTHY_SECONDS else 1
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        fields = {"pid": worker.pid, "how": how, "lived_seconds": round(lived, 1), "deaths": slot.deaths}
+        log.error("worker-died", extra={"event": "worker-died", "fields": fields})
+        if slot.deaths >= MOST_DEATHS:
+            raise FtpyError(f"a worker died {MOST_DEATHS} times in a row, each time at once; the log says how")
+        slot.due = time.monotonic() + min(FIRST_PAUSE_SECONDS * 2 ** (slot.deaths - 1), MOST_PAUSE_SECONDS)
+
+    # ---------------------------------------------------------------- words
+
+    def _read(self, worker: Worker) -> None:
+        try:
+            (word, number, *arguments), _ = worker.link.receive()
+        except (EOFError, OSError):
+            self._unlink(worker)
+            return
+        result = _WORDS[word](self, worker, *arguments)
+        if number:
+            link = result if isinstance(result, Link) else None
+            self._send(worker, "answer", number, None if link else result, link=link)
+
+    def _send(self, worker: Worker, *message: object, link: Link | None = None) -> None:
+        """Tell a worker something; one that does not listen is ended, rather than waited for."""
+        try:
+            if not worker.has_ended:
+                worker.link.send(message, [link.fileno()] if link else [], wait=False)
+        except OSError as error:
+            if isinstance(error, BlockingIOError):
+                log.error("worker-stuck", extra={"event": "worker-stuck", "fields": {"pid": worker.pid}})
+                os.kill(worker.pid, signal.SIGKILL)
+            self._unlink(worker)
+        finally:
+            if link is not None:
+                link.close()
+
+    def _unlink(self, worker: Worker) -> None:
+        """Listen to a worker no more: it is dead, or about to be."""
+        if not worker.has_ended:
+            worker.has_ended = True
+            self._selector.unregister(worker.link)
+
+    def _ready(self, worker: Worker) -> None:
+        worker.is_ready = True
+        if not self._is_announced and all(slot.worker and slot.worker.is_ready for slot in self._slots):
+            self._is_announced = True
+            _say("workers", pids=[one.pid for one in self._workers])
+            for listener in self._listeners:
+                _say("listening", address=str(listener.address))
+
+    def _admit(self, worker: Worker, connection: int, source: str) -> str | None:
+        reason, evicted = self._admission.admit((worker.pid, connection), source)
+        if evicted is not None:
+            for other in self._workers:
+                if other.pid == evicted[0]:
+                    self._send(other, "break_off", evicted[1])
+        if reason is None:
+            worker.connections[connection] = source
+        return reason
+
+    def _known(self, worker: Worker, connection: int) -> bool:
+        return self._admission.known((worker.pid, connection))
+
+    def _leave(self, worker: Worker, connection: int, source: str) -> None:
+        del worker.connections[connection]
+        self._admission.leave((worker.pid, connection), source)
+
+    def _claim(self, worker: Worker, key: _Key) -> None:
+        self._owners[key] = worker
+
+    def _release(self, worker: Worker, key: _Key) -> None:
+        if self._owners.get(key) is worker:  # another one may have been faster to say that it has it now
+            del self._owners[key]
+
+    def _link(self, worker: Worker, key: _Key) -> Link | None:
+        owner = self._owners.get(key)
+        if owner is None or owner is worker:
+            return None
+        one, other = Link.pair()
+        self._send(owner, "welcome", key[0], link=other)
+        return one
+
+    def _sweep(self, worker: Worker, root: str) -> bool:  # noqa: ARG002
+        now = time.monotonic()
+        if now - self._swept.get(root, -SWEEP_SECONDS) < SWEEP_AGAIN_SECONDS:
+            return False
+        self._swept[root] = now
+        return True
+
+    def _drained(self, worker: Worker) -> None:
+        worker.has_drained = True
+        self._tell_all_drained()
+
+    def _tell_all_drained(self) -> None:
+        if all(worker.has_drained for worker in self._workers):
+            for worker in self._workers:
+                self._send(worker, "all_drained")
+
+
+_WORDS: dict[str, Callable[..., Any]] = {
+    "ready": Workers._ready,
+    "admit": Workers._admit,
+    "known": Workers._known,
+    "leave": Workers._leave,
+    "claim": Workers._claim,
+    "release": Workers._release,
+    "link": Workers._link,
+    "sweep": Workers._sweep,
+    "drained": Workers._drained,
+}
+
+
+def _say(event: str, **fields: object) -> None:
+    log.info(event, extra={"event": event, "fields": fields})

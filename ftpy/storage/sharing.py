@@ -1,0 +1,108 @@
+"""What the processes of one server say to each other about uploads, and the line they say it over.
+
+An upload is open in one process, its owner, which holds the journal's lock; others reach it through a ``Link``
+(``owning``: the owner's end, ``remote``: the other one). Who leads there is the server's business: ``Neighbours``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import socket
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from ftpy.storage.base import Closing
+
+_LENGTH_BYTES = 4
+MOST_DESCRIPTORS = 2
+"""Open files that one message takes along, at most."""
+
+
+class Link(Closing):
+    """Python objects, and open files, over a Unix socket that two processes of one server hold the ends of.
+
+    One thread at a time sends, one receives. All raise OSError; EOFError where the other end is gone. Objects are
+    pickled: only descendants of one process ever hold an end, so there is nobody to distrust.
+    """
+
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
+
+    @staticmethod
+    def pair() -> tuple[Link, Link]:
+        """Two ends of a new one."""
+        one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        return Link(one), Link(other)
+
+    def fileno(self) -> int:
+        """Its descriptor: to wait for it, or to send it on."""
+        return self._end.fileno()
+
+    def send(self, message: object, descriptors: Sequence[int] = (), *, wait: bool = True) -> None:
+        """Send an object and open files. BlockingIOError where it does not ``wait`` and there is no room."""
+        data = pickle.dumps(message)
+        view = memoryview(len(data).to_bytes(_LENGTH_BYTES, "big") + data)
+        flags = 0 if wait else socket.MSG_DONTWAIT
+        sent = socket.send_fds(self._end, [view], list(descriptors), flags)
+        while sent < len(view):
+            sent += self._end.send(view[sent:], flags)
+
+    def receive(self) -> tuple[Any, list[int]]:
+        """The next object, and the open files that came with it."""
+        # Exactly the length: what comes with a later message's first byte must not be taken with this one.
+        head, descriptors, _, _ = socket.recv_fds(self._end, _LENGTH_BYTES, MOST_DESCRIPTORS)
+        try:
+            for descriptor in descriptors:
+                os.set_inheritable(descriptor, False)
+            length = int.from_bytes(head + self._exactly(_LENGTH_BYTES - len(head)), "big")
+            return pickle.loads(self._exactly(length)), descriptors  # noqa: S301  (see above)
+        except BaseException:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise
+
+    def _exactly(self, count: int) -> bytes:
+        data = b""
+        while len(data) < count:
+            piece = self._end.recv(count - len(data))
+            if not piece:
+                raise EOFError
+            data += piece
+        return data
+
+    def has_ended(self) -> bool:
+        """Whether the other end is gone, and nothing it said is unread."""
+        try:
+            return not self._end.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    def shutdown(self) -> None:
+        """From any thread: let whoever waits at either end find it ended."""
+        with contextlib.suppress(OSError):
+            self._end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close this end."""
+        self._end.close()
+
+
+class Neighbours(Protocol):
+    """The other processes that serve the same root, as one storage sees them. Every method is safe in any thread."""
+
+    def claim(self, upload_id: str) -> None:
+        """Say that this process has the upload open, from now on."""
+
+    def release(self, upload_id: str) -> None:
+        """Say that it has closed it."""
+
+    def link(self, upload_id: str) -> Link | None:
+        """A way to the process that has it open, whose storage ``welcome``s the other end; None where none is known."""
+
+
+class Elsewhere(Exception):
+    """Another process has the upload open."""

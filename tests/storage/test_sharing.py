@@ -19,7 +19,7 @@ from ftpy.errors import Busy, Incomplete, RequestError, ShuttingDown, UnknownUpl
 from ftpy.files import FileInfo, RemotePath
 from ftpy.storage import following, syscalls, uploads
 from ftpy.storage import upload as upload_module
-from ftpy.storage.base import PART_BYTES, KnownDigest, NewFile, Reader, Staged, Storage, Upload
+from ftpy.storage.base import PART_BYTES, KnownDigest, NewDirectory, NewFile, Reader, Staged, Storage, Upload
 from ftpy.storage.journal import parse
 from ftpy.storage.local import LocalStorage
 from ftpy.storage.remembered import Remembered
@@ -136,6 +136,9 @@ class Through(Storage):
 
     def stage(self, file: NewFile, data: memoryview, digest: KnownDigest) -> Staged:
         return self._here.stage(file, data, digest)
+
+    def stage_directory(self, directory: NewDirectory) -> Staged:
+        return self._here.stage_directory(directory)
 
     def publish(self, group: Sequence[Staged]) -> list[FileInfo | RequestError]:
         return self._here.publish(group)

@@ -1,168 +1,122 @@
-"""Who takes part: how each server is started and its client called, the contenders, and the aims."""
+"""Who takes part: the kinds of servers, the clients, and the contenders made of both."""
 
 from __future__ import annotations
 
-import os
-import pwd
 import re
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from benchmark import calling, launching
+from benchmark.calling import Errand
 from benchmark.sites import START_SECONDS, Site
 
-
-def rsync_server(site: Site) -> list[str]:
-    """An rsync daemon with one writable module."""
-    settings = f"""
-        use chroot = no
-        address = 127.0.0.1
-        reverse lookup = no
-        {f"uid = {os.getuid()}" if os.getuid() == 0 else ""}
-        {f"gid = {os.getgid()}" if os.getuid() == 0 else ""}
-        [bench]
-        path = {site.files}
-        read only = no
-    """
-    (site.folder / "rsyncd.conf").write_text("\n".join(line.strip() for line in settings.splitlines()))
-    config = f"--config={site.folder / 'rsyncd.conf'}"
-    return [site.programs["rsync"], "--daemon", "--no-detach", config, f"--port={site.port}", "--log-file=/dev/stderr"]
-
-
-def rsync_client(site: Site, verb: str, options: Sequence[str], local: Path, name: str) -> list[str]:
-    """``-W``: the whole file, no search for what both sides have."""
-    pair = [str(local), f"rsync://127.0.0.1:{site.port}/bench/{name}"]
-    return [site.programs["rsync"], "-W", *options, *(pair if verb == "put" else reversed(pair))]
-
-
-def sshd_server(site: Site) -> list[str]:
-    """An sshd with a host key and one authorized key of its own; the user's ~/.ssh is neither read nor written."""
-    keygen = [site.programs["ssh-keygen"], "-q", "-t", "ed25519", "-N", "", "-C", "bench", "-f"]
-    for key in ("host_key", "user_key"):
-        site.run(*keygen, str(site.folder / key))
-    host_key = (site.folder / "host_key.pub").read_text()
-    (site.folder / "known_hosts").write_text(f"[127.0.0.1]:{site.port} {host_key}")
-    settings = {
-        "ListenAddress": f"127.0.0.1:{site.port}",
-        "HostKey": site.folder / "host_key",
-        "AuthorizedKeysFile": site.folder / "user_key.pub",
-        "AuthenticationMethods": "publickey",
-        "PermitRootLogin": "prohibit-password",
-        "StrictModes": "no",  # the temporary folder lies below one that all may write to
-        "UsePAM": "no",
-        "PidFile": "none",
-        "Subsystem": "sftp internal-sftp",
-    }
-    config = site.folder / "sshd_config"
-    config.write_text("".join(f"{key} {value}\n" for key, value in settings.items()))
-    return [site.programs["sshd"], "-D", "-e", "-f", str(config)]
-
-
-def sshd_lacking(argv: Sequence[str]) -> str | None:
-    """The folder that root's sshd wants and that only the system's own service makes; None where it is there."""
-    said = subprocess.run([*argv, "-t"], capture_output=True, text=True, timeout=START_SECONDS, check=False).stderr
-    missing = re.search(r"Missing privilege separation directory: (\S+)", said)
-    return missing[1] if missing else None
-
-
-def scp_client(site: Site, verb: str, options: Sequence[str], local: Path, name: str) -> list[str]:
-    """scp with OpenSSH's defaults, whatever the system's and the user's settings say."""
-    settings = {
-        "IdentityFile": site.folder / "user_key",
-        "IdentitiesOnly": "yes",
-        "IdentityAgent": "none",
-        "UserKnownHostsFile": site.folder / "known_hosts",
-        "GlobalKnownHostsFile": "/dev/null",
-        "StrictHostKeyChecking": "yes",
-        "BatchMode": "yes",
-        "Port": site.port,
-    }
-    flags = [part for key, value in settings.items() for part in ("-o", f"{key}={value}")]
-    pair = [str(local), f"{pwd.getpwuid(os.getuid()).pw_name}@127.0.0.1:{site.files / name}"]
-    return [site.programs["scp"], "-q", "-F", "none", *flags, *options, *(pair if verb == "put" else reversed(pair))]
-
-
-def ftpy_server(site: Site, *options: str) -> list[str]:
-    """A server made by ``ftpy-server init``; the token is kept for the pairing."""
-    host = site.folder / "host"
-    listen = ["--listen", f"127.0.0.1:{site.port}", "--user", "bench", "--root", str(site.files)]
-    token = site.run(site.programs["ftpy-server"], "init", str(host), *listen, *options)
-    (site.folder / "token").write_text(token)
-    return [site.programs["ftpy-server"], "run", "-c", str(host / "server.toml")]
-
-
-def ftpy_plain_server(site: Site) -> list[str]:
-    """The same without TLS."""
-    return ftpy_server(site, "--plaintext")
-
-
-def ftpy_pair(site: Site) -> None:
-    """Pair the client, once the server is there."""
-    site.run(site.programs["ftpy"], "pair", "bench", text=(site.folder / "token").read_text())
-
-
-def ftpy_client(site: Site, verb: str, options: Sequence[str], local: Path, name: str) -> list[str]:
-    """put and get as a script would use them."""
-    pair = [str(local), name] if verb == "put" else [name, str(local)]
-    return [site.programs["ftpy"], verb, "-q", *options, *pair]
+VERBS = ("put", "get")
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of server, and how it is used.
+    """A kind of server.
 
-    ``server`` writes its settings into the site and gives its command; ``client`` gives the command that moves a local
-    path to or from a name on the server; ``lacking`` names a folder to make for the while that the server runs, if any;
-    ``pair`` is called once the server accepts connections.
+    ``server`` writes its settings into the site and gives its command; ``lacking`` names a folder to make for the while
+    that the server runs, if any; ``pair`` is called once the server accepts connections.
     """
 
     programs: tuple[str, ...]
     server: Callable[[Site], list[str]]
-    client: Callable[[Site, str, Sequence[str], Path, str], list[str]]
-    lacking: Callable[[Sequence[str]], str | None] = lambda _: None
-    pair: Callable[[Site], None] = lambda _: None
+    lacking: Callable[[Sequence[str]], str | None] = launching.no_folder
+    pair: Callable[[Site], None] = launching.no_pairing
 
 
 KINDS = {
-    "ftpy": Kind(("ftpy", "ftpy-server"), ftpy_plain_server, ftpy_client, pair=ftpy_pair),
-    "ftpy-tls": Kind(("ftpy", "ftpy-server"), ftpy_server, ftpy_client, pair=ftpy_pair),
-    "rsync": Kind(("rsync",), rsync_server, rsync_client),
-    "sshd": Kind(("sshd", "scp", "ssh-keygen"), sshd_server, scp_client, sshd_lacking),
+    "ftpy": Kind(("ftpy", "ftpy-server"), launching.ftpy_plain_server, pair=launching.ftpy_pair),
+    "ftpy-tls": Kind(("ftpy", "ftpy-server"), launching.ftpy_server, pair=launching.ftpy_pair),
+    "rsync": Kind(("rsync",), launching.rsync_server),
+    "sshd": Kind(("sshd", "ssh-keygen"), launching.sshd_server, launching.sshd_lacking, launching.sshd_pair),
+    "vsftpd": Kind(("vsftpd",), launching.vsftpd_server),
+    "nginx": Kind(("nginx",), launching.nginx_server),
+    "pyftpdlib": Kind(("pyftpdlib",), launching.pyftpdlib_server),
+}
+
+
+@dataclass(frozen=True)
+class Client:
+    """A client: its program, how it is called, and what to ask for the options that it knows (nothing: not asked)."""
+
+    program: str
+    call: Callable[[Site, Errand, Sequence[str]], list[str]]
+    help: tuple[str, ...] = ()
+
+
+CLIENTS = {
+    "ftpy": Client("ftpy", calling.ftpy_client, ("put", "--help")),
+    "rsync": Client("rsync", calling.rsync_client, ("--help",)),
+    "scp": Client("scp", calling.scp_client),
+    "rclone": Client("rclone", calling.rclone_client),
+    "curl-ftp": Client("curl", calling.curl_ftp_client),
+    "curl-http": Client("curl", calling.curl_http_client),
+    "lftp": Client("lftp", calling.lftp_client),
+    "aria2": Client("aria2c", calling.aria2_client),
 }
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A row of the table: a kind of server, and what its client is told besides."""
+    """A row of the table: a kind of server, a client, what that is told besides, and what it can do.
 
+    ``verifies``: whether it compares digests of the whole file on both ends. ``label`` is its name in the chart.
+    """
+
+    label: str
     kind: str
+    client: str
     options: tuple[str, ...] = ()
+    verifies: bool = False
+    verbs: tuple[str, ...] = VERBS
+
+    @property
+    def programs(self) -> tuple[str, ...]:
+        """What must be installed."""
+        return (*KINDS[self.kind].programs, CLIENTS[self.client].program)
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is ftpy."""
+        return self.client == "ftpy"
+
+    def unfit(self, verbs: Sequence[str], programs: Mapping[str, str]) -> str | None:
+        """Why it cannot take part, for want of a program, a verb or an option; None where it can."""
+        client = CLIENTS[self.client]
+        if missing := [program for program in self.programs if program not in programs]:
+            return f"not installed: {', '.join(missing)}"
+        if not set(verbs) & set(self.verbs):
+            return f"can only {', '.join(self.verbs)}"
+        known = _help(programs[client.program], *client.help) if client.help else None
+        for option in (option.partition("=")[0] for option in self.options if option.startswith("-")):
+            if known is not None and not re.search(rf"(?<!\S){option}(?![\w-])", known):
+                return f"this {client.program} has no {option}"
+        return None
+
+
+def _help(*argv: str) -> str:
+    return subprocess.run(argv, capture_output=True, text=True, timeout=START_SECONDS, check=False).stdout
 
 
 CONTENDERS = {
-    "ftpy-md5": Contender("ftpy", ("--digest", "md5")),
-    "rsync-md5": Contender("rsync", ("--checksum-choice=md5",)),  # names the transfer's checksum, too
-    "ftpy-blake3": Contender("ftpy", ("--digest", "blake3")),
-    "rsync": Contender("rsync"),
-    "ftpy-tls-md5": Contender("ftpy-tls", ("--digest", "md5")),
-    "ftpy-tls-blake3": Contender("ftpy-tls", ("--digest", "blake3")),
-    "scp": Contender("sshd"),
+    "ftpy-md5": Contender("ftpy md5", "ftpy", "ftpy", ("--digest", "md5"), True),
+    "ftpy-md5-one": Contender("ftpy md5, 1 stream", "ftpy", "ftpy", ("--digest", "md5", "--streams", "1"), True),
+    # --checksum-choice names the transfer's digest, too.
+    "rsync-md5": Contender("rsync md5", "rsync", "rsync", ("--checksum-choice=md5",), True),
+    "ftpy-blake3": Contender("ftpy blake3", "ftpy", "ftpy", ("--digest", "blake3"), True),
+    "rsync": Contender("rsync", "rsync", "rsync", (), True),
+    "rsync-fsync": Contender("rsync --fsync", "rsync", "rsync", ("--fsync",), True),
+    "ftpy-tls-md5": Contender("ftpy TLS md5", "ftpy-tls", "ftpy", ("--digest", "md5"), True),
+    "ftpy-tls-blake3": Contender("ftpy TLS blake3", "ftpy-tls", "ftpy", ("--digest", "blake3"), True),
+    "scp": Contender("scp", "sshd", "scp"),
+    "rclone": Contender("rclone sftp", "sshd", "rclone", (), True),
+    "vsftpd": Contender("curl, vsftpd", "vsftpd", "curl-ftp"),
+    "pyftpdlib": Contender("curl, pyftpdlib", "pyftpdlib", "curl-ftp"),
+    "nginx": Contender("curl, nginx", "nginx", "curl-http"),
+    "lftp": Contender("lftp, vsftpd", "vsftpd", "lftp"),
+    "aria2": Contender("aria2, nginx", "nginx", "aria2", ("-x16", "-s16"), verbs=("get",)),
 }
-
-
-@dataclass(frozen=True)
-class Aim:
-    """``contender`` takes at most ``most`` of the time of ``rival``, in every verb."""
-
-    contender: str
-    rival: str
-    most: float
-
-
-AIMS = (
-    Aim("ftpy-md5", "rsync-md5", 0.95),
-    Aim("ftpy-blake3", "rsync", 0.85),
-    Aim("ftpy-tls-md5", "scp", 1.0),
-    Aim("ftpy-tls-blake3", "scp", 0.6),
-)

@@ -16,20 +16,27 @@ VERSIONS = {
     "ftpy": ("ftpy", ("ftpy", "--version")),
     "rsync": ("rsync", ("rsync", "--version")),
     "openssh": ("scp", ("ssh", "-V")),  # scp has no option for its version; ssh, which it runs, has
+    "rclone": ("rclone", ("rclone", "--version")),
+    "nginx": ("nginx", ("nginx", "-v")),
+    "curl": ("curl", ("curl", "--version")),
+    "lftp": ("lftp", ("lftp", "--version")),
+    "aria2": ("aria2c", ("aria2c", "--version")),
 }
-"""What to tell the version of: the program that takes part, and what to ask."""
+"""What to tell the version of: a program that takes part, what to ask (vsftpd writes its own into standard input)."""
 
 
-def describe_machine(folder: Path, programs: Mapping[str, str]) -> dict[str, str]:
-    """Processor, kernel, the file system of ``folder``, and the versions of those of ``programs`` that matter."""
+def describe_machine(programs: Mapping[str, str]) -> dict[str, str]:
+    """Processor, kernel, and the versions of those of ``programs`` that matter."""
     described = {
         "processor": f"{len(os.sched_getaffinity(0))} cores, {processor_name()}",
         "kernel": f"{platform.system()} {platform.release()}",
-        "filesystem": f"{filesystem_of(folder)} ({folder})",
     }
     for title, (program, (asked, option)) in VERSIONS.items():
         if program in programs and (found := find_program(asked)):
             described[title] = " ".join(_ask(found, option).partition("\n")[0].split())
+    if "pyftpdlib" in programs:
+        query = "import pyftpdlib; print('pyftpdlib', pyftpdlib.__ver__)"
+        described["pyftpdlib"] = _ask(programs["pyftpdlib"], "-W", "ignore", "-c", query).strip()
     if "ftpy" in programs and (python := _python_of(programs["ftpy"])):
         query = "import platform, ssl; print('Python', platform.python_version() + ',', ssl.OPENSSL_VERSION)"
         described["ftpy"] += f", {_ask(*python, '-c', query).strip()}"

@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmark.contenders import CONTENDERS
+from benchmark.calling import Errand
+from benchmark.contenders import CLIENTS, CONTENDERS
 from benchmark.servers import Server, machine_seconds
 from benchmark.sites import Failed, Site, last_line
+from benchmark.sources import check_same, make_source, place, remove, sample_tree
+from benchmark.works import Work
 
-VERBS = ("put", "get")
-MIB = 1024 * 1024
 CALM_CORES = 0.15
 """What other processes may use of a core beside a run that counts as undisturbed."""
 CALM_SECONDS = 0.5
@@ -26,17 +27,21 @@ CALM_SECONDS = 0.5
 
 
 def say(text: str) -> None:
-    """Speak on standard error; the table alone goes to standard output."""
+    """Speak on standard error; the tables alone go to standard output."""
     print(f"bench: {text}", file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One timed run of one whole client process; all numbers but ``round`` in seconds."""
+    """One timed run of one whole client process, as measured; all but ``round`` and ``files`` in seconds.
+
+    ``files``: how many of the work's it moved.
+    """
 
     contender: str
     verb: str
     round: int
+    files: int
     seconds: float
     client_processor_seconds: float
     server_processor_seconds: float
@@ -89,22 +94,12 @@ def kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def check_same(source: Path, arrived: Path) -> None:
-    """Compare byte by byte. Raises Failed."""
-    ours, theirs = memoryview(bytearray(MIB)), memoryview(bytearray(MIB))
-    with source.open("rb", buffering=0) as left, arrived.open("rb", buffering=0) as right:
-        while count := left.readinto(ours):
-            if right.readinto(theirs) != count or ours[:count] != theirs[:count]:
-                raise Failed(f"{arrived.name} is not what was sent")
-        if right.read(1):
-            raise Failed(f"{arrived.name} is longer than what was sent")
-
-
 @dataclass
 class Bench:
-    """The file, where it goes, and what was measured."""
+    """One work in one folder: what is sent, where it goes, and what was measured."""
 
-    work: Path
+    folder: Path
+    work: Work
     verbs: Sequence[str]
     limit: float
     patience: float
@@ -115,16 +110,12 @@ class Bench:
     failed: dict[str, str] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
 
-    @property
-    def source(self) -> Path:
-        """What is put."""
-        return self.work / "source"
-
-    def make_source(self, size: int) -> None:
-        """Random bytes, which nothing on the way can make smaller."""
-        with self.source.open("wb", buffering=0) as out:
-            for at in range(0, size, MIB):
-                out.write(os.urandom(min(MIB, size - at)))
+    def make_sources(self) -> None:
+        """What is put, and the samples of it."""
+        make_source(self.folder / "source", self.work.shape, self.work.files, self.work.size)
+        for name in self.work.sampled:
+            if name in self.contenders:
+                sample_tree(self.folder / "source", self.folder / f"sample-{name}", self.work.sampled[name])
 
     def play_round(self, number: int) -> None:
         """Every contender once, each time in another order; round 0 warms up and does not count."""
@@ -151,30 +142,38 @@ class Bench:
             say(f"{name} was disturbed; again")
 
     def _play(self, name: str, number: int) -> list[Sample]:
-        """put, then get of what was put, so that ftpy's server knows that file's digest from then."""
+        """put, then get of what was put, so that ftpy's server knows its digest from then."""
         server = self.servers[CONTENDERS[name].kind]
-        stored, fetched = server.site.files / "file", self.work / "fetched"
+        sample = self.folder / f"sample-{name}"
+        source = sample if sample.exists() else self.folder / "source"
+        stored, fetched = server.site.files / "stored", self.folder / "fetched"
+        samples = []
         try:
-            put = self._measure(name, "put", number, server, (self.source, stored))
-            get = self._measure(name, "get", number, server, (fetched, fetched)) if "get" in self.verbs else None
+            if "put" in CONTENDERS[name].verbs:
+                samples.append(self._measure(name, "put", number, source, (source, stored)))
+            else:
+                place(source, stored)
+            if "get" in self.verbs:
+                samples.append(self._measure(name, "get", number, source, (fetched, fetched)))
         finally:
-            for path in (stored, fetched):
-                path.unlink(missing_ok=True)
-        return [sample for sample in (put, get) if sample is not None and sample.verb in self.verbs]
+            remove(stored)
+            remove(fetched)
+        return [sample for sample in samples if sample.verb in self.verbs]
 
-    def _measure(self, name: str, verb: str, number: int, server: Server, paths: tuple[Path, Path]) -> Sample:
+    def _measure(self, name: str, verb: str, number: int, source: Path, paths: tuple[Path, Path]) -> Sample:
         local, arrived = paths
-        argv = server.kind.client(server.site, verb, CONTENDERS[name].options, local, "file")
+        contender, server = CONTENDERS[name], self.servers[CONTENDERS[name].kind]
+        errand = Errand(verb, local, "stored", self.work.tree)
+        argv = CLIENTS[contender.client].call(server.site, errand, contender.options)
         if self.on_disk:
             os.sync()  # nobody pays for what the run before left to be written
-        machine, before = machine_seconds(), server.processor_seconds()
+        machine, served, carried = machine_seconds(), server.processor_seconds(), server.line_seconds()
         seconds, client_cpu = run_client(argv, server.site, self.limit)
-        server_cpu = server.processor_seconds() - before
-        other_cpu = max(0.0, machine_seconds() - machine - client_cpu - server_cpu)
+        server_cpu, line_cpu = server.processor_seconds() - served, server.line_seconds() - carried
+        other_cpu = max(0.0, machine_seconds() - machine - client_cpu - server_cpu - line_cpu)
         server.settle()
-        try:
-            check_same(self.source, arrived)
-        except OSError as error:
-            raise Failed(f"{arrived.name}: {error.strerror}") from error
-        say(f"round {number or 'of warming up'}: {verb} {name} {seconds:.3f} s")
-        return Sample(name, verb, number, seconds, client_cpu, server_cpu, other_cpu)
+        check_same(source, arrived)
+        files = self.work.sampled.get(name, self.work.files)
+        part = "" if files == self.work.files else f" for {files} of {self.work.files} files"
+        say(f"round {number or 'of warming up'}: {verb} {name} {seconds:.3f} s{part}")
+        return Sample(name, verb, number, files, seconds, client_cpu, server_cpu, other_cpu)

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmark.contenders import KINDS
 from benchmark.sites import START_SECONDS, Failed, Site, free_port, last_line
+from benchmark.works import Line
 
 STOP_SECONDS = 40.0
 """How long a server may take to end after SIGTERM: ftpy drains for 30 s at most."""
 SETTLE_SECONDS = 5.0
 """How long what a server forked for one client may outlive that client."""
+REST_SECONDS = 0.5
+"""How long a server that was just started may go on forking."""
 
 
 def processor_seconds(stat: Sequence[str]) -> float:
@@ -56,16 +61,64 @@ def machine_seconds() -> float:
     return (user + nice + system + steal) / os.sysconf("SC_CLK_TCK")
 
 
-class Server:
-    """A server process of ours; use it in a ``with``. Raises Failed where it does not come up."""
+class LineProcess:
+    """A long line before a port of 127.0.0.1, as a process of its own (longline.py); use it in a ``with``."""
 
-    def __init__(self, name: str, work: Path, programs: Mapping[str, str]) -> None:
+    def __init__(self, line: Line, port: int) -> None:
+        self._line, self._target = line, port
+        self._process: subprocess.Popen[str] | None = None
+        self.port = 0
+        """Its own, for clients."""
+
+    def __enter__(self) -> LineProcess:
+        window = [] if self._line.window is None else ["--window", str(self._line.window)]
+        script = [sys.executable, str(Path(__file__).with_name("longline.py"))]
+        argv = [*script, "--to", f"127.0.0.1:{self._target}", "--rtt", str(self._line.rtt), *window]
+        self._process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        assert self._process.stdout is not None
+        said = self._process.stdout.readline()
+        if not said:
+            self.__exit__()
+            raise Failed("the long line did not start")
+        self.port = int(said.rpartition(":")[2])
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+    def processor_seconds(self) -> float:
+        """What it used up to now."""
+        stat = process_stat(self._process.pid) if self._process is not None else None
+        return processor_seconds(stat) if stat is not None else 0.0
+
+
+class Server:
+    """A server process of ours, a long line before it where one is asked for; use it in a ``with``.
+
+    Raises Failed where it does not come up.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        work: Path,
+        programs: Mapping[str, str],
+        line: Line | None = None,
+        workers: int | None = None,
+    ) -> None:
         self.name, self.kind = name, KINDS[name]
-        self.site = Site(work / name, free_port(), programs)
+        self.site = Site(work / name, free_port(), programs, workers=workers)
         self.site.files.mkdir(parents=True)
         self._log = self.site.folder / "server.log"
+        self._line = LineProcess(line, self.site.port) if line is not None else None
         self._made: str | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._resting = 1
         self.pid = 0
         """Of the process that was started, also after it ended."""
 
@@ -81,7 +134,11 @@ class Server:
                 )
             self.pid = self._process.pid
             self._wait_until_it_accepts(self._process)
+            if self._line is not None:
+                self._line.__enter__()
+                self.site = dataclasses.replace(self.site, line_port=self._line.port)
             self.kind.pair(self.site)
+            self.settle(REST_SECONDS)
         except BaseException:
             self.stop()
             raise
@@ -108,14 +165,24 @@ class Server:
         """Of it and all that it forked: what a child used moves to its parent when it ends, so the sum only grows."""
         return sum(map(processor_seconds, process_tree(self.pid).values()))
 
-    def settle(self) -> None:
-        """Wait until what it forked for the last client is gone, so that it does not run beside the next."""
-        end = time.monotonic() + SETTLE_SECONDS
-        while len(process_tree(self.pid)) > 1 and time.monotonic() < end:
+    def line_seconds(self) -> float:
+        """Processor seconds of the long line before it."""
+        return self._line.processor_seconds() if self._line is not None else 0.0
+
+    def settle(self, most: float = SETTLE_SECONDS) -> None:
+        """Wait until what it forked for the last client is gone, so that it does not run beside the next.
+
+        What is there after ``most`` seconds all the same are its workers: from then on they belong to it.
+        """
+        end = time.monotonic() + most
+        while (count := len(process_tree(self.pid))) > self._resting and time.monotonic() < end:
             time.sleep(0.01)
+        self._resting = max(1, count)
 
     def stop(self) -> None:
-        """Stop it and what it forked, each by its process id."""
+        """Stop it, what it forked, and the line, each by its process id."""
+        if self._line is not None:
+            self._line.__exit__()
         if self._process is not None:
             tree = process_tree(self._process.pid)
             self._process.terminate()

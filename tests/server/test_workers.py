@@ -1,0 +1,421 @@
+"""Several worker processes behind one address: what they share, what one's death costs, how they end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from blake3 import blake3
+
+from ftpy.client.connection import Connection
+from ftpy.config import ServerConfig, Transfer, find_fault, worker_count
+from ftpy.digests import hexdigest
+from ftpy.errors import Busy, ConnectionFailed
+from ftpy.wire.messages import (
+    CommitRequest,
+    PartReply,
+    PartRequest,
+    PutRequest,
+    StatReply,
+    StatRequest,
+    StoredReply,
+    Trailer,
+    UploadReply,
+    digest_of,
+)
+from tests.rig import Daemon, Host, eventually
+
+pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="needs Linux's /proc")
+
+MIB = 1024 * 1024
+ONCE = Transfer(stall_seconds=10, connect_seconds=10, retries=0)
+PART = 8 * MIB
+MTIME = 1_700_000_000_000_000_000
+
+
+def states(pid: int) -> set[str]:
+    """What the threads of a process do, a letter each (proc_pid_stat(5)); none when it is gone."""
+    found: set[str] = set()
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            found.add(Path(f"/proc/{pid}/task/{task}/stat").read_text().rpartition(")")[2].split()[0])
+    return found
+
+
+def alive(pid: int) -> bool:
+    """Whether it runs; one that is dead and that nobody has waited for does not."""
+    return bool(states(pid) - {"Z", "X"})
+
+
+class Crew(Daemon):
+    """A daemon with workers."""
+
+    def __init__(self, host: Host, settings: str = "", *, workers: int = 3, before: str = "") -> None:
+        super().__init__(host, f"workers = {workers}\n{settings}", before)
+        self.workers: list[int] = []
+        """The process ids of the first generation."""
+
+    def start(self, code: str = "from ftpy.cli.server import main; main()") -> None:
+        super().start(code)
+        (line,) = [line for line in self.log.splitlines() if " workers pids=" in line]
+        self.workers = [int(pid) for pid in line.partition("pids=")[2].split(",")]
+
+    def connect(self, stack: ExitStack, worker: int) -> Connection:
+        """A connection that this worker serves, by its number: the others are stopped meanwhile."""
+        return stack.enter_context(self.served_by(worker))
+
+    @contextlib.contextmanager
+    def served_by(self, worker: int) -> Iterator[Connection]:
+        with self.only(worker):
+            connection = Connection.open(self.host.profile(), ONCE)
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    @contextlib.contextmanager
+    def only(self, worker: int) -> Iterator[None]:
+        """Only this worker runs."""
+        others = [pid for pid in self.workers if pid != self.workers[worker]]
+        for pid in others:
+            os.kill(pid, signal.SIGSTOP)
+        for pid in others:
+            eventually(lambda pid=pid: states(pid) == {"T"})
+        try:
+            yield
+        finally:
+            for pid in others:
+                os.kill(pid, signal.SIGCONT)
+
+    def all_gone(self) -> bool:
+        return not any(map(alive, self.workers))
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        eventually(self.all_gone)
+
+
+def served(connection: Connection) -> bool:
+    return connection.call(StatRequest(id=connection.next_id(), path=""), StatReply).entry.type == "directory"
+
+
+def refused(daemon: Crew, worker: int) -> bool:
+    try:
+        with daemon.served_by(worker):
+            return False
+    except ConnectionFailed:
+        return True
+
+
+def open_upload(connection: Connection, size: int) -> UploadReply:
+    request = PutRequest(id=connection.next_id(), path="d/large", file_size=size, mtime_ns=MTIME)
+    return connection.call(request, UploadReply)
+
+
+def send_part(connection: Connection, upload: str, number: int, data: bytes) -> None:
+    piece = data[number * PART : (number + 1) * PART]
+    connection.channel.send(PartRequest(id=connection.next_id(), upload=upload, part=number, length=len(piece)))
+    connection.channel.send_body(memoryview(piece))
+    connection.channel.send(Trailer(blake3=blake3(piece).hexdigest()))
+    connection.wait(PartReply)
+
+
+def commit(connection: Connection, upload: str, data: bytes) -> StoredReply:
+    digest = digest_of("md5", hexdigest("md5", data))
+    return connection.call(CommitRequest(id=connection.next_id(), upload=upload, digest=digest), StoredReply)
+
+
+@pytest.fixture(scope="module")
+def data() -> bytes:
+    return b"".join(number.to_bytes(8, "big") * (MIB // 8) for number in range(34)) + b"end"
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path / "host", tls=False)
+
+
+# ------------------------------------------------------------------ what they share
+
+
+@pytest.mark.parametrize("tls", [True, False], ids=["tls", "plain"])
+def test_every_worker_serves_on_the_one_address(tmp_path: Path, tls: bool) -> None:
+    with Crew(Host(tmp_path / "host", tls=tls)) as daemon, ExitStack() as stack:
+        assert len(set(daemon.workers)) == 3
+        connections = [daemon.connect(stack, worker) for worker in (0, 1, 2)]
+        assert all(map(served, connections))
+        crowd = [stack.enter_context(daemon.host.client(transfer=ONCE)) for _ in range(20)]
+        assert {client.stat("").type for client in crowd} == {"directory"}
+
+
+def test_connections_of_all_workers_count_together(host: Host) -> None:
+    with Crew(host, "[limits]\nconnections_per_address = 3\n", workers=2) as daemon, ExitStack() as stack:
+        first = daemon.connect(stack, 0)
+        for worker in (1, 1):
+            daemon.connect(stack, worker)
+        assert refused(daemon, 0) and refused(daemon, 1)
+        first.close()
+        eventually(lambda: not refused(daemon, 1))
+
+
+def test_a_stranger_makes_room_for_a_newcomer_at_another_worker(host: Host) -> None:
+    with Crew(host, "[limits]\nconnections_unauthenticated = 1\n", workers=2) as daemon, ExitStack() as stack:
+        name, _, port = host.address.rpartition(":")
+        with daemon.only(0):
+            stranger = stack.enter_context(socket.create_connection((name, int(port)), timeout=10))
+            time.sleep(0.5)  # the other one runs again only when this one has accepted it
+        assert served(daemon.connect(stack, 1))
+        assert stranger.recv(1) == b""
+        eventually(lambda: "stranger-ended" in daemon.log)
+
+
+def test_what_a_dead_worker_held_of_the_limits_is_free_again(host: Host) -> None:
+    with Crew(host, "[limits]\nconnections = 2\n", workers=2) as daemon, ExitStack() as stack:
+        for _ in (0, 1):
+            daemon.connect(stack, 0)
+        assert refused(daemon, 1)
+        os.kill(daemon.workers[0], signal.SIGKILL)
+        eventually(lambda: "worker-died" in daemon.log)
+        with host.client(transfer=ONCE) as client:
+            assert client.stat("").type == "directory"
+
+
+def test_parts_of_one_upload_over_several_workers_make_one_file(host: Host, data: bytes) -> None:
+    with Crew(host) as daemon, ExitStack() as stack:
+        connections = [daemon.connect(stack, worker) for worker in (0, 1, 2, 1)]
+        upload = open_upload(connections[0], len(data)).upload
+        for number in (4, 1, 0, 3, 2):
+            send_part(connections[number % 4], upload, number, data)
+        stored = commit(connections[3], upload, data)
+        assert (stored.file_size, stored.digest.hex) == (len(data), hexdigest("md5", data))
+        assert commit(connections[0], upload, data).etag == stored.etag
+    assert (host.root / "d" / "large").read_bytes() == data and host.uploads == []
+    assert "Traceback" not in daemon.log and "internal" not in daemon.log
+
+
+def test_only_one_worker_sweeps_a_root(host: Host) -> None:
+    before = """
+import sys
+from ftpy.server.worker import Parent
+may_sweep = Parent.may_sweep
+def said(parent, root):
+    may = may_sweep(parent, root)
+    print("MAY", may, file=sys.stderr, flush=True)
+    return may
+Parent.may_sweep = said
+"""
+    with Crew(host, before=before) as daemon:
+        eventually(lambda: daemon.log.count("MAY ") == 3)
+        assert daemon.log.count("MAY True") == 1
+
+
+# ------------------------------------------------------------------ deaths
+
+
+def test_upload_goes_on_from_where_it_was_when_its_owner_is_killed(host: Host, data: bytes) -> None:
+    source = host.folder / "source"
+    source.write_bytes(data)
+    os.utime(source, ns=(MTIME, MTIME))
+    with Crew(host) as daemon, ExitStack() as stack:
+        owner, other, third = (daemon.connect(stack, worker) for worker in (0, 1, 2))
+        upload = open_upload(owner, len(data)).upload
+        send_part(owner, upload, 0, data)
+        send_part(other, upload, 3, data)
+        os.kill(daemon.workers[0], signal.SIGKILL)
+        with pytest.raises((ConnectionFailed, Busy)):
+            served(owner)
+        eventually(lambda: "worker-died" in daemon.log)
+        assert served(third)
+        with pytest.raises(Busy):
+            send_part(other, upload, 1, data)
+        with host.client() as client:
+            assert client.put(source, "d/large").resumed == 2 * PART
+        assert (host.root / "d" / "large").read_bytes() == data and host.uploads == []
+        line = next(line for line in daemon.log.splitlines() if "worker-died" in line)
+        assert f"pid={daemon.workers[0]}" in line and "how=SIGKILL" in line
+
+
+def test_upload_goes_on_when_a_worker_that_only_brought_parts_is_killed(host: Host, data: bytes) -> None:
+    with Crew(host) as daemon, ExitStack() as stack:
+        owner, other = (daemon.connect(stack, worker) for worker in (0, 1))
+        upload = open_upload(owner, len(data)).upload
+        send_part(other, upload, 0, data)
+        other.channel.send(PartRequest(id=other.next_id(), upload=upload, part=1, length=PART))
+        other.channel.send_body(memoryview(b"x" * MIB))
+        other.channel.flush()
+        with open(host.root / ".ftpy" / "uploads" / f"{upload}.data", "rb", buffering=0) as staged:
+            eventually(lambda: os.pread(staged.fileno(), 1, PART) == b"x")
+        with pytest.raises(Busy):
+            send_part(owner, upload, 1, data)
+        os.kill(daemon.workers[1], signal.SIGKILL)
+
+        def is_free() -> bool:
+            try:
+                send_part(owner, upload, 1, data)
+            except Busy:
+                return False
+            return True
+
+        eventually(is_free)
+        for number in (2, 3, 4):
+            send_part(owner, upload, number, data)
+        commit(owner, upload, data)
+    assert (host.root / "d" / "large").read_bytes() == data
+
+
+def test_a_dead_worker_is_replaced(host: Host) -> None:
+    with Crew(host, workers=2) as daemon:
+        for pid in daemon.workers:
+            os.kill(pid, signal.SIGKILL)
+        with host.client() as client:  # whoever listens: these two are dead
+            assert client.stat("").type == "directory"
+        assert eventually(lambda: daemon.log.count("worker-died") == 2)
+
+
+def test_the_server_ends_with_a_clear_error_when_its_workers_do_not_live(host: Host) -> None:
+    flag = host.folder / "die"
+    before = f"""
+import os
+from ftpy.server import workers
+run_worker = workers.run_worker
+workers.FIRST_PAUSE_SECONDS = 0.001
+workers.run_worker = lambda *given: os._exit(7) if os.path.exists({str(flag)!r}) else run_worker(*given)
+"""
+    with Crew(host, workers=2, before=before) as daemon:
+        flag.touch()
+        os.kill(daemon.workers[0], signal.SIGKILL)
+        assert daemon.wait() == 1
+        assert daemon.log.splitlines()[-1] == (
+            "ftpy-server: a worker died 10 times in a row, each time at once; the log says how"
+        )
+        assert 'how="exit code 7"' in daemon.log
+
+
+# ------------------------------------------------------------------ the end
+
+
+def test_sigterm_drains_all_workers_and_a_put_over_two_of_them_finishes(host: Host, data: bytes) -> None:
+    with Crew(host, "[limits]\ndrain_seconds = 20\n") as daemon, ExitStack() as stack:
+        owner, other = (daemon.connect(stack, worker) for worker in (0, 1))
+        idle = daemon.connect(stack, 2)
+        upload = open_upload(owner, len(data)).upload
+        send_part(other, upload, 0, data)
+        for pid in daemon.workers:
+            os.kill(pid, signal.SIGTERM)  # as systemd does: to every process of the service
+        daemon.signal()
+        assert idle.channel.receive() is None
+        owner.close()
+        for number in (1, 2, 3, 4):
+            send_part(other, upload, number, data)
+        commit(other, upload, data)
+        other.close()
+        assert daemon.wait() == 0
+        assert daemon.all_gone()
+    assert (host.root / "d" / "large").read_bytes() == data and host.uploads == []
+    assert [daemon.log.count(event) for event in (" draining ", "stopped all_ended=true")] == [1, 1]
+    assert "Traceback" not in daemon.log and "worker-died" not in daemon.log
+
+
+def test_a_put_over_two_workers_that_does_not_finish_in_time_is_cut_off_and_resumed(host: Host, data: bytes) -> None:
+    with Crew(host, "[limits]\ndrain_seconds = 0.3\n") as daemon, ExitStack() as stack:
+        owner, other = (daemon.connect(stack, worker) for worker in (0, 1))
+        upload = open_upload(owner, len(data)).upload
+        send_part(other, upload, 0, data)
+        daemon.signal()
+        assert daemon.wait() == 0
+        assert daemon.all_gone() and "stopped all_ended=true" in daemon.log
+        daemon.start()
+        again = daemon.connect(stack, 1)
+        assert open_upload(again, len(data)).missing == [(1, 4)]
+
+
+def test_a_second_signal_ends_all_of_them_at_once(host: Host) -> None:
+    with Crew(host, "[limits]\ndrain_seconds = 60\n") as daemon, ExitStack() as stack:
+        open_upload(daemon.connect(stack, 1), 9 * MIB)
+        daemon.signal()
+        eventually(lambda: " draining " in daemon.log)
+        daemon.signal()
+        assert daemon.wait() == -signal.SIGTERM
+        eventually(daemon.all_gone)
+
+
+def test_workers_end_when_their_parent_is_killed_and_the_address_is_free(host: Host) -> None:
+    with Crew(host) as daemon:
+        daemon.signal(signal.SIGKILL)
+        assert daemon.wait() == -signal.SIGKILL
+        eventually(daemon.all_gone)
+        daemon.start()
+        with host.client(transfer=ONCE) as client:
+            assert client.stat("").type == "directory"
+
+
+def test_a_unix_socket_is_served_by_all_and_removed_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with Crew(Host(tmp_path / "host", tls=False, listen=f"unix:{path}"), workers=2) as daemon, ExitStack() as stack:
+        assert all(served(daemon.connect(stack, worker)) for worker in (0, 1))
+        os.kill(daemon.workers[0], signal.SIGKILL)
+        eventually(lambda: "worker-died" in daemon.log)
+        assert path.exists()
+        daemon.signal()
+        assert daemon.wait() == 0
+    assert not path.exists()
+
+
+# ------------------------------------------------------------------ settings
+
+
+def test_one_worker_is_the_server_itself(host: Host) -> None:
+    with Daemon(host, "workers = 1\n") as daemon:
+        assert daemon.process is not None
+        children = Path(f"/proc/{daemon.process.pid}/task/{daemon.process.pid}/children")
+        if not children.exists():
+            pytest.skip("this kernel does not tell who has children")
+        assert children.read_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (lambda host: setattr(host, "listen", f"127.0.0.1:{TAKEN.getsockname()[1]}"), "cannot listen on"),
+        (lambda host: (host.folder / "users.json").chmod(0o644), "others can read it"),
+        (
+            lambda host: (host.root / ".ftpy").mkdir(mode=0o777) or (host.root / ".ftpy").chmod(0o777),
+            "cannot be served",
+        ),
+    ],
+    ids=["address", "users", "root"],
+)
+def test_what_is_wrong_is_said_once_and_no_worker_is_started(host: Host, broken: object, said: str) -> None:
+    broken(host)  # type: ignore[operator]
+    with pytest.raises(AssertionError, match=said) as caught:
+        Crew(host).start()
+    assert str(caught.value).count("ftpy-server: ") == 1 and "pids=" not in str(caught.value)
+
+
+TAKEN = socket.create_server(("127.0.0.1", 0))
+
+
+def test_auto_is_one_worker_for_each_core_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = ServerConfig(root="files", listen=["127.0.0.1:0"], workers="auto")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 4, 5}, raising=False)
+    assert worker_count(config) == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert worker_count(config) == 1
+    assert worker_count(ServerConfig(root="files", listen=["127.0.0.1:0"])) == 1
+
+
+def test_workers_are_a_settings_error_where_there_is_no_fork(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delattr(os, "fork")
+    folder = str(tmp_path)
+    config = ServerConfig(root=f"{folder}/files", listen=["127.0.0.1:0"], workers=2, state=f"{folder}/state")
+    fault = find_fault(config, f"{folder}/server.toml")
+    assert fault is not None and fault.key == "workers" and "fork" in str(fault)
+    assert worker_count(ServerConfig(root="files", listen=["127.0.0.1:0"], workers="auto")) == 1

@@ -83,8 +83,8 @@ class Source:
         if match := re.match(r"Object missing required field `(.*)`", what):
             return self.error(table, f"`{match[1]}` is missing")
         if what.startswith("Invalid enum value"):
-            what += f", known are: {listed(get_args(kind))}"
-        said = re.sub(r"`\w+`", lambda word: _WORDS.get(word[0], word[0]), what)
+            what += f", known are: {listed(_choices(kind))}"
+        said = re.sub(r"`[^`]+`", lambda words: _in_words(words[0]), what)
         return self.error(table, f"`{display('.'.join(table))}`: {said[:1].lower()}{display(said[1:])}")
 
     def _line_of(self, path: tuple[str, ...]) -> int | None:
@@ -101,6 +101,16 @@ class Source:
             if len(found) > best_length and found == path[: len(found)]:
                 best, best_length = number, len(found)
         return best
+
+
+def _choices(kind: Any) -> list[str]:
+    """The words of a Literal, or of those in a union with other types."""
+    return [word for one in get_args(kind) for word in ([one] if isinstance(one, str) else _choices(one))]
+
+
+def _in_words(types: str) -> str:
+    """msgspec's "`int | str`" for people."""
+    return " or ".join(_WORDS.get(f"`{one}`", f"`{one}`") for one in types.strip("`").split(" | "))
 
 
 def _split(name: str) -> tuple[str, ...]:

@@ -25,6 +25,9 @@ DEFAULT_PORT = 7421
 SOCKET_PATH_BYTES = 103
 """Longest path of a Unix socket, bytes: what fits into ``sun_path`` of macOS; Linux takes four more."""
 
+MOST_STREAMS = 32
+"""Most connections that one transfer uses: beyond, a line gets no faster and a server has others to serve."""
+
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 MOST_WORKERS = 256
 """Most processes that serve: more cores than one file server's disks can feed."""
@@ -159,6 +162,12 @@ class Transfer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     retries: Annotated[
         int, Meta(ge=0, le=1000), _says("Times that a lost connection is made again without any progress between.")
     ] = 8
+    streams: Annotated[
+        Literal["auto"] | Annotated[int, Meta(ge=1, le=MOST_STREAMS)],
+        _says(
+            'Connections that share one transfer, 1 to 32; "auto": one, and more where that is measured to be faster.'
+        ),
+    ] = "auto"
 
 
 class ClientConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -22,7 +22,6 @@ _WORDS = {
     "`bool`": "true or false",
     "`array`": "a list",
     "`object`": "a table",
-    "`int | str`": "a whole number or a word",
 }
 """msgspec's words -> TOML's."""
 
@@ -84,8 +83,8 @@ class Source:
         if match := re.match(r"Object missing required field `(.*)`", what):
             return self.error(table, f"`{match[1]}` is missing")
         if what.startswith("Invalid enum value"):
-            what += f", known are: {listed(_literals(kind))}"
-        said = re.sub(r"`[\w |]+`", lambda word: _WORDS.get(word[0], word[0]), what)
+            what += f", known are: {listed(_choices(kind))}"
+        said = re.sub(r"`[^`]+`", lambda words: _in_words(words[0]), what)
         return self.error(table, f"`{display('.'.join(table))}`: {said[:1].lower()}{display(said[1:])}")
 
     def _line_of(self, path: tuple[str, ...]) -> int | None:
@@ -104,12 +103,16 @@ class Source:
         return best
 
 
-def _literals(kind: Any) -> list[str]:
-    """The words of a Literal, also where it is one of several types; "a number" for a number's."""
+def _choices(kind: Any) -> list[str]:
+    """The words of a Literal, also where it is one of several types; "a whole number" for a number's."""
     if kind is int:
         return ["a whole number"]
-    found = [_literals(one) if not isinstance(one, str) else [one] for one in get_args(kind)]
-    return [word for words in found for word in words]
+    return [word for one in get_args(kind) for word in ([one] if isinstance(one, str) else _choices(one))]
+
+
+def _in_words(types: str) -> str:
+    """msgspec's "`int | str`" for people."""
+    return " or ".join(_WORDS.get(f"`{one}`", f"`{one}`") for one in types.strip("`").split(" | "))
 
 
 def _split(name: str) -> tuple[str, ...]:

@@ -176,7 +176,7 @@ def test_server_config_accepts_whole_numbers_for_seconds_and_a_byte_order_mark(s
         (GOOD + "limits = 3", "3: `limits`: expected a table, got a whole number"),
         (GOOD + '["log"]\nlevel = "loud"', "4: `log.level`: invalid enum value 'loud', known are: debug, info,"),
         (GOOD + 'workers = "many"', "3: `workers`: invalid enum value 'many', known are: a whole number, auto"),
-        (GOOD + "workers = 1.5", "3: `workers`: expected a whole number or a word, got a number"),
+        (GOOD + "workers = 1.5", "3: `workers`: expected a whole number or a string, got a number"),
         (GOOD + "workers = 0", "3: `workers`: expected a whole number >= 1"),
         (GOOD + 'tls = "maybe"', "3: `tls`: invalid enum value 'maybe', known are: on, off"),
         ('root = "f"\nlisten = []', "2: `listen`: expected a list of length >= 1"),
@@ -269,6 +269,9 @@ def test_client_config_is_the_defaults_when_there_is_no_file(tmp_path):
         (f'[servers.a]\naddresses = ["a:1"]\nuser = "a"\nkey = "{KEY}A"', "4: `servers.a.key`: expected a string"),
         (f'[servers.a]\naddresses = ["a:1"]\nuser = "a"\nkye = "{KEY}"', "4: unknown key `kye` in [servers.a]; did yo"),
         ("[transfer]\nretires = 3", "2: unknown key `retires` in [transfer]; did you mean retries?"),
+        ('[transfer]\nstreams = "many"', "2: `transfer.streams`: invalid enum value 'many', known are: auto"),
+        ("[transfer]\nstreams = 33", "2: `transfer.streams`: expected a whole number <= 32"),
+        ("[transfer]\nstreams = 1.5", "2: `transfer.streams`: expected a whole number or a string, got a number"),
     ],
 )
 def test_client_config_says_line_and_profile_but_no_key_when_it_is_wrong(client_toml, text, said):

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
-import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO, Self, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, Literal, Self, TypeVar
+
+from msgspec import structs
 
 from ftpy.client.connection import Connection
 from ftpy.client.getting import FileGet, Get, StreamGet
-from ftpy.client.putting import FilePut, Put, StreamPut
+from ftpy.client.putting import FilePut, Put
 from ftpy.client.results import Fetched, OnProgress, Stored, ignore
 from ftpy.client.source import Source
+from ftpy.client.streamput import StreamPut
+from ftpy.client.streams import Line, Streams
 from ftpy.client.trees import OWNER_BITS, TreeOptions, TreeResult
 from ftpy.config import Profile, Transfer, choose_profile, client_config_path, load_client_config
 from ftpy.digests import DigestName
 from ftpy.errors import (
     AlreadyExists,
-    Busy,
     Changed,
     ConnectionFailed,
     DigestMismatch,
@@ -33,7 +34,6 @@ from ftpy.errors import (
     PermissionDenied,
     ProtocolError,
     RequestError,
-    ShuttingDown,
     UnknownUpload,
 )
 from ftpy.files import FileInfo, RemotePath, display
@@ -53,10 +53,6 @@ if TYPE_CHECKING:
     from ftpy.client.listing import Listing
     from ftpy.client.treeget import TreeGet
     from ftpy.client.treeput import TreePut
-
-BACKOFF_SECONDS = 0.5
-"""First wait before a new connection; doubles with every failure in a row."""
-MOST_BACKOFF_SECONDS = 15.0
 
 FINAL = (AlreadyExists, Changed, InvalidPath, IsADirectory, NotADirectory, PermissionDenied)
 """Refusals that will not change by going on: what was sent of the file is dropped."""
@@ -84,14 +80,23 @@ class Client:
         self._profile = profile
         self._transfer = transfer or Transfer()
         self._notify = notify
-        self._connection: Connection | None = None
+        self._line = Line(self._another, self._transfer.retries, notify)
+        self._streams = Streams(
+            self._line, self._another, self._transfer.streams, retries=self._transfer.retries, notify=notify
+        )
 
     @classmethod
-    def paired(cls, name: str | None = None, notify: Notify = _silent) -> Client:
-        """A client for a paired server: ``name``, or $FTPY_SERVER, or the default. Raises ConfigError."""
+    def paired(
+        cls, name: str | None = None, notify: Notify = _silent, *, streams: Literal["auto"] | int | None = None
+    ) -> Client:
+        """A client for a paired server: ``name``, or $FTPY_SERVER, or the default. Raises ConfigError.
+
+        ``streams`` connections share one transfer, 1 to 32, instead of what is configured.
+        """
         config = load_client_config(client_config_path())
         _, profile = choose_profile(config, name)
-        return cls(profile, config.transfer, notify)
+        transfer = config.transfer if streams is None else structs.replace(config.transfer, streams=streams)
+        return cls(profile, transfer, notify)
 
     # ---- life
 
@@ -107,9 +112,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connection; safe to call twice."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._line.close()
 
     @property
     def rights(self) -> frozenset[str]:
@@ -127,35 +130,14 @@ class Client:
         return self._transfer.digest
 
     def _connected(self) -> Connection:
-        if self._connection is None:
-            self._connection = Connection.open(self._profile, self._transfer)
-        return self._connection
+        return self._line.connected()
 
     def _persist(self, attempt: Callable[[Connection], T], moved: Callable[[], int] = lambda: 0) -> T:
         """Attempt over one connection after the other; the count of failures starts anew whenever ``moved`` grows."""
-        failures, mark = 0, moved()
-        while True:
-            try:
-                return attempt(self._connected())
-            except (ConnectionFailed, Busy, ShuttingDown) as error:
-                self.close()
-                if isinstance(error, ProtocolError):
-                    raise
-                if moved() > mark:
-                    failures, mark = 0, moved()
-                failures += 1
-                if failures > self._transfer.retries:
-                    raise
-                self._wait(error, failures)
-            except BaseException:
-                if self._connection is not None and not self._connection.in_step:
-                    self.close()
-                raise
+        return self._line.persist(attempt, moved)
 
-    def _wait(self, error: FtpyError, failures: int) -> None:
-        delay = min(BACKOFF_SECONDS * 2 ** (failures - 1), MOST_BACKOFF_SECONDS) * random.uniform(0.8, 1.2)  # noqa: S311
-        self._notify(f"{error}; trying again in {delay:.1f} s ({failures} of {self._transfer.retries})")
-        time.sleep(delay)
+    def _another(self) -> Connection:
+        return Connection.open(self._profile, self._transfer)
 
     # ---- put
 
@@ -188,14 +170,14 @@ class Client:
 
     def _put_file(self, transfer: FilePut) -> Stored:
         try:
-            return self._persist(transfer.attempt, lambda: transfer.stored_bytes)
+            return transfer.send(self._streams)
         except (DigestMismatch, UnknownUpload) as error:
             if isinstance(error, DigestMismatch) and not transfer.resumed:
                 raise
             # What an earlier run left was of other bytes, or is gone; the server has dropped it.
             self._notify(f"{error}; starting over")
             transfer.start_over()
-            return self._persist(transfer.attempt, lambda: transfer.stored_bytes)
+            return transfer.send(self._streams)
 
     def _abandon(self, transfer: FilePut) -> None:
         """Drop what the server holds of a file that is no longer that file; it would expire, but why wait."""
@@ -311,13 +293,10 @@ class Client:
         connection = self._connected()
         with Listing(where, connection, self._another) as listing:
             if not listing.wait(LISTING_ROUND_TRIPS * connection.round_trip_seconds):
-                self._connection = None  # it is the listing's until that is through
+                self._line.take()  # it is the listing's until that is through
             yield listing
-        if self._connection is not connection:
+        if self._line.connection is not connection:
             connection.close()
-
-    def _another(self) -> Connection:
-        return Connection.open(self._profile, self._transfer)
 
     # ---- ls, stat, digest
 

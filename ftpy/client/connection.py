@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import secrets
 import socket
+import threading
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -57,6 +59,9 @@ class Connection:
         self.channel = channel
         self.welcome = welcome
         self.round_trip_seconds = 0.0
+        """The shorter of the handshake's two round trips: the nearest to what the line alone takes."""
+        self.leaving = threading.Event()
+        """Once it is set, whoever works on this connection ends what is under way and begins nothing more."""
         self._next_id = 1
 
     @classmethod
@@ -94,11 +99,13 @@ class Connection:
                 stream.expect_tls(tls.ALPN)
             channel = Channel(stream, Side.CLIENT)
             with stream.until(deadline):
-                welcome = _authenticate(channel, profile, pin)
+                welcome, round_trip_seconds = _authenticate(channel, profile, pin)
         except BaseException:
             sock.close()
             raise
-        return cls(channel, welcome)
+        connection = cls(channel, welcome)
+        connection.round_trip_seconds = round_trip_seconds
+        return connection
 
     @property
     def in_step(self) -> bool:
@@ -132,18 +139,26 @@ class Connection:
 
     def wait(self, kind: type[R], on_progress: Callable[[int], None] = _ignore) -> R:
         """The reply that is due next; ``on_progress`` hears the bytes that the server says it has done meanwhile."""
-        while True:
-            message = self.channel.receive()
-            if isinstance(message, ProgressReply):
-                on_progress(message.progress)
-            elif isinstance(message, FailureReply):
-                raise message.exception()
-            elif isinstance(message, kind):
-                return message
-            elif message is None:
-                raise ConnectionLost("the server closed the connection")
-            else:
-                raise ProtocolError(f"a {type(message).__name__} where a {kind.__name__} is due")
+        while (reply := self.hear(kind, on_progress)) is None:
+            pass
+        return reply
+
+    def hear(self, kind: type[R], on_progress: Callable[[int], None] = _ignore) -> R | None:
+        """One message: the reply that is due next, or None where it was progress. Raises the failure that it carries.
+
+        May be called in the middle of a request's body, when ``readable``.
+        """
+        message = self.channel.receive()
+        if isinstance(message, ProgressReply):
+            on_progress(message.progress)
+            return None
+        if isinstance(message, FailureReply):
+            raise message.exception()
+        if isinstance(message, kind):
+            return message
+        if message is None:
+            raise ConnectionLost("the server closed the connection")
+        raise ProtocolError(f"a {type(message).__name__} where a {kind.__name__} is due")
 
     def readable(self) -> bool:
         """Whether a reply can be had without waiting."""
@@ -179,7 +194,8 @@ def _dial(address: str, deadline: Deadline) -> socket.socket:
         raise ConnectionFailed("that is no host name") from None
 
 
-def _authenticate(channel: Channel, profile: Profile, pin: bytes) -> Welcome:
+def _authenticate(channel: Channel, profile: Profile, pin: bytes) -> tuple[Welcome, float]:
+    """Prove both ends: the welcome, and the round trip in seconds."""
     try:
         key = b64decode(profile.key)
     except ProtocolError:
@@ -187,7 +203,9 @@ def _authenticate(channel: Channel, profile: Profile, pin: bytes) -> Welcome:
     binding = auth.Channel(pin)
     handshake = auth.ClientHandshake(profile.user, key, secrets.token_bytes(auth.NONCE_BYTES), binding)
     channel.send(handshake.message)
+    began = time.monotonic()
     challenge_bytes = channel.receive_raw()
+    challenged = time.monotonic()
     if challenge_bytes is None:
         raise ConnectionLost("the server closed the connection at once; it may be full")
     challenge = channel.session.receive(challenge_bytes)
@@ -195,7 +213,9 @@ def _authenticate(channel: Channel, profile: Profile, pin: bytes) -> Welcome:
         raise _as_failure(challenge.exception())
     assert isinstance(challenge, Challenge)
     channel.send(handshake.prove(challenge_bytes))
+    proven = time.monotonic()
     verdict = channel.receive()
+    round_trip_seconds = min(challenged - began, time.monotonic() - proven)
     if isinstance(verdict, DeniedMessage):
         raise Denied(f"the server refused user {profile.user!r} with this key")
     if isinstance(verdict, FailureReply):
@@ -203,7 +223,7 @@ def _authenticate(channel: Channel, profile: Profile, pin: bytes) -> Welcome:
     if not isinstance(verdict, Welcome):
         raise ConnectionLost("the server closed the connection before it answered the proof")
     handshake.check(verdict.server_proof)
-    return verdict
+    return verdict, round_trip_seconds
 
 
 def _as_failure(error: FtpyError) -> FtpyError:

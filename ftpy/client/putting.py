@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import select
-import time
-from collections import deque
+import threading
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
-from ftpy.client.connection import Connection
+from ftpy.client.connection import MOST_INLINE_BYTES, Connection
+from ftpy.client.parts import Parts, Sending
+from ftpy.client.pieces import Gauge
 from ftpy.client.results import OnProgress, Progress, Stored
 from ftpy.client.source import Source
-from ftpy.digests import DigestName, hexdigest, new_hasher
+from ftpy.client.streams import Lines
+from ftpy.digests import DigestName, hexdigest
 from ftpy.errors import (
     Changed,
-    DigestMismatch,
     IsADirectory,
-    LocalFileError,
     NotAFile,
     NotFound,
     PermissionDenied,
     ProtocolError,
+    UnknownUpload,
 )
 from ftpy.files import RemotePath
 from ftpy.storage.base import Condition, KnownDigest
@@ -33,8 +33,6 @@ from ftpy.wire.messages import (
     DigestRequest,
     GetReply,
     GetRequest,
-    PartReply,
-    PartRequest,
     PutRequest,
     StoredReply,
     UploadReply,
@@ -42,13 +40,6 @@ from ftpy.wire.messages import (
     trailer_of,
 )
 from ftpy.wire.spelling import path_to_wire
-
-PARTS_IN_FLIGHT = 4
-"""Parts sent but not yet acknowledged: what is sent again after a lost connection, at most."""
-MOST_PART_BYTES = 256 * 1024 * 1024
-"""Largest part of a stream, bytes: it is held in memory until the server has it."""
-PART_TRIES = 3
-"""How often a part that arrives broken is sent."""
 
 
 @dataclass(slots=True)
@@ -101,7 +92,9 @@ class Put:
 
 
 class FilePut:
-    """One file on its way, over as many connections as it takes; ``attempt`` with each until one succeeds."""
+    """One file on its way, over as many connections as it takes: ``send`` over lines that see to lost connections, or
+    ``attempt`` with one connection after the other until one succeeds.
+    """
 
     def __init__(self, put: Put, source: Source) -> None:
         self._put = put
@@ -109,9 +102,22 @@ class FilePut:
         self._resumed: int | None = None
         self._digest: KnownDigest | None = None
         self._commit_unanswered = False
-        self._upload_id: str | None = None
-        self.stored_bytes = 0
+        self._opening = threading.Lock()
+        self._parts: Parts | None = None
+        self._is_current = False
+        """Whether the server still has what ``_parts`` says: after a lost connection it may have crashed, too."""
+        self._gauge = Gauge(lambda done: self._say("sending", done))
+
+    @property
+    def stored_bytes(self) -> int:
         """Bytes that the server is known to have; grows, so that whoever retries knows that something moves."""
+        return self._gauge.bytes
+
+    def send(self, lines: Lines) -> Stored:
+        """Send it over one connection or several. Raises SourceChanged and whatever lines or server raise."""
+        if self._source.size > MOST_INLINE_BYTES and not self._commit_unanswered:
+            lines.run(self.worker, lambda: self.stored_bytes, lambda: self._source.size - self.stored_bytes)
+        return lines.persist(self.attempt, lambda: self.stored_bytes)
 
     def attempt(self, connection: Connection) -> Stored:
         """Send what is missing and commit. Raises SourceChanged and whatever the connection or the server raises."""
@@ -123,7 +129,12 @@ class FilePut:
                 return Stored(self._put.path, source.size, digest, durable=False, resumed=self._resumed or 0)
         if self._source.size <= connection.inline_bytes:
             return self._at_once(connection)
-        return self._in_parts(connection)
+        self.worker(connection)
+        try:
+            return self._finish(connection)
+        except BaseException:
+            self._is_current = False
+            raise
 
     def _at_once(self, connection: Connection) -> Stored:
         source, put = self._source, self._put
@@ -147,76 +158,57 @@ class FilePut:
         self._say("sending", source.size)
         return put.result(reply, source.size, self._digest)
 
-    def _in_parts(self, connection: Connection) -> Stored:
-        source = self._source
-        upload = connection.call(
-            self._put.request(connection.next_id(), file_size=source.size, mtime_ns=source.mtime_ns, mode=source.mode),
-            UploadReply,
-        )
-        missing = _numbers(upload, source.size)
-        self.stored_bytes = source.size - sum(self._length(upload, number) for number in missing)
-        if self._resumed is None:
-            self._resumed = self.stored_bytes
-        self._say("sending", self.stored_bytes)
-        self._upload_id = upload.upload
-        self._send_parts(connection, upload, missing)
-        self._say("verifying", 0)
-        digest = KnownDigest(self._put.digest, source.hexdigest())
-        source.check_unchanged()
-        return self._commit(connection, upload, digest)
+    # ---- parts
 
-    def _length(self, upload: UploadReply, number: int) -> int:
-        return min(upload.part_size, self._source.size - number * upload.part_size)
+    def worker(self, connection: Connection) -> None:
+        """Send parts until all are stored, or the connection's ``leaving`` is set; with siblings in other threads."""
+        connection.require(self._put.digest)
+        parts = self._open(connection)
+        sending = Sending(connection, parts, self._source, self._gauge)
+        try:
+            sending.run()
+        except BaseException:
+            self._is_current = False
+            raise
+        finally:
+            sending.close()
 
-    def _send_parts(self, connection: Connection, upload: UploadReply, missing: list[int]) -> None:
-        source = self._source
-        due = set(missing)
-        queue = deque((number, 1) for number in range(-(-source.size // upload.part_size)))
-        flying: deque[tuple[int, int]] = deque()
-        most = min(PARTS_IN_FLIGHT, connection.welcome.limits.requests)
-        while queue or flying:
-            if queue and len(flying) < most:
-                number, tries = queue.popleft()
-                if number not in due:
-                    source.pass_over(number * upload.part_size, self._length(upload, number))
-                    continue
-                flying.append((number, tries))
-                self._send_part(connection, upload, number)
-            while flying and (len(flying) >= most or not queue or connection.readable()):
-                number, tries = flying.popleft()
-                try:
-                    self._await_part(connection, upload, number)
-                except DigestMismatch:
-                    if tries >= PART_TRIES:
-                        raise
-                    queue.append((number, tries + 1))
-
-    def _send_part(self, connection: Connection, upload: UploadReply, number: int) -> None:
-        source, channel = self._source, connection.channel
-        offset, length = number * upload.part_size, self._length(upload, number)
-        name = connection.part_digest
-        channel.send(
-            PartRequest(id=connection.next_id(), upload=upload.upload, part=number, length=length, digest=name)
-        )
-        hasher = new_hasher(name)
-        for view in source.chunks(offset, length):
-            hasher.update(view)
-            if channel.sends_files:
-                # The kernel hands the file's pages on: one copy less. Should they differ from what was hashed,
-                # because the file is being changed, the part is refused.
-                channel.send_file(source.fileno(), offset, len(view))
+    def _open(self, connection: Connection) -> Parts:
+        """The parts, asked for by the first worker and by the first one after any that failed."""
+        with self._opening:
+            parts, source = self._parts, self._source
+            if parts is not None and self._is_current:
+                return parts
+            before = parts.stored if parts else set()
+            upload = connection.call(
+                self._put.request(
+                    connection.next_id(), file_size=source.size, mtime_ns=source.mtime_ns, mode=source.mode
+                ),
+                UploadReply,
+            )
+            missing = set(_numbers(upload, source.size))
+            if parts is None:
+                parts = self._parts = Parts(upload.upload, upload.part_size, source.size, missing)
+            elif (parts.upload, parts.part_size) == (upload.upload, upload.part_size):
+                parts.compare(before, missing)
             else:
-                channel.send_body(view)
-            offset += len(view)
-        channel.send(trailer_of(name, hasher.hexdigest()))
-        channel.flush()
+                raise UnknownUpload
+            for number in parts.stored:
+                source.pass_over(*parts.range(number))
+            self._gauge.begin(parts.stored_bytes)
+            if self._resumed is None:
+                self._resumed = parts.stored_bytes
+            self._is_current = True
+            return parts
 
-    def _await_part(self, connection: Connection, upload: UploadReply, number: int) -> None:
-        connection.wait(PartReply, lambda done: self._say("sending", self.stored_bytes + done))
-        self.stored_bytes += self._length(upload, number)
-        self._say("sending", self.stored_bytes)
+    def _finish(self, connection: Connection) -> Stored:
+        assert self._parts is not None
+        self._say("verifying", 0)
+        digest = KnownDigest(self._put.digest, self._source.hexdigest())
+        self._source.check_unchanged()
+        return self._commit(connection, self._parts.upload, digest)
 
-    def _commit(self, connection: Connection, upload: UploadReply, digest: KnownDigest) -> Stored:
+    def _commit(self, connection: Connection, upload: str, digest: KnownDigest) -> Stored:
         size = self._source.size
         self._digest = digest
         self._commit_unanswered = True
@@ -225,7 +217,7 @@ class FilePut:
             self._say("verifying" if verified < size else "committing", verified)
 
         reply = connection.call(
-            CommitRequest(id=connection.next_id(), upload=upload.upload, digest=digest_of(digest.name, digest.hex)),
+            CommitRequest(id=connection.next_id(), upload=upload, digest=digest_of(digest.name, digest.hex)),
             StoredReply,
             on_progress,
         )
@@ -243,12 +235,12 @@ class FilePut:
     @property
     def begun(self) -> bool:
         """Whether the server holds an upload of it."""
-        return self._upload_id is not None
+        return self._parts is not None
 
     def abandon(self, connection: Connection) -> None:
         """Drop what the server holds of a file that is no longer that file."""
-        assert self._upload_id is not None
-        connection.call(AbortRequest(id=connection.next_id(), upload=self._upload_id), AbortReply)
+        assert self._parts is not None
+        connection.call(AbortRequest(id=connection.next_id(), upload=self._parts.upload), AbortReply)
 
     def _say(self, phase: Any, done: int) -> None:
         self._put.on_progress(Progress(phase, done, self._source.size))
@@ -260,7 +252,8 @@ class FilePut:
 
     def start_over(self) -> None:
         """Forget what was learnt of an upload that the server has dropped."""
-        self._resumed, self._upload_id = None, None
+        self._resumed, self._parts = None, None
+        self._gauge = Gauge(lambda done: self._say("sending", done))
         self._commit_unanswered = False
 
 
@@ -277,85 +270,3 @@ def _numbers(upload: UploadReply, size: int) -> list[int]:
         numbers += range(first, last + 1)
         due = last + 1
     return numbers
-
-
-class StreamPut:
-    """A put of a source of unknown length: part by part, each kept until the server has it; not resumable later."""
-
-    def __init__(self, put: Put, stream: BinaryIO) -> None:
-        self._put = put
-        self._stream = stream
-        self._hasher = new_hasher(put.digest)
-        self._upload: UploadReply | None = None
-        self._part: memoryview | None = None
-        self._number = 0
-        self._ended = False
-        self._mtime_ns = time.time_ns()
-        self._commit_unanswered = False
-        self.stored_bytes = 0
-
-    def attempt(self, connection: Connection) -> Stored:
-        """Go on where the last connection ended."""
-        put = self._put
-        connection.require(put.digest)
-        if self._upload is None:
-            self._upload = connection.call(
-                put.request(connection.next_id(), file_size=None, mtime_ns=self._mtime_ns), UploadReply
-            )
-            if self._upload.part_size > MOST_PART_BYTES:
-                raise ProtocolError(f"the server asks for parts of {self._upload.part_size} bytes")
-        upload, name = self._upload.upload, connection.part_digest
-        while self._part is not None or not self._ended:
-            if self._part is None and not self._read(self._upload.part_size):
-                break
-            part = self._part
-            assert part is not None
-            connection.channel.send(
-                PartRequest(id=connection.next_id(), upload=upload, part=self._number, length=len(part), digest=name)
-            )
-            connection.channel.send_body(part)
-            connection.channel.send(trailer_of(name, hexdigest(name, part)))
-            connection.wait(PartReply, lambda done: self._say("sending", self.stored_bytes + done))
-            self.stored_bytes += len(part)
-            self._number += 1
-            self._part = None
-            self._say("sending", self.stored_bytes)
-        digest = KnownDigest(put.digest, self._hasher.hexdigest())
-        if self._commit_unanswered and put.found(connection, self.stored_bytes, self._mtime_ns, digest):
-            return Stored(put.path, self.stored_bytes, digest, durable=False)
-        self._commit_unanswered = True
-        reply = connection.call(
-            CommitRequest(
-                id=connection.next_id(),
-                upload=upload,
-                digest=digest_of(digest.name, digest.hex),
-                file_size=self.stored_bytes,
-            ),
-            StoredReply,
-            lambda done: self._say("verifying", done),
-        )
-        return put.result(reply, self.stored_bytes, digest)
-
-    def _read(self, count: int) -> bool:
-        """Read the next part, whole unless it is the last; False at the end."""
-        buffer = memoryview(bytearray(count))
-        held = 0
-        while held < count:
-            try:
-                got = self._stream.readinto(buffer[held:])  # type: ignore[attr-defined]
-                if got is None:  # it is non-blocking, and nothing is there yet
-                    select.select([self._stream], [], [])
-                    continue
-            except (OSError, ValueError) as error:
-                raise LocalFileError(f"standard input: {getattr(error, 'strerror', None) or error}") from None
-            if not got:
-                self._ended = True
-                break
-            held += got
-        if held:
-            self._part = buffer[:held]
-            self._hasher.update(self._part)
-        return held > 0
-
-    def _say(self, phase: Any, done: int) -> None:
-        self._put.on_progress(Progress(phase, done, None))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 import stat
-from collections.abc import Iterator
+import threading
+from collections.abc import Generator
 
 from ftpy.digests import DigestName
 from ftpy.errors import LocalFileError, SourceChanged
 from ftpy.files import display
 from ftpy.storage.base import Closing
-from ftpy.storage.following import Follower
+from ftpy.storage.following import CHUNK_BYTES, Follower
 from ftpy.storage.positional import read_at
 
 DEFAULT_MODE_MASK = 0o777
@@ -45,7 +47,12 @@ class Source(Closing):
         self.mode = status.st_mode & DEFAULT_MODE_MASK
         self._version = version(status)
         self._follower = Follower(digest, self.read_at)
+        self._lock = threading.Lock()
         self._fed = 0
+        """Bytes from the beginning on that the digest has been told of."""
+        self._feeding = False
+        self._ahead: list[tuple[int, int]] = []
+        """Ranges behind these that were passed over, a heap: where each begins and ends."""
 
     def read_at(self, offset: int, view: memoryview) -> int:
         """Fill ``view`` from ``offset``: the bytes read, fewer only at the end. Raises LocalFileError."""
@@ -65,32 +72,69 @@ class Source(Closing):
             raise SourceChanged(f"{display(self.path)} changed while it was being sent")
         return view
 
-    def chunks(self, offset: int, length: int) -> Iterator[memoryview]:
-        """A range, chunk by chunk, each valid until the next; hashed when it passes first. Raises SourceChanged.
+    def chunks(self, offset: int, length: int) -> Generator[memoryview, None, None]:
+        """A range, chunk by chunk, each valid until the next; hashed in its turn. Raises SourceChanged.
 
-        Ranges come in ascending order, by this or ``pass_over``; those below the highest so far are sent again only.
+        Several threads may read ranges that do not overlap. Whoever reads what the digest needs next hands it over;
+        what the others read is read once more when its turn comes, from memory as long as they are close together.
         """
         end = offset + length
-        while offset < end:
-            buffer = self._follower.borrow()
-            view = buffer[: min(len(buffer), end - offset)]
-            got = self.read_at(offset, view)
-            if got != len(view):
-                raise SourceChanged(f"{display(self.path)} became shorter while it was being sent")
-            yield view
+        feeds = self._begin_feeding(offset, end)
+        buffer = None if feeds else memoryview(bytearray(min(CHUNK_BYTES, length)))
+        at = offset
+        try:
+            while at < end:
+                if buffer is None:
+                    buffer = self._follower.borrow()
+                view = buffer[: min(len(buffer), end - at)]
+                got = self.read_at(at, view)
+                if got != len(view):
+                    raise SourceChanged(f"{display(self.path)} became shorter while it was being sent")
+                yield view
+                if feeds:
+                    self._feed(at, buffer, got)
+                    buffer = None
+                at += got
+        finally:
+            if feeds:
+                self._end_feeding(buffer)
+        if not feeds:
+            self.pass_over(offset, length)
+
+    def _begin_feeding(self, offset: int, end: int) -> bool:
+        with self._lock:
+            feeds = not self._feeding and offset <= self._fed < end
+            self._feeding = self._feeding or feeds
+            return feeds
+
+    def _feed(self, offset: int, buffer: memoryview, count: int) -> None:
+        with self._lock:
             if offset == self._fed:
-                self._follower.give(offset, buffer, got)
-                self._fed += got
+                self._follower.give(offset, buffer, count)
+                self._fed += count
             else:
-                self._follower.give_back(buffer)
-            offset += got
+                self._follower.give_back(buffer)  # it is sent again only
+
+    def _end_feeding(self, buffer: memoryview | None) -> None:
+        if buffer is not None:
+            self._follower.give_back(buffer)
+        with self._lock:
+            self._feeding = False
+            self._announce()
 
     def pass_over(self, offset: int, length: int) -> None:
-        """The server has this range already; it still counts for the digest."""
-        begin, end = max(offset, self._fed), offset + length
-        if begin < end:
-            self._follower.announce(begin, end - begin)
-            self._fed = end
+        """This range, which the server has, counts for the digest, too. In any thread."""
+        with self._lock:
+            heapq.heappush(self._ahead, (offset, offset + length))
+            self._announce()
+
+    def _announce(self) -> None:
+        """Let what comes next be read, as far as it was passed over (lock held)."""
+        while not self._feeding and self._ahead and self._ahead[0][0] <= self._fed:
+            _, end = heapq.heappop(self._ahead)
+            if end > self._fed:
+                self._follower.announce(self._fed, end - self._fed)
+                self._fed = end
 
     def hexdigest(self) -> str:
         """The digest of the whole file, after every range was sent or passed over. Raises SourceChanged."""

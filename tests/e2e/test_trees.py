@@ -288,9 +288,7 @@ def test_a_lost_connection_loses_no_file_of_a_tree(tmp_path: Path, plain_host: H
     with plain_host.client() as direct:
         if verb == "get":
             direct.put_tree(source, "tree")
-    proxy = Proxy(plain_host.address, (Fault(), Fault()), faults, faults, (Fault(), Fault()))
-    if verb == "put":
-        proxy = Proxy(plain_host.address, faults, faults, (Fault(), Fault()))
+    proxy = Proxy(plain_host.address, faults, faults, (Fault(), Fault()))
     with plain_host.client(address=proxy.address) as client:
         result = client.put_tree(source, "tree") if verb == "put" else client.get_tree("tree", tmp_path / "back")
     assert result.failed == 0 and proxy.connections > 1
@@ -323,7 +321,7 @@ def test_a_flipped_bit_in_a_tree_is_sent_again(tmp_path: Path, plain_host: Host)
     for way, verb in ((0, "put"), (1, "get")):
         faults = [Fault(), Fault()]
         faults[way] = Fault("flip", 400_000)
-        proxy = Proxy(plain_host.address, *([(Fault(), Fault())] * way), (faults[0], faults[1]))
+        proxy = Proxy(plain_host.address, (faults[0], faults[1]))
         with plain_host.client(address=proxy.address) as client:
             move = {
                 "put": lambda c: c.put_tree(source, "tree"),

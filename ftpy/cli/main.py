@@ -46,6 +46,21 @@ digest_option = click.option(
 )
 
 
+class _Streams(click.ParamType):  # type: ignore[type-arg]  (generic from click 8.2 on)
+    """A number of connections, or "auto"."""
+
+    name = "N|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """1 to 32 as a number, "auto" as it is."""
+        return value if value == "auto" else click.IntRange(1, 32).convert(value, param, ctx)
+
+
+streams_option = click.option(
+    "--streams", type=_Streams(), help="Connections that share the work, 1 to 32; by itself as many as pay."
+)
+
+
 @click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="ftpy")
 def ftpy() -> None:
@@ -124,6 +139,7 @@ def _tree_options(command: F) -> F:
     help="With -r: pass symbolic links over, or take what they name inside the tree.",
 )
 @click.option("--if-absent", is_flag=True, help="Refuse where DEST exists already.")
+@streams_option
 @digest_option
 @quiet_option
 @json_option
@@ -139,6 +155,7 @@ def put(
     verbose: bool,
     links: Links,
     if_absent: bool,
+    streams: Any,
     digest: DigestName | None,
     quiet: bool,
     as_json: bool,
@@ -191,7 +208,7 @@ def put(
             else:
                 yield FileTask(source, functools.partial(one, client, source, folder))
 
-    return transfer(run, server, Outlet(quiet, as_json, verbose, dry_run))
+    return transfer(run, server, Outlet(quiet, as_json, verbose, dry_run, streams=streams))
 
 
 @ftpy.command(
@@ -206,6 +223,7 @@ def put(
 @click.argument("paths", nargs=-1, required=True, metavar="SRC... [DEST]")
 @_tree_options
 @click.option("--force", is_flag=True, help="Replace a different file that is there.")
+@streams_option
 @digest_option
 @quiet_option
 @json_option
@@ -220,6 +238,7 @@ def get(
     dry_run: bool,
     verbose: bool,
     force: bool,
+    streams: Any,
     digest: DigestName | None,
     quiet: bool,
     as_json: bool,
@@ -269,7 +288,7 @@ def get(
             else:
                 yield FileTask(source, functools.partial(one, client, source))
 
-    return transfer(run, server, Outlet(quiet, as_json, verbose, dry_run, to_stderr=dest == "-"))
+    return transfer(run, server, Outlet(quiet, as_json, verbose, dry_run, to_stderr=dest == "-", streams=streams))
 
 
 def _check_tree_options(

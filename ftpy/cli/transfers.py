@@ -7,7 +7,7 @@ import functools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -40,13 +40,15 @@ class TreeTask:
 
 @dataclass(frozen=True, slots=True)
 class Outlet:
-    """How results are told: not at all, as JSON, each file of a tree, on standard error."""
+    """How transfers are done and told: not at all, as JSON, each file of a tree, on standard error."""
 
     quiet: bool = False
     as_json: bool = False
     verbose: bool = False
     dry_run: bool = False
     to_stderr: bool = False
+    streams: Literal["auto"] | int | None = None
+    """How many connections share the work; None: as configured."""
 
     def failure(self, name: str, error: FtpyError) -> None:
         """One line on standard error; as JSON besides."""
@@ -155,7 +157,7 @@ def transfer(run: Callable[[Client], Iterator[FileTask | TreeTask]], server: str
         else:
             click.echo(f"ftpy: {display(line)}", err=True)
 
-    with client_of(server, notify) as client:
+    with client_of(server, notify, outlet.streams) as client:
         for task in run(client):
             try:
                 code = max(code, _do(task, outlet, current))
@@ -187,9 +189,12 @@ def _do(task: FileTask | TreeTask, outlet: Outlet, current: list[Bar | TreeBars]
 
 
 @contextlib.contextmanager
-def client_of(server: str | None, notify: Callable[[str], None] | None = None) -> Iterator[Client]:
+def client_of(
+    server: str | None, notify: Callable[[str], None] | None = None, streams: Literal["auto"] | int | None = None
+) -> Iterator[Client]:
     """A connected client of the server that is meant."""
     from ftpy.client.client import Client
 
-    with Client.paired(server, notify or (lambda line: click.echo(f"ftpy: {display(line)}", err=True))) as client:
+    say = notify or (lambda line: click.echo(f"ftpy: {display(line)}", err=True))
+    with Client.paired(server, say, streams=streams) as client:
         yield client

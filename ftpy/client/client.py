@@ -263,7 +263,7 @@ class Client:
             tree.dry_run()
         else:
             try:
-                self._persist(tree.worker, lambda: tree.tally.moved)
+                self._streams.run(tree.worker, lambda: tree.tally.moved)
             finally:
                 tree.work.stop()
         return tree.tally.finish()

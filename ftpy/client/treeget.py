@@ -210,7 +210,7 @@ class TreeGet:
         group = _Group(self)
         try:
             while True:
-                batch = self.work.take(idle=not flying and not group)
+                batch = None if connection.leaving.is_set() else self.work.take(idle=not flying and not group)
                 if isinstance(batch, FileJob):
                     self._fetch_large(connection, batch)
                 elif batch is None:

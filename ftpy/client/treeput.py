@@ -193,7 +193,7 @@ class TreePut:
         flying: deque[FileJob] = deque()
         try:
             while True:
-                batch = self.work.take(idle=not flying)
+                batch = None if connection.leaving.is_set() else self.work.take(idle=not flying)
                 if isinstance(batch, FileJob):
                     self._send_large(connection, batch)
                 elif batch is None:

@@ -134,7 +134,7 @@ class Tally:
         self.progress = TreeProgress()
         self.result = TreeResult()
         self.moved = 0
-        """Grows with whatever moves, so that whoever retries can tell."""
+        """Bytes, and one for every file, that moved: so that whoever retries or measures can tell."""
 
     def found(self, size: int) -> None:
         """A file that is meant, of ``size`` bytes."""
@@ -161,7 +161,7 @@ class Tally:
                         result.failures.append(told)
             progress.files += 1
             progress.bytes += told.size
-            self.moved += 1
+            self.moved += 1 + (told.size if told.verdict in ("sent", "received") else 0)
             self._options.on_told(told)
             self._say()
 

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from ftpy.client.trees import Told, TreeOptions, TreeResult
 from ftpy.client.walking import Selection
 from ftpy.config import Limits
 from ftpy.errors import LocalFileError, NotADirectory, NotFound, PermissionDenied, TargetExists
-from tests.rig import Fault, Host, Proxy, eventually, running
+from tests.rig import FAST, Fault, Host, Proxy, eventually, running
 
 MIB = 1024 * 1024
 OLD_NS = 1_600_000_000_123_456_789
@@ -449,3 +450,21 @@ def test_memory_and_descriptors_do_not_grow_with_a_tree(tmp_path: Path, plain_ho
         client.get_tree("tree", tmp_path / "back", TreeOptions(on_told=on_told))
     assert most < before + 2 * 256 + 60  # two groups of staged files, in this one process of both ends
     eventually(lambda: threading.active_count() <= threads)
+
+
+@pytest.mark.parametrize("after", [0, 300_000])
+def test_a_tree_moves_over_several_connections_and_the_loss_of_one_loses_no_file(
+    tmp_path: Path, plain_host: Host, after: int
+) -> None:
+    source = plant(tmp_path / "source", files=300)
+    (source / os.fsdecode(b"not-utf8-\xff")).unlink()
+    for number in range(4):
+        (source / f"large{number}").write_bytes(os.urandom(3 * MIB + number))
+    cut = (Fault("cut", after), Fault("cut", after)) if after else (Fault(), Fault())
+    proxy = Proxy(plain_host.address, (Fault(), Fault()), cut, (Fault(), Fault()))
+    transfer = structs.replace(FAST, streams=3)
+    with plain_host.client(address=proxy.address, transfer=transfer) as client:
+        assert client.put_tree(source, "tree").failed == 0
+        assert proxy.connections >= 3
+        assert client.get_tree("tree", tmp_path / "back").failed == 0
+    assert portrait(plain_host.root / "tree") == portrait(tmp_path / "back") == portrait(source)

@@ -46,7 +46,7 @@ digest_option = click.option(
 )
 
 
-class _Streams(click.ParamType):  # type: ignore[type-arg]  (generic from click 8.2 on)
+class _Streams(click.ParamType):  # type: ignore[type-arg]
     """A number of connections, or "auto"."""
 
     name = "N|auto"

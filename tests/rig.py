@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -188,7 +189,8 @@ class Fault:
 
     ``after`` bytes pass, then ``what``: cut (both sockets closed), reset (with RST), half-close, stall (nothing more
     moves), flip (one bit of the next byte, then all is well). ``slice_bytes`` passes at most that many at a time,
-    ``pause_seconds`` apart: both together are a slow line.
+    ``pause_seconds`` apart: both together are a slow line. Every byte arrives ``delay_seconds`` later, at most
+    ``window_bytes`` are on their way at a time: both together are a long line, whose rate is the one by the other.
     """
 
     what: str = "none"
@@ -196,6 +198,53 @@ class Fault:
     slice_bytes: int = 65536
     bit: int = 0
     pause_seconds: float = 0.0
+    delay_seconds: float = 0.0
+    window_bytes: int = 1024 * 1024
+
+
+class LongLine:
+    """What is sent arrives later; who sends waits while too much is on its way."""
+
+    def __init__(self, sink: socket.socket, fault: Fault) -> None:
+        self._sink, self._fault = sink, fault
+        self._changed = threading.Condition()
+        self._under_way: deque[tuple[float, bytes]] = deque()
+        self._bytes = 0
+        self._broken = False
+
+    def send(self, data: bytes) -> None:
+        """Send on; returns when there is room for more."""
+        with self._changed:
+            self._under_way.append((time.monotonic() + self._fault.delay_seconds, data))
+            self._bytes += len(data)
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._bytes < self._fault.window_bytes or self._broken)
+            if self._broken:
+                raise BrokenPipeError
+
+    def end(self) -> None:
+        """All has arrived; nothing comes any more."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._bytes or self._broken)
+            self._broken = True
+            self._changed.notify_all()
+
+    def run(self) -> None:
+        """Let arrive what is due, until the end."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._under_way or self._broken)
+                if self._broken:
+                    return
+                due, data = self._under_way.popleft()
+            time.sleep(max(0.0, due - time.monotonic()))
+            try:
+                self._sink.sendall(data)
+            except OSError:
+                self._broken = True
+            with self._changed:
+                self._bytes -= len(data)
+                self._changed.notify_all()
 
 
 class Proxy:
@@ -207,12 +256,21 @@ class Proxy:
         self._faults = list(faults) or [(Fault(), Fault())]
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        self.connections = 0
-        self.passed = [0, 0]
-        """Bytes forwarded up (to the server) and down, over all connections."""
+        self.by_connection: list[list[int]] = []
+        """Bytes forwarded up (to the server) and down by each connection, in the order of their coming."""
         self._open: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
         self._spawn(self._accept)
+
+    @property
+    def connections(self) -> int:
+        """How many have come."""
+        return len(self.by_connection)
+
+    @property
+    def passed(self) -> list[int]:
+        """Bytes forwarded up and down, over all connections."""
+        return [sum(passed[way] for passed in self.by_connection) for way in (0, 1)]
 
     def _spawn(self, run: Any, *args: Any) -> None:
         thread = threading.Thread(target=run, args=args, daemon=True)
@@ -226,24 +284,33 @@ class Proxy:
             except OSError:
                 return
             up, down = self._faults[min(self.connections, len(self._faults) - 1)]
-            self.connections += 1
+            passed = [0, 0]
+            self.by_connection.append(passed)
             try:
                 server = socket.create_connection(self._target)
             except OSError:
                 client.close()
                 continue
             self._open += [client, server]
-            self._spawn(self._pump, client, server, up, 0)
-            self._spawn(self._pump, server, client, down, 1)
+            self._spawn(self._pump, client, server, up, passed, 0)
+            self._spawn(self._pump, server, client, down, passed, 1)
 
-    def _pump(self, source: socket.socket, sink: socket.socket, fault: Fault, way: int) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, fault: Fault, passed: list[int], way: int) -> None:
+        line = LongLine(sink, fault)
+        if fault.delay_seconds:
+            self._spawn(line.run)
         try:
-            self._forward(source, sink, fault, way)
+            for count in self._forward(source, sink, fault, line):
+                passed[way] += count
         except OSError:  # one end is gone: without a proxy the other one would notice
             self._break("cut", source, sink)
+        finally:
+            line.end()
 
-    def _forward(self, source: socket.socket, sink: socket.socket, fault: Fault, way: int) -> None:
+    def _forward(self, source: socket.socket, sink: socket.socket, fault: Fault, line: LongLine) -> Iterator[int]:
+        """Forward until the end: what passed, piece by piece."""
         passed = 0
+        send = line.send if fault.delay_seconds else sink.sendall
         armed = fault.what != "none"
         while True:
             room = fault.after - passed if armed else fault.slice_bytes
@@ -255,14 +322,15 @@ class Proxy:
             time.sleep(fault.pause_seconds)
             data = bytearray(source.recv(min(room, fault.slice_bytes)))
             if not data:
+                line.end()
                 sink.shutdown(socket.SHUT_WR)
                 return
             if armed and passed == fault.after:
                 data[0] ^= 1 << fault.bit
                 armed = False
-            sink.sendall(data)
+            send(data)
             passed += len(data)
-            self.passed[way] += len(data)
+            yield len(data)
 
     def _break(self, what: str, source: socket.socket, sink: socket.socket) -> None:
         if what == "stall":

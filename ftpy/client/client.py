@@ -213,7 +213,7 @@ class Client:
             stream = StreamGet(wanted, target)
             return self._persist(stream.attempt, lambda: stream.received)
         with FileGet(wanted, os.fspath(target), force=force, notify=self._notify) as transfer:
-            return self._persist(transfer.attempt, lambda: transfer.received)
+            return transfer.fetch(self._streams)
 
     # ---- trees
 

@@ -13,12 +13,14 @@ from typing import Any, BinaryIO
 
 from ftpy.client.connection import Connection
 from ftpy.client.partial import Partial, Partials, check_space
+from ftpy.client.rangeget import BUFFER_BYTES, RangedGet
 from ftpy.client.results import Fetched, OnProgress, Progress
 from ftpy.client.source import Source, local_error
+from ftpy.client.streams import Alone, Lines
 from ftpy.digests import DigestName, new_hasher
 from ftpy.errors import Changed, DigestMismatch, LocalFileError, ProtocolError, TargetExists
 from ftpy.files import RemotePath, display
-from ftpy.storage.base import Closing, KnownDigest
+from ftpy.storage.base import MIB, Closing, KnownDigest
 from ftpy.storage.beneath import Beneath, Directory
 from ftpy.storage.following import CHUNK_BYTES, Follower
 from ftpy.storage.positional import read_at, write_at
@@ -33,6 +35,8 @@ from ftpy.wire.spelling import path_to_wire
 
 MOST_CHANGES = 3
 """How often a get starts over because the file changed: beyond, it changes faster than it can be fetched."""
+PROBE_BYTES = 2 * MIB
+"""What the first request for ranges asks for: a file up to that size takes one round trip, as without ranges."""
 
 
 @dataclass(slots=True)
@@ -43,16 +47,23 @@ class Get:
     digest: DigestName
     on_progress: OnProgress
 
-    def request(self, connection: Connection, offset: int, etag: str | None) -> GetReply:
-        """Ask for all from ``offset`` on: the reply, whose body comes next. Raises Changed."""
+    def request(self, connection: Connection, offset: int, etag: str | None, count: int | None = None) -> GetReply:
+        """Ask for ``count`` bytes, or all, from ``offset`` on: the reply, whose body comes next. Raises Changed."""
         connection.require(self.digest)
         reply = connection.call(
             GetRequest(
-                id=connection.next_id(), **path_to_wire(self.path), offset=offset, etag=etag, digest=self.digest
+                id=connection.next_id(),
+                **path_to_wire(self.path),
+                offset=offset,
+                count=count,
+                etag=etag,
+                digest=self.digest,
             ),
             GetReply,
         )
-        if reply.offset != offset or reply.offset + reply.length != reply.file_size or etag not in (None, reply.etag):
+        left = reply.file_size - offset
+        length = left if count is None else min(count, left)
+        if (reply.offset, reply.length) != (offset, length) or etag not in (None, reply.etag):
             raise ProtocolError("the server sends another range or version than the one that was asked for")
         return reply
 
@@ -67,9 +78,7 @@ class Get:
 
     def look(self, connection: Connection) -> GetReply:
         """What is there, without its bytes: who may get it may know that, also without the right to ls."""
-        connection.require(self.digest)
-        request = GetRequest(id=connection.next_id(), **path_to_wire(self.path), count=0, digest=self.digest)
-        reply = connection.call(request, GetReply)
+        reply = self.request(connection, 0, None, 0)
         connection.channel.receive_trailer()
         return reply
 
@@ -93,7 +102,8 @@ class Get:
 
 
 class FileGet(Closing):
-    """One file on its way into a target, over as many connections as it takes; ``attempt`` with each.
+    """One file on its way into a target, over as many connections as it takes: ``fetch`` over lines that see to lost
+    connections, or ``attempt`` with one connection after the other.
 
     What has come lies beside the target as a ``Partial``. ``directory`` is the folder that the target is in, opened
     without following links where others may have made it; it is closed with this.
@@ -119,13 +129,19 @@ class FileGet(Closing):
 
     def attempt(self, connection: Connection) -> Fetched:
         """Fetch what is missing, verify, put it in place. Raises TargetExists, LocalFileError, DigestMismatch, …."""
+        return self.fetch(Alone(connection))
+
+    def fetch(self, lines: Lines) -> Fetched:
+        """The same over one connection or several."""
         with self._translated():
-            identical = self._look_at_target(connection)
+            identical = lines.persist(self._look_at_target)
             if identical is not None:
                 return identical
             for _ in range(MOST_CHANGES):
                 try:
-                    return self._fetch(connection)
+                    if lines.several or self._partials.ranged:
+                        return self._fetch_ranges(lines)
+                    return lines.persist(self._fetch, lambda: self.received)
                 except Changed:
                     self._start_over("the file changed on the server")
                 except DigestMismatch as error:
@@ -174,30 +190,96 @@ class FileGet(Closing):
     # ---- the bytes
 
     def _fetch(self, connection: Connection) -> Fetched:
+        """All that is missing, by one request."""
         partial = self._partials.any()
         if partial is None:
             reply = self._get.request(connection, 0, None)
             partial = self._partials.begin(reply.etag)
         else:
-            try:
-                reply = self._get.request(connection, partial.size, partial.etag)
-            except Changed:
-                partial.drop()
-                partial.close()
-                self._partials.drop()  # those of other versions are no better
-                raise
-            except BaseException:
-                partial.close()
-                raise
+            reply = self._go_on(partial, connection, partial.size)
         with partial:
-            if self._resumed is None:
-                self._resumed = reply.offset
-            try:
-                digest = self._receive(connection, reply, partial.descriptor)
-            except DigestMismatch:
-                partial.drop()
-                raise
-            return self._commit(reply, partial, digest)
+            return self._receive_and_commit(connection, reply, partial)
+
+    def _go_on(self, partial: Partial, connection: Connection, offset: int, count: int | None = None) -> GetReply:
+        """Ask for more of the version that a partial is of. Raises Changed when that is gone, and it with it."""
+        try:
+            return self._get.request(connection, offset, partial.etag, count)
+        except Changed:
+            partial.drop()
+            partial.close()
+            self._partials.drop()  # those of other versions are no better
+            raise
+        except BaseException:
+            partial.close()
+            raise
+
+    def _receive_and_commit(self, connection: Connection, reply: GetReply, partial: Partial) -> Fetched:
+        if self._resumed is None:
+            self._resumed = reply.offset
+        try:
+            digest = self._receive(connection, reply, partial.descriptor)
+        except DigestMismatch:
+            partial.drop()
+            raise
+        return self._commit(reply, partial, digest)
+
+    # ---- ranges
+
+    def _fetch_ranges(self, lines: Lines) -> Fetched:
+        """All that is missing, by requests for ranges."""
+        begun = lines.persist(self._begin_ranges, lambda: self.received)
+        if isinstance(begun, Fetched):
+            return begun
+        with begun as ranged:
+            for _ in range(MOST_CHANGES):
+                lines.run(ranged.worker, lambda: ranged.received, lambda: ranged.left)
+                expected = lines.persist(lambda connection: self._get.known(connection, ranged.there))
+                self._get.say("verifying", ranged.hashed, ranged.there.file_size)
+                if ranged.hexdigest() == expected:
+                    return self._commit(ranged.there, ranged.partial, KnownDigest(self._get.digest, expected))
+                if not (lost := ranged.recheck()):
+                    break
+                self._notify(
+                    f"{display(str(self._get.path))}: {lost:,} bytes are not what was sent; fetching them again"
+                )
+            ranged.partial.drop()
+            raise _mismatch()
+
+    def _begin_ranges(self, connection: Connection) -> RangedGet | Fetched:
+        """The partial and what of it is missing; a small file is fetched by the request that tells what is there."""
+        get, partial = self._get, self._partials.any()
+        with contextlib.ExitStack() as opened:
+            if partial is None:
+                reply = get.request(connection, 0, None, PROBE_BYTES)
+                partial = opened.enter_context(self._partials.begin(reply.etag))
+                self._resumed = self._resumed or 0
+                if reply.length == reply.file_size:
+                    return self._receive_and_commit(connection, reply, partial)
+                self._receive_beginning(connection, reply, partial.descriptor)
+            else:
+                reply = self._go_on(opened.enter_context(partial), connection, 0, 0)
+                connection.channel.receive_trailer()
+            ranged = RangedGet(get.path, get.digest, reply, partial, get.on_progress)
+            opened.pop_all()
+        if self._resumed is None:
+            self._resumed = ranged.resumed
+        return ranged
+
+    def _receive_beginning(self, connection: Connection, reply: GetReply, descriptor: int) -> None:
+        """The first bytes, which are verified as a part of the whole only."""
+        check_space(descriptor, reply.file_size)
+        buffer = memoryview(bytearray(BUFFER_BYTES))
+        at = 0
+        while at < reply.length:
+            view = buffer[: min(len(buffer), reply.length - at)]
+            connection.channel.receive_into(view)
+            write_at(descriptor, at, view)
+            at += len(view)
+            self.received = at
+            self._get.say("receiving", at, reply.file_size)
+        connection.channel.receive_trailer()
+
+    # ---- one body
 
     def _receive(self, connection: Connection, reply: GetReply, descriptor: int) -> KnownDigest:
         """The body into the partial: hashed as it comes, what was there before meanwhile."""
@@ -224,7 +306,7 @@ class FileGet(Closing):
         finally:
             follower.close()
         if actual != expected:
-            raise DigestMismatch("the bytes that arrived are not the bytes that the server knows of")
+            raise _mismatch()
         return KnownDigest(get.digest, actual)
 
     def _commit(self, reply: GetReply, partial: Partial, digest: KnownDigest) -> Fetched:
@@ -243,6 +325,10 @@ class FileGet(Closing):
             durable=True,
             resumed=self._resumed or 0,
         )
+
+
+def _mismatch() -> DigestMismatch:
+    return DigestMismatch("the bytes that arrived are not the bytes that the server knows of")
 
 
 class StreamGet:
@@ -271,7 +357,7 @@ class StreamGet:
             self._stream.flush()
         expected = get.expected(connection, reply)
         if self._hasher.hexdigest() != expected:
-            raise DigestMismatch("the bytes that arrived are not the bytes that the server knows of")
+            raise _mismatch()
         return Fetched(get.path, None, reply.file_size, KnownDigest(get.digest, expected), durable=False)
 
     def _write(self, view: memoryview) -> None:

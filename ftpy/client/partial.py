@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 
+from ftpy.client.ranges import Journal, Range
 from ftpy.digests import hexdigest
 from ftpy.errors import LocalFileError
 from ftpy.files import RESERVED_PREFIX, RemotePath
@@ -18,21 +19,63 @@ except ImportError:  # Windows: two gets of one file at once are told apart by t
     fcntl = None  # type: ignore[assignment]
 
 
+WHOLE, RANGED, JOURNAL = ".partial", ".ranged", ".ranges"
+"""Suffixes: bytes from the first on without a gap; bytes with gaps, never taken for the first; which of them count."""
+
+
 class Partial(Closing):
     """A file ``.ftpy-KEY-ETAG.partial``: KEY names path and target, ETAG the version on its server.
 
-    Its size is how far it is, so that a later get goes on there in one round trip. It is locked while it is open.
+    Its size is how far it is, so that a later get goes on there in one round trip. Where ranges come in any order it
+    is called ``.ftpy-KEY-ETAG.ranged`` instead, and beside it ``.ftpy-KEY-ETAG.ranges`` is the ``journal`` that says
+    which are here. It is locked while it is open.
     """
 
     def __init__(self, directory: Directory, name: str, descriptor: int) -> None:
         self._directory, self._name = directory, name
         self.descriptor = descriptor
-        self.etag = name.removesuffix(".partial").rpartition("-")[2]
+        self._stem = os.path.splitext(name)[0]
+        self.etag = self._stem.rpartition("-")[2]
+        self.journal: Journal | None = None
         try:
             self._take()
+            if name.endswith(RANGED):
+                self.journal = self._open_journal()
         except BaseException:
             self.close()
             raise
+
+    def _open_journal(self) -> Journal:
+        descriptor = self._directory.open_for_append(self._stem + JOURNAL, create=True)
+        try:
+            _check_owner(self._stem + JOURNAL, descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return Journal(descriptor)
+
+    def use_ranges(self) -> Journal:
+        """The journal; what has come so far is its first range, which was not verified on its own."""
+        if self.journal is None:
+            journal = self._open_journal()
+            try:
+                # Before the new name: a journal without it is nobody's.
+                journal.replace({Range(0, self.size): None} if self.size else {})
+                self._rename(self._stem + RANGED)
+            except BaseException:
+                journal.close()
+                raise
+            self.journal = journal
+        return self.journal
+
+    def _rename(self, name: str) -> None:
+        if os.name == "nt":
+            os.close(self.descriptor)  # an open file cannot be renamed there
+            self.descriptor = -1
+        self._directory.rename(self._name, self._directory, name)
+        if os.name == "nt":
+            self.descriptor = self._directory.open_for_write(name)
+        self._name = name
 
     def _take(self) -> None:
         if fcntl is not None:
@@ -40,13 +83,11 @@ class Partial(Closing):
                 fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise LocalFileError("another ftpy is fetching it already") from None
-        if hasattr(os, "geteuid") and os.fstat(self.descriptor).st_uid != os.geteuid():
-            # Whoever laid it there could change it after it was verified.
-            raise LocalFileError(f"{self._name} belongs to another user")
+        _check_owner(self._name, self.descriptor)
 
     @property
     def size(self) -> int:
-        """How far it is, bytes."""
+        """Its size, bytes: how far it is, unless it has a journal."""
         return os.fstat(self.descriptor).st_size
 
     def publish(self, leaf: str, *, mode: int, mtime_ns: int, replace: bool) -> None:
@@ -61,6 +102,7 @@ class Partial(Closing):
         directory = self._directory
         (directory.rename if replace else directory.rename_noreplace)(self._name, directory, leaf)
         directory.sync()
+        self._drop_journal()
 
     def drop(self) -> None:
         """Remove it."""
@@ -68,9 +110,18 @@ class Partial(Closing):
             self.close()
         with contextlib.suppress(FileNotFoundError):
             self._directory.unlink(self._name)
+        self._drop_journal()
+
+    def _drop_journal(self) -> None:
+        if self.journal is not None:
+            self.journal.close()
+            self.journal = None
+            self._directory.unlink(self._stem + JOURNAL, missing_ok=True)
 
     def close(self) -> None:
         """Close it; it stays for the next get."""
+        if self.journal is not None:
+            self.journal.close()
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
@@ -89,9 +140,14 @@ class Partials:
         names = self._names()
         return self._taken(names[0]) if names else None
 
+    @property
+    def ranged(self) -> bool:
+        """Whether one to go on with has gaps."""
+        return any(name.endswith(RANGED) for name in self._names()[:1])
+
     def begin(self, etag: str) -> Partial:
         """A new, empty one."""
-        name = f"{self._prefix}{etag}.partial"
+        name = f"{self._prefix}{etag}{WHOLE}"
         return Partial(self._directory, name, self._directory.create(name, 0o600))
 
     def drop(self) -> None:
@@ -99,6 +155,10 @@ class Partials:
         for name in self._names():
             with contextlib.suppress(FileNotFoundError, LocalFileError), self._taken(name) as partial:
                 partial.drop()
+        left = {os.path.splitext(name)[0] for name in self._names()}
+        for name in self._names(JOURNAL):  # of a get that was killed between two steps
+            if os.path.splitext(name)[0] not in left:
+                self._directory.unlink(name, missing_ok=True)
 
     def _taken(self, name: str) -> Partial:
         return Partial(self._directory, name, self._open(name))
@@ -111,10 +171,18 @@ class Partials:
             self._directory.chmod(name, 0o600)
             return self._directory.open_for_write(name)
 
-    def _names(self) -> list[str]:
+    def _names(self, *suffixes: str) -> list[str]:
         return sorted(
-            name for name in self._directory.names() if name.startswith(self._prefix) and name.endswith(".partial")
+            name
+            for name in self._directory.names()
+            if name.startswith(self._prefix) and name.endswith(suffixes or (WHOLE, RANGED))
         )
+
+
+def _check_owner(name: str, descriptor: int) -> None:
+    if hasattr(os, "geteuid") and os.fstat(descriptor).st_uid != os.geteuid():
+        # Whoever laid it there could change it after it was verified.
+        raise LocalFileError(f"{name} belongs to another user")
 
 
 def check_space(descriptor: int, count: int) -> None:

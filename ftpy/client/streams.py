@@ -30,7 +30,7 @@ SETTLE_SECONDS = 0.2
 """The same at least, for servers that take their time."""
 MEASURE_SECONDS = 1.0
 """How long a rate is measured, unless fewer than MEASURE_STEPS were seen a connection."""
-MEASURE_STEPS = 4
+MEASURE_STEPS = 3
 MOST_MEASURE_SECONDS = 5.0
 """How long it is measured at most: a line so slow is told apart by what it has moved by then."""
 SAMPLE_SECONDS = 0.02

@@ -17,7 +17,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from ftpy.client.client import Client
-from ftpy.client.putting import PARTS_IN_FLIGHT
+from ftpy.client.parts import BYTES_IN_FLIGHT
 from ftpy.config import Transfer
 from ftpy.errors import FtpyError
 from ftpy.storage.base import PART_BYTES
@@ -26,6 +26,8 @@ from tests.rigs.processes import MIB, SERVED_SECONDS, Meter, ProcessHost, Usage,
 
 PUT_SECONDS = 120.0
 """How long a put may take in all, kill and restart included, before it counts as hanging."""
+PARTS_IN_FLIGHT = BYTES_IN_FLIGHT // PART_BYTES
+"""Parts that a client sends ahead of the answers: what is sent again after a lost connection, at most."""
 TLS_OVERHEAD = 0.005
 """What TLS records and frames add to the bytes of a put, at most, as a share."""
 TOO_LATE = "after the acknowledgement"

@@ -148,6 +148,11 @@ class Upload(Closing, abc.ABC):
     def abort(self) -> None:
         """Drop the upload and all that was stored of it."""
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether this hand is of no use any more, though the upload may still be found."""
+        return False
+
 
 class Staged(Closing, abc.ABC):
     """A small file, staged; publish it with ``Storage.publish`` or close it to drop it."""

@@ -138,6 +138,10 @@ class Context:
     def upload(self, upload_id: str) -> Upload:
         """An upload of this user, from this connection or another. Raises UnknownUpload, Busy."""
         held = self.uploads.get(upload_id)
+        if held is not None and held.is_lost and upload_id in self._found:
+            # One that was opened here is opened again by its put, for the put's condition is its hand's alone.
+            self.release(upload_id)
+            held = None
         if held is None:
             self._make_room()
             held = self._hold(lambda: self.storage.find_upload(self.account.name, upload_id))

@@ -14,8 +14,10 @@ import signal
 import socket
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ftpy.config import ServerConfig, worker_count
@@ -24,6 +26,7 @@ from ftpy.server.admission import Admission
 from ftpy.server.listening import Listener, listen_on_all
 from ftpy.server.server import LAST_SECONDS, STOP_SIGNALS, SWEEP_SECONDS, Service
 from ftpy.server.worker import ENDED, FAILED, run_worker
+from ftpy.storage.base import Closing
 from ftpy.storage.sharing import Link
 
 log = logging.getLogger("ftpy.server")
@@ -34,6 +37,8 @@ FIRST_PAUSE_SECONDS, MOST_PAUSE_SECONDS = 0.05, 2.0
 """Before a dead worker is started again; doubled each time that it dies at once."""
 MOST_DEATHS = 10
 """A worker that dies so often in a row, each time at once, will not live: some 8 s after the first, all end."""
+MOST_UNSENT = 10_000
+"""Words that wait for one worker, at most: the answers to all that its threads can ask at once are a tenth."""
 SWEEP_AGAIN_SECONDS = SWEEP_SECONDS / 2
 """A root is swept no sooner after another worker did; each of them asks every SWEEP_SECONDS."""
 
@@ -57,6 +62,8 @@ class Worker:
     has_drained: bool = False
     has_ended: bool = False
     """Its link has: it is dead, or about to be."""
+    unsent: deque[tuple[tuple[object, ...], Link | None]] = field(default_factory=deque)
+    """What it has no room for yet, with the ends of links that go along."""
 
 
 @dataclass(eq=False)
@@ -81,13 +88,14 @@ def serve_with_workers(config: ServerConfig, settings: str) -> int:
     for listener in listeners:
         listener.socket.setblocking(False)  # every worker wakes up for a connection, and one has it
     try:
-        return Workers(config, settings, listeners).run()
+        with Workers(config, settings, listeners) as workers:
+            return workers.run()
     finally:
         for listener in listeners:
             listener.close()
 
 
-class Workers:
+class Workers(Closing):
     """The parent of all workers."""
 
     def __init__(self, config: ServerConfig, settings: str, listeners: Sequence[Listener]) -> None:
@@ -107,6 +115,12 @@ class Workers:
     def _workers(self) -> list[Worker]:
         return [slot.worker for slot in self._slots if slot.worker is not None]
 
+    def close(self) -> None:
+        """Close what it waits for."""
+        self._selector.close()
+        self._signals.close()
+        self._signalled.close()
+
     # ---------------------------------------------------------------- life
 
     def run(self) -> int:
@@ -115,12 +129,13 @@ class Workers:
         try:
             while self._deadline is None or self._workers:
                 self._start_due()
-                for key, _ in self._selector.select(self._patience()):
-                    key.data()
+                for key, events in self._selector.select(self._patience()):
+                    key.data(events)
         finally:
             for worker in self._workers:  # something went wrong here
                 os.kill(worker.pid, signal.SIGKILL)
                 os.waitpid(worker.pid, 0)
+            signal.set_wakeup_fd(-1)
         _say("stopped", all_ended=self._all_ended)
         return 0
 
@@ -129,7 +144,7 @@ class Workers:
         for end in (self._signals, self._signalled):
             end.setblocking(False)
         signal.set_wakeup_fd(self._signalled.fileno())
-        self._selector.register(self._signals, selectors.EVENT_READ, self._read_signals)
+        self._selector.register(self._signals, selectors.EVENT_READ, lambda _: self._read_signals())
         for number in (*STOP_SIGNALS, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
@@ -186,7 +201,7 @@ class Workers:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         its.close()
         slot.worker = worker = Worker(slot, pid, mine)
-        self._selector.register(mine, selectors.EVENT_READ, lambda: self._read(worker))
+        self._selector.register(mine, selectors.EVENT_READ, partial(self._serve, worker))
 
     def _become_worker(self, mine: Link, its: Link) -> None:
         """In the new process: it never returns into what its parent was doing."""
@@ -200,9 +215,7 @@ class Workers:
             # The ends of others' links must close with their parent: that is how they know.
             for link in [mine, *(worker.link for worker in self._workers)]:
                 link.close()
-            self._selector.close()
-            self._signals.close()
-            self._signalled.close()
+            self.close()
             for listener in self._listeners:
                 listener.file = None  # the parent's to remove
             code = run_worker(self._config, self._settings, self._listeners, its)
@@ -245,6 +258,12 @@ class Workers:
 
     # ---------------------------------------------------------------- words
 
+    def _serve(self, worker: Worker, events: int) -> None:
+        if events & selectors.EVENT_WRITE:
+            self._send_unsent(worker)
+        if events & selectors.EVENT_READ:
+            self._read(worker)
+
     def _read(self, worker: Worker) -> None:
         try:
             (word, number, *arguments), _ = worker.link.receive()
@@ -257,24 +276,45 @@ class Workers:
             self._send(worker, "answer", number, None if link else result, link=link)
 
     def _send(self, worker: Worker, *message: object, link: Link | None = None) -> None:
-        """Tell a worker something; one that does not listen is ended, rather than waited for."""
+        """Tell a worker something, and hand an end of a link over: now, or when it has room for it."""
+        worker.unsent.append((message, link))
+        self._send_unsent(worker)
+
+    def _send_unsent(self, worker: Worker) -> None:
+        """Never wait for a worker: one that takes nothing for long is ended."""
         try:
-            if not worker.has_ended:
+            while worker.unsent and not worker.has_ended:
+                message, link = worker.unsent[0]
                 worker.link.send(message, [link.fileno()] if link else [], wait=False)
-        except OSError as error:
-            if isinstance(error, BlockingIOError):
+                worker.unsent.popleft()
+                if link is not None:
+                    link.close()
+        except BlockingIOError:
+            if len(worker.unsent) > MOST_UNSENT:
                 log.error("worker-stuck", extra={"event": "worker-stuck", "fields": {"pid": worker.pid}})
                 os.kill(worker.pid, signal.SIGKILL)
+                self._unlink(worker)
+        except OSError:
             self._unlink(worker)
-        finally:
+        if worker.has_ended:
+            self._drop_unsent(worker)
+            return
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if worker.unsent else 0)
+        if self._selector.get_key(worker.link).events != events:
+            self._selector.modify(worker.link, events, partial(self._serve, worker))
+
+    def _drop_unsent(self, worker: Worker) -> None:
+        for _, link in worker.unsent:
             if link is not None:
                 link.close()
+        worker.unsent.clear()
 
     def _unlink(self, worker: Worker) -> None:
         """Listen to a worker no more: it is dead, or about to be."""
         if not worker.has_ended:
             worker.has_ended = True
             self._selector.unregister(worker.link)
+            self._drop_unsent(worker)
 
     def _ready(self, worker: Worker) -> None:
         worker.is_ready = True

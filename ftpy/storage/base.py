@@ -147,6 +147,11 @@ class Upload(Closing, abc.ABC):
     def abort(self) -> None:
         """Drop the upload and all that was stored of it."""
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether this hand is of no use any more, though the upload may still be found."""
+        return False
+
 
 class NewDirectory(Struct, frozen=True):
     """A directory that a client wants: with ``parents`` those above it too, and it may be there already.

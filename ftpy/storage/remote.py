@@ -180,3 +180,8 @@ class RemoteUpload(Upload):
     def abort(self) -> None:
         """Drop it."""
         self._ask("abort")
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the owner is gone."""
+        return self._lost is not None

@@ -6,6 +6,7 @@ An upload is open in one process, its owner, which holds the journal's lock; oth
 
 from __future__ import annotations
 
+import array
 import contextlib
 import os
 import pickle
@@ -45,7 +46,9 @@ class Link(Closing):
         data = pickle.dumps(message)
         view = memoryview(len(data).to_bytes(_LENGTH_BYTES, "big") + data)
         flags = 0 if wait else socket.MSG_DONTWAIT
-        sent = socket.send_fds(self._end, [view], list(descriptors), flags)
+        # Not socket.send_fds, which forgets its flags (as of Python 3.13.0).
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+        sent = self._end.sendmsg([view], rights, flags)
         while sent < len(view):
             sent += self._end.send(view[sent:], flags)
 

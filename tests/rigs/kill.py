@@ -1,4 +1,4 @@
-"""kill -9 of the server and of the client at random moments of a put; one checker after each (promises 1, 2, 4, 5, 7).
+"""kill -9 of server, worker or client at random moments of a put; one checker after each (promises 1, 2, 4, 5, 7).
 
 The checker reads the disk itself, beside the server: what it compares with is what was sent, never what ftpy says.
 """
@@ -287,6 +287,17 @@ def server_round(puts: Puts) -> None:
     puts.finish(puts.client)
 
 
+def worker_round(puts: Puts) -> None:
+    """kill -9 of the worker that serves a put, in the middle of it; the same client must finish by itself."""
+    puts.begin()
+    wait_for_moment(puts.host, puts.client, puts.parts, puts.rng)
+    stored = stored_parts(puts.host)
+    puts.report.stage(_stage(puts, stored))
+    puts.host.kill_worker(puts.rng)
+    check_served(puts.host, puts.book, puts.report, time.monotonic())
+    puts.finish(puts.client)
+
+
 def client_round(puts: Puts) -> None:
     """kill -9 of the client in the middle of a put; the same command must go on where it stood."""
     puts.begin()
@@ -313,9 +324,9 @@ def _stage(puts: Puts, stored: int) -> str:
 
 
 def rig_large(host: ProcessHost, rounds: int, sizes: tuple[int, ...], victim: str, seed: int) -> Report:
-    """``rounds`` kills of the ``victim``, "server" or "client", in the middle of a put; those that come too late are
-    checked like the others and counted extra. Afterwards every file comes back by get, verified."""
-    one_round = {"server": server_round, "client": client_round}[victim]
+    """``rounds`` kills of the ``victim``, "server", "worker" or "client", in the middle of a put; those that come too
+    late are checked like the others and counted extra. Afterwards every file comes back by get, verified."""
+    one_round = {"server": server_round, "worker": worker_round, "client": client_round}[victim]
     with Meter(host.address) as meter:
         puts = Puts(host, meter, random.Random(seed), sizes)
         while puts.report.in_the_middle < rounds:

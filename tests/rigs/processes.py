@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -16,6 +17,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from ftpy.config import save_profile
 from ftpy.toml import to_toml
@@ -88,6 +91,7 @@ class ProcessHost(Host):
     """A ``Host`` whose server is a process of its own, ``ftpy-server run``, on one port for all its lives."""
 
     process: subprocess.Popen[bytes] | None = None
+    workers: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -110,7 +114,7 @@ class ProcessHost(Host):
     def spawn(self) -> None:
         """Start the server; it is not listening yet."""
         config = self.folder / "server.toml"
-        config.write_text(to_toml(self.config, comments=False))
+        config.write_text(to_toml(msgspec.structs.replace(self.config, workers=self.workers), comments=False))
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 [program("ftpy-server"), "run", "-c", str(config)],
@@ -137,6 +141,13 @@ class ProcessHost(Host):
                 if time.monotonic() > end:
                     raise
                 time.sleep(0.01)
+
+    def kill_worker(self, rng: random.Random) -> int:
+        """kill -9 one of the workers, if there is one with an upload open that one: its process id."""
+        workers = [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
+        victim = rng.choice([pid for pid in workers if _has_upload(pid)] or workers)
+        os.kill(victim, signal.SIGKILL)
+        return victim
 
     def kill(self) -> None:
         """kill -9, and wait until it is gone."""
@@ -189,6 +200,15 @@ class ProcessHost(Host):
         """What it holds once descriptors and threads are at ``base`` or under, or when waiting any longer is vain."""
         until(lambda: self.usage().descriptors <= base.descriptors and self.usage().threads <= base.threads)
         return self.usage()
+
+
+def _has_upload(pid: int) -> bool:
+    """Whether a process has an upload's data open."""
+    for descriptor in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            if "/.ftpy/uploads/" in os.readlink(f"/proc/{pid}/fd/{descriptor}"):
+                return True
+    return False
 
 
 def kill(process: subprocess.Popen[Any]) -> None:

@@ -15,9 +15,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not HAS_PROC, reason="needs L
 SIZES = (60 * MIB + 1, 48 * MIB)
 
 
-@pytest.mark.parametrize("victim", ["server", "client"])
+@pytest.mark.parametrize("victim", ["server", "worker", "client"])
 def test_nothing_acknowledged_is_lost_and_every_put_finishes_when_a_side_is_killed(tmp_path: Path, victim: str) -> None:
-    with serving(tmp_path / "host") as host:
+    with serving(tmp_path / "host", workers=3 if victim == "worker" else 1) as host:
         report = kill.rig_large(host, 3, SIZES, victim, seed=7)
     assert report.violations == []
     assert report.in_the_middle == 3 and report.acknowledged > 3

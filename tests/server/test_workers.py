@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import selectors
 import signal
 import socket
-import time
+import subprocess
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +20,9 @@ from ftpy.client.connection import Connection
 from ftpy.config import ServerConfig, Transfer, find_fault, worker_count
 from ftpy.digests import hexdigest
 from ftpy.errors import Busy, ConnectionFailed
+from ftpy.server import workers as workers_module
+from ftpy.server.workers import Slot, Worker, Workers
+from ftpy.storage.sharing import Link
 from ftpy.wire.messages import (
     CommitRequest,
     PartReply,
@@ -168,9 +173,11 @@ def test_connections_of_all_workers_count_together(host: Host) -> None:
 def test_a_stranger_makes_room_for_a_newcomer_at_another_worker(host: Host) -> None:
     with Crew(host, "[limits]\nconnections_unauthenticated = 1\n", workers=2) as daemon, ExitStack() as stack:
         name, _, port = host.address.rpartition(":")
+        tasks = f"/proc/{daemon.workers[0]}/task"
         with daemon.only(0):
+            before = len(os.listdir(tasks))
             stranger = stack.enter_context(socket.create_connection((name, int(port)), timeout=10))
-            time.sleep(0.5)  # the other one runs again only when this one has accepted it
+            eventually(lambda: len(os.listdir(tasks)) > before)
         assert served(daemon.connect(stack, 1))
         assert stranger.recv(1) == b""
         eventually(lambda: "stranger-ended" in daemon.log)
@@ -233,10 +240,9 @@ def test_upload_goes_on_from_where_it_was_when_its_owner_is_killed(host: Host, d
             served(owner)
         eventually(lambda: "worker-died" in daemon.log)
         assert served(third)
-        with pytest.raises(Busy):
-            send_part(other, upload, 1, data)
+        send_part(other, upload, 1, data)  # its own worker has the upload open now
         with host.client() as client:
-            assert client.put(source, "d/large").resumed == 2 * PART
+            assert client.put(source, "d/large").resumed == 3 * PART
         assert (host.root / "d" / "large").read_bytes() == data and host.uploads == []
         line = next(line for line in daemon.log.splitlines() if "worker-died" in line)
         assert f"pid={daemon.workers[0]}" in line and "how=SIGKILL" in line
@@ -270,6 +276,27 @@ def test_upload_goes_on_when_a_worker_that_only_brought_parts_is_killed(host: Ho
     assert (host.root / "d" / "large").read_bytes() == data
 
 
+def test_an_owner_that_dies_in_the_middle_of_a_part_elsewhere_is_busy_for_once(host: Host, data: bytes) -> None:
+    with Crew(host) as daemon, ExitStack() as stack:
+        owner, other = (daemon.connect(stack, worker) for worker in (0, 1))
+        upload = open_upload(owner, len(data)).upload
+        other.channel.send(PartRequest(id=other.next_id(), upload=upload, part=1, length=PART))
+        other.channel.send_body(memoryview(data[PART : PART + MIB]))
+        other.channel.flush()
+        with open(host.root / ".ftpy" / "uploads" / f"{upload}.data", "rb", buffering=0) as staged:
+            eventually(lambda: os.pread(staged.fileno(), MIB // 2, PART) == data[PART : PART + MIB // 2])
+        os.kill(daemon.workers[0], signal.SIGKILL)
+        eventually(lambda: "worker-died" in daemon.log)
+        other.channel.send_body(memoryview(data[PART + MIB : 2 * PART]))
+        other.channel.send(Trailer(blake3=blake3(data[PART : 2 * PART]).hexdigest()))
+        with pytest.raises(Busy):
+            other.wait(PartReply)
+        for number in range(5):
+            send_part(other, upload, number, data)
+        commit(other, upload, data)
+    assert (host.root / "d" / "large").read_bytes() == data and host.uploads == []
+
+
 def test_a_dead_worker_is_replaced(host: Host) -> None:
     with Crew(host, workers=2) as daemon:
         for pid in daemon.workers:
@@ -296,6 +323,51 @@ workers.run_worker = lambda *given: os._exit(7) if os.path.exists({str(flag)!r})
             "ftpy-server: a worker died 10 times in a row, each time at once; the log says how"
         )
         assert 'how="exit code 7"' in daemon.log
+
+
+# ------------------------------------------------------------------ a worker that does not listen
+
+
+@pytest.fixture
+def slow(host: Host) -> Iterator[tuple[Workers, Worker, Link]]:
+    """A parent, a worker of its, and that one's end of the link."""
+    mine, its = Link.pair()
+    with Workers(host.config, "", []) as parent, mine, its, subprocess.Popen(["sleep", "60"]) as process:
+        worker = Worker(Slot(), process.pid, mine)
+        parent._selector.register(mine, selectors.EVENT_READ)
+        yield parent, worker, its
+        process.kill()
+
+
+def an_end() -> Link:
+    one, other = Link.pair()
+    other.close()
+    return one
+
+
+def test_words_wait_in_order_for_a_worker_that_has_no_time(slow: tuple[Workers, Worker, Link]) -> None:
+    parent, worker, its = slow
+    for number in range(3000):
+        parent._send(worker, "answer", number, None, link=an_end() if number % 1000 == 0 else None)
+    assert worker.unsent  # or this proves nothing
+    for number in range(3000):
+        for key, events in parent._selector.select(0):
+            parent._serve(key.data.args[0], events)
+        (word, got, result), descriptors = its.receive()
+        assert (word, got, result, len(descriptors)) == ("answer", number, None, number % 1000 == 0)
+        for descriptor in descriptors:
+            os.close(descriptor)
+    assert not worker.unsent and not worker.has_ended
+
+
+def test_a_worker_that_takes_nothing_is_ended(
+    slow: tuple[Workers, Worker, Link], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent, worker, _ = slow
+    monkeypatch.setattr(workers_module, "MOST_UNSENT", 10)
+    while not worker.has_ended:
+        parent._send(worker, "died")
+    assert worker.unsent == deque() and os.waitpid(worker.pid, 0)[1] == signal.SIGKILL
 
 
 # ------------------------------------------------------------------ the end
@@ -383,23 +455,18 @@ def test_one_worker_is_the_server_itself(host: Host) -> None:
 @pytest.mark.parametrize(
     ("broken", "said"),
     [
-        (lambda host: setattr(host, "listen", f"127.0.0.1:{TAKEN.getsockname()[1]}"), "cannot listen on"),
-        (lambda host: (host.folder / "users.json").chmod(0o644), "others can read it"),
-        (
-            lambda host: (host.root / ".ftpy").mkdir(mode=0o777) or (host.root / ".ftpy").chmod(0o777),
-            "cannot be served",
-        ),
+        (lambda host, taken: setattr(host, "listen", f"127.0.0.1:{taken.getsockname()[1]}"), "cannot listen on"),
+        (lambda host, _: (host.folder / "users.json").chmod(0o644), "others can read it"),
+        (lambda host, _: (host.root / ".ftpy").write_bytes(b""), "cannot be served"),
     ],
     ids=["address", "users", "root"],
 )
 def test_what_is_wrong_is_said_once_and_no_worker_is_started(host: Host, broken: object, said: str) -> None:
-    broken(host)  # type: ignore[operator]
-    with pytest.raises(AssertionError, match=said) as caught:
-        Crew(host).start()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        broken(host, taken)  # type: ignore[operator]
+        with pytest.raises(AssertionError, match=said) as caught:
+            Crew(host).start()
     assert str(caught.value).count("ftpy-server: ") == 1 and "pids=" not in str(caught.value)
-
-
-TAKEN = socket.create_server(("127.0.0.1", 0))
 
 
 def test_auto_is_one_worker_for_each_core_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:

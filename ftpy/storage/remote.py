@@ -124,6 +124,7 @@ class RemoteUpload(Upload):
             with self._writing:
                 self._lost = self._lost or Busy("the upload was let go")
                 self._close_files()  # before the link, at whose end the owner may let go of the lock
+            self._link.finish()  # whoever comes next finds the upload let go
             self._link.close()
         self._left(self)
 

@@ -89,6 +89,13 @@ class Link(Closing):
         with contextlib.suppress(OSError):
             self._end.shutdown(socket.SHUT_RDWR)
 
+    def finish(self) -> None:
+        """Say nothing more, and wait until the other end has closed."""
+        with contextlib.suppress(OSError):
+            self._end.shutdown(socket.SHUT_WR)
+            while self._end.recv(_LENGTH_BYTES):
+                pass
+
     def close(self) -> None:
         """Close this end."""
         self._end.close()

@@ -237,7 +237,7 @@ class Puts:
         self.version = self.versions[self.source]
         self.parts = -(-self.version.size // PART_BYTES)
         self.metered = bool(self.report.kills % 2)
-        self.meter.passed[:] = [0, 0]
+        self.meter.start_over()
         self.book.begin(self.path, self.version)
         self.client = self.run()
 

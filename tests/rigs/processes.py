@@ -247,10 +247,15 @@ class Meter(Proxy):
     def __init__(self, target: str) -> None:
         super().__init__(target, (Fault(), Fault()))
 
-    def _pump(self, source: socket.socket, sink: socket.socket, fault: Fault, way: int) -> None:
+    def start_over(self) -> None:
+        """Count from zero."""
+        for passed in self.by_connection:
+            passed[:] = 0, 0
+
+    def _pump(self, source: socket.socket, sink: socket.socket, fault: Fault, passed: list[int], way: int) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(256 * 1024):
-                self.passed[way] += len(data)
+                passed[way] += len(data)
                 sink.sendall(data)
         for sock in (source, sink):
             with contextlib.suppress(OSError):

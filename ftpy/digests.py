@@ -14,6 +14,8 @@ from typing import Literal, Protocol, Self, get_args
 from blake3 import blake3
 from xxhash import xxh3_128
 
+from ftpy.timing import HASHING
+
 DigestName = Literal["md5", "blake3"]
 DIGEST_NAMES: tuple[DigestName, ...] = get_args(DigestName)
 PartDigestName = Literal["blake3", "xxh128"]
@@ -50,6 +52,7 @@ def new_hasher(name: DigestName | PartDigestName) -> Hasher:
 
 def hexdigest(name: DigestName | PartDigestName, data: bytes | bytearray | memoryview) -> str:
     """The digest of ``data``, lower-case hexadecimal."""
-    hasher = _MAKERS[name]()
-    hasher.update(data)
-    return hasher.hexdigest()
+    with HASHING:
+        hasher = _MAKERS[name]()
+        hasher.update(data)
+        return hasher.hexdigest()

@@ -12,9 +12,9 @@ import click
 
 from ftpy.cli.common import EPILOG, run_main
 from ftpy.cli.names import is_remote_folder, local_target, remote_path, remote_target, split
+from ftpy.cli.options import TransferOptions, digest_option, examples, json_option, server_option, transfer_options
 from ftpy.cli.output import fields, listing, print_info, print_json, with_digest
 from ftpy.cli.transfers import FileTask, Outlet, TreeTask, client_of, transfer
-from ftpy.digests import DIGEST_NAMES, DigestName
 from ftpy.errors import (
     ConfigError,
     RequestError,
@@ -28,37 +28,9 @@ if TYPE_CHECKING:
     from ftpy.client.results import Fetched, Stored
     from ftpy.client.trees import TreeResult
     from ftpy.client.walking import Links
+    from ftpy.digests import DigestName
 
 F = Callable[..., Any]
-
-
-def _examples(*lines: str) -> str:
-    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines) + "\n\n" + EPILOG
-
-
-server_option = click.option(
-    "-s", "--server", metavar="NAME", help="Which paired server; $FTPY_SERVER, or the default, or the only one."
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line on standard output.")
-quiet_option = click.option("-q", "--quiet", is_flag=True, help="No bars and no summary; errors are still said.")
-digest_option = click.option(
-    "-d", "--digest", type=click.Choice(DIGEST_NAMES), help="What verifies the whole file; md5 unless configured."
-)
-
-
-class _Streams(click.ParamType):  # type: ignore[type-arg]
-    """A number of connections, or "auto"."""
-
-    name = "N|auto"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """1 to 32 as a number, "auto" as it is."""
-        return value if value == "auto" else click.IntRange(1, 32).convert(value, param, ctx)
-
-
-streams_option = click.option(
-    "--streams", type=_Streams(), help="Connections that share the work, 1 to 32; by itself as many as pay."
-)
 
 
 @click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
@@ -70,7 +42,7 @@ def ftpy() -> None:
     """
 
 
-@ftpy.command(epilog=_examples("ftpy pair home", "ssh host ftpy-server init | ftpy pair home"))
+@ftpy.command(epilog=examples("ftpy pair home", "ssh host ftpy-server init | ftpy pair home"))
 @click.argument("name")
 @click.option("--address", "addresses", multiple=True, metavar="HOST:PORT", help="Use this instead of the token's own.")
 @click.option("--force", is_flag=True, help="Replace a profile of that name.")
@@ -103,26 +75,8 @@ def pair(name: str, addresses: tuple[str, ...], force: bool) -> None:
     click.echo(f"paired with {name} ({display(server)}) as {profile.user}: {display(rights)}", err=True)
 
 
-def _tree_options(command: F) -> F:
-    """The options of put and get that are about folders."""
-    for option in reversed(
-        [
-            click.option("-r", "--recursive", is_flag=True, help="Folders, with all that is below them."),
-            click.option("--include", multiple=True, metavar="PATTERN", help="With -r: only files that match."),
-            click.option("--exclude", multiple=True, metavar="PATTERN", help="With -r: all but what matches."),
-            click.option(
-                "--by-digest", is_flag=True, help="With -r: what is identical is told by content, not by time."
-            ),
-            click.option("--dry-run", is_flag=True, help="With -r: tell what would be done, and do nothing."),
-            click.option("-v", "--verbose", is_flag=True, help="With -r: a line for every file."),
-        ]
-    ):
-        command = option(command)
-    return command
-
-
 @ftpy.command(
-    epilog=_examples(
+    epilog=examples(
         "ftpy put report.pdf",
         "ftpy put a.jpg b.jpg photos/",
         "ftpy put -r photos backup/",
@@ -131,7 +85,7 @@ def _tree_options(command: F) -> F:
     )
 )
 @click.argument("paths", nargs=-1, required=True, metavar="SRC... [DEST]")
-@_tree_options
+@transfer_options
 @click.option(
     "--links",
     type=click.Choice(["skip", "copy"]),
@@ -139,28 +93,7 @@ def _tree_options(command: F) -> F:
     help="With -r: pass symbolic links over, or take what they name inside the tree.",
 )
 @click.option("--if-absent", is_flag=True, help="Refuse where DEST exists already.")
-@streams_option
-@digest_option
-@quiet_option
-@json_option
-@server_option
-def put(
-    *,
-    paths: tuple[str, ...],
-    recursive: bool,
-    include: tuple[str, ...],
-    exclude: tuple[str, ...],
-    by_digest: bool,
-    dry_run: bool,
-    verbose: bool,
-    links: Links,
-    if_absent: bool,
-    streams: Any,
-    digest: DigestName | None,
-    quiet: bool,
-    as_json: bool,
-    server: str | None,
-) -> int:
+def put(*, paths: tuple[str, ...], options: TransferOptions, links: Links, if_absent: bool) -> int:
     """Store files on the server, with -r folders too.
 
     Like cp: the last of several paths is the destination, and one alone keeps its name. A destination that is there
@@ -171,7 +104,6 @@ def put(
     sends what is new. Patterns are those of gitignore, relative to each SRC.
     """
     sources, dest = split(paths)
-    _check_tree_options(recursive, include, exclude, by_digest=by_digest, dry_run=dry_run)
     nameless = click.UsageError("standard input needs a destination with a name: ftpy put - FILE")
     if "-" in sources and (len(sources) > 1 or dest is None or dest.endswith("/")):
         raise nameless
@@ -180,70 +112,39 @@ def put(
         stream = sys.stdin.buffer if source == "-" else source
         condition: Any = "absent" if if_absent else None
         target = remote_target(source, dest, folder)
-        return client.put(stream, target, digest=digest, condition=condition, on_progress=bar)
+        return client.put(stream, target, digest=options.digest, condition=condition, on_progress=bar)
 
     def tree(client: Client, source: str, folder: bool, on_told: F, on_progress: F) -> TreeResult:
-        from ftpy.client.trees import TreeOptions
-        from ftpy.client.walking import Selection
-
-        options = TreeOptions(
-            digest=digest or client.default_digest,
-            selection=Selection(include, exclude),
-            links=links,
-            by_digest=by_digest,
-            dry_run=dry_run,
-            if_absent=if_absent,
-            on_told=on_told,
-            on_progress=on_progress,
-        )
-        return client.put_tree(source, remote_target(source, dest, folder), options)
+        wanted = options.tree(client, links=links, if_absent=if_absent, on_told=on_told, on_progress=on_progress)
+        return client.put_tree(source, remote_target(source, dest, folder), wanted)
 
     def run(client: Client) -> Iterator[FileTask | TreeTask]:
         folder = is_remote_folder(client, dest, len(sources))
         if folder and "-" in sources:
             raise nameless
         for source in sources:
-            if recursive and os.path.isdir(source):
+            if options.recursive and os.path.isdir(source):
                 yield TreeTask(source, functools.partial(tree, client, source, folder))
             else:
                 yield FileTask(source, functools.partial(one, client, source, folder))
 
-    return transfer(run, server, Outlet(quiet, as_json, verbose, dry_run, streams=streams))
+    return transfer("put", run, options)
 
 
 @ftpy.command(
-    epilog=_examples(
+    epilog=examples(
         "ftpy get photos/a.jpg",
         "ftpy get logs/1.gz logs/2.gz /tmp/",
         "ftpy get -r photos",
         "ftpy get -r photos --include '*.jpg' /tmp/",
+        "ftpy get --explain --limit 20M big.iso",
         "ftpy get big.iso - | sha256sum",
     )
 )
 @click.argument("paths", nargs=-1, required=True, metavar="SRC... [DEST]")
-@_tree_options
+@transfer_options
 @click.option("--force", is_flag=True, help="Replace a different file that is there.")
-@streams_option
-@digest_option
-@quiet_option
-@json_option
-@server_option
-def get(
-    *,
-    paths: tuple[str, ...],
-    recursive: bool,
-    include: tuple[str, ...],
-    exclude: tuple[str, ...],
-    by_digest: bool,
-    dry_run: bool,
-    verbose: bool,
-    force: bool,
-    streams: Any,
-    digest: DigestName | None,
-    quiet: bool,
-    as_json: bool,
-    server: str | None,
-) -> int:
+def get(*, paths: tuple[str, ...], options: TransferOptions, force: bool) -> int:
     """Fetch files from the server, with -r folders too.
 
     Like cp: the last of several paths is the destination on this side, and one alone keeps its name. A file appears
@@ -254,12 +155,11 @@ def get(
     what is new. Patterns are those of gitignore, relative to each SRC.
     """
     sources, dest = split(paths)
-    _check_tree_options(recursive, include, exclude, by_digest=by_digest, dry_run=dry_run)
-    if recursive and dest == "-":
+    if options.recursive and dest == "-":
         raise click.UsageError("a folder cannot be written to standard output")
 
     def one(client: Client, source: str, bar: Bar) -> Fetched:
-        fetch = functools.partial(client.get, remote_path(source), digest=digest, force=force, on_progress=bar)
+        fetch = functools.partial(client.get, remote_path(source), digest=options.digest, force=force, on_progress=bar)
         if dest != "-":
             return fetch(local_target(remote_path(source), dest, len(sources)))
         # Past the buffer of sys.stdout, which would try again at exit to write what could not be written.
@@ -267,38 +167,20 @@ def get(
             return fetch(output)
 
     def tree(client: Client, source: str, on_told: F, on_progress: F) -> TreeResult:
-        from ftpy.client.trees import TreeOptions
-        from ftpy.client.walking import Selection
-
-        options = TreeOptions(
-            digest=digest or client.default_digest,
-            selection=Selection(include, exclude),
-            by_digest=by_digest,
-            dry_run=dry_run,
-            force=force,
-            on_told=on_told,
-            on_progress=on_progress,
-        )
-        return client.get_tree(remote_path(source), local_target(remote_path(source), dest, len(sources)), options)
+        wanted = options.tree(client, force=force, on_told=on_told, on_progress=on_progress)
+        return client.get_tree(remote_path(source), local_target(remote_path(source), dest, len(sources)), wanted)
 
     def run(client: Client) -> Iterator[FileTask | TreeTask]:
         for source in sources:
-            if recursive and client.stat(remote_path(source)).type == "directory":
+            if options.recursive and client.stat(remote_path(source)).type == "directory":
                 yield TreeTask(source, functools.partial(tree, client, source))
             else:
                 yield FileTask(source, functools.partial(one, client, source))
 
-    return transfer(run, server, Outlet(quiet, as_json, verbose, dry_run, to_stderr=dest == "-", streams=streams))
+    return transfer("get", run, options, to_stderr=dest == "-")
 
 
-def _check_tree_options(
-    recursive: bool, include: tuple[str, ...], exclude: tuple[str, ...], *, by_digest: bool, dry_run: bool
-) -> None:
-    if not recursive and (include or exclude or by_digest or dry_run):
-        raise click.UsageError("--include, --exclude, --by-digest and --dry-run go with -r")
-
-
-@ftpy.command(epilog=_examples("ftpy ls", "ftpy ls -l photos", "ftpy ls --json -R | jq .path"))
+@ftpy.command(epilog=examples("ftpy ls", "ftpy ls -l photos", "ftpy ls --json -R | jq .path"))
 @click.argument("path", default="")
 @click.option("-l", "--long", is_flag=True, help="Type and mode, size in bytes, time, name.")
 @click.option("-R", "--recursive", is_flag=True, help="Everything below, too.")
@@ -317,7 +199,7 @@ def ls(*, path: str, long: bool, recursive: bool, digests: bool, as_json: bool, 
             print_info(info, where, long=long, digest=digests, as_json=as_json)
 
 
-@ftpy.command(epilog=_examples("ftpy stat photos/a.jpg"))
+@ftpy.command(epilog=examples("ftpy stat photos/a.jpg"))
 @click.argument("path")
 @json_option
 @server_option
@@ -333,7 +215,7 @@ def stat(path: str, as_json: bool, server: str | None) -> None:
             click.echo(f"{key:8} {display(str(value))}")
 
 
-@ftpy.command("digest", epilog=_examples("ftpy digest big.iso", "ftpy digest -d blake3 big.iso"))
+@ftpy.command("digest", epilog=examples("ftpy digest big.iso", "ftpy digest -d blake3 big.iso"))
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @digest_option
 @json_option

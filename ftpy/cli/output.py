@@ -12,6 +12,11 @@ from ftpy.files import FileInfo, RemotePath, display
 
 if TYPE_CHECKING:
     from ftpy.client.client import Client
+    from ftpy.client.explaining import Explanation
+    from ftpy.timing import Activity
+
+SHOWN_SHARE = 0.005
+"""Shares below are not shown to people."""
 
 
 def listing(client: Client, where: RemotePath, recursive: bool) -> Iterator[FileInfo]:
@@ -61,6 +66,36 @@ def fields(info: FileInfo) -> dict[str, object]:
     }
     fields |= {key: value for key in ("etag", "md5", "blake3") if (value := getattr(info, key)) is not None}
     return fields
+
+
+ACTIVITY_NAMES: dict[Activity, str] = {
+    "disk": "disk",
+    "sync": "durable on disk",
+    "hashing": "hashing",
+    "encryption": "encryption",
+    "copying": "copying",
+    "sending": "waiting to send",
+    "receiving": "waiting to receive",
+    "pacing": "--limit",
+    "other": "each file, request",
+}
+"""What people are told that one end spent its time on."""
+
+
+def explain(explanation: Explanation, *, as_json: bool, to_stderr: bool) -> None:
+    """Both ends' time by activity, what limited and what to try."""
+    ends = {"here": explanation.here, "there": explanation.there}
+    if as_json:
+        seconds = {side: {name: round(end.seconds[name], 4) for name in ACTIVITY_NAMES} for side, end in ends.items()}
+        limit = {"name": explanation.limit, "share": round(explanation.share, 3), "try": explanation.advice}
+        print_json({"explain": {**seconds, "limit": limit}}, to_stderr=to_stderr)
+        return
+    lines = [f"{'':20}{'here':>7}{'there':>7}"]
+    for name, shown in ACTIVITY_NAMES.items():
+        if max(end.share(name) for end in ends.values()) >= SHOWN_SHARE:
+            lines.append(f"  {shown:18}" + "".join(f"{end.share(name):7.0%}" for end in ends.values()))
+    lines.append(f"limited by {explanation.limit} ({explanation.share:.0%} of the time); to try: {explanation.advice}")
+    click.echo("\n".join(lines), err=to_stderr)
 
 
 def print_json(fields: dict[str, object], *, to_stderr: bool = False) -> None:

@@ -7,16 +7,17 @@ import functools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from ftpy.cli.output import print_json, rate, size_of
+from ftpy.cli.output import explain, print_json, rate, size_of
 from ftpy.errors import AuthenticationFailed, ConfigError, ConnectionFailed, FtpyError
 from ftpy.files import display
 
 if TYPE_CHECKING:
     from ftpy.cli.bars import Bar, TreeBars
+    from ftpy.cli.options import TransferOptions
     from ftpy.client.client import Client
     from ftpy.client.results import Fetched, Stored
     from ftpy.client.trees import Told, TreeProgress, TreeResult
@@ -47,8 +48,6 @@ class Outlet:
     verbose: bool = False
     dry_run: bool = False
     to_stderr: bool = False
-    streams: Literal["auto"] | int | None = None
-    """How many connections share the work; None: as configured."""
 
     def failure(self, name: str, error: FtpyError) -> None:
         """One line on standard error; as JSON besides."""
@@ -146,9 +145,19 @@ def _summary(name: str, result: TreeResult, *, dry_run: bool) -> str:
     return f"{display(name)}: {', '.join(facts)}"
 
 
-def transfer(run: Callable[[Client], Iterator[FileTask | TreeTask]], server: str | None, outlet: Outlet) -> int:
-    """Do one transfer after the other; what fails is told and does not stop the others: the exit code."""
+def transfer(
+    way: Literal["put", "get"],
+    run: Callable[[Client], Iterator[FileTask | TreeTask]],
+    options: TransferOptions,
+    *,
+    to_stderr: bool = False,
+) -> int:
+    """Do one transfer after the other; what fails is told and does not stop the others: the exit code.
+
+    What is said goes ``to_stderr`` where standard output is the file's.
+    """
     code = 0
+    outlet = Outlet(options.quiet, options.as_json, options.verbose, options.dry_run, to_stderr)
     current: list[Bar | TreeBars] = []
 
     def notify(line: str) -> None:
@@ -157,7 +166,8 @@ def transfer(run: Callable[[Client], Iterator[FileTask | TreeTask]], server: str
         else:
             click.echo(f"ftpy: {display(line)}", err=True)
 
-    with client_of(server, notify, outlet.streams) as client:
+    ways = {"streams": options.streams, "limit": options.limit, "explains": options.explain}
+    with client_of(options.server, notify, **ways) as client:
         for task in run(client):
             try:
                 code = max(code, _do(task, outlet, current))
@@ -168,6 +178,8 @@ def transfer(run: Callable[[Client], Iterator[FileTask | TreeTask]], server: str
                 outlet.failure(task.name, error)
             finally:
                 current.clear()
+        if (explanation := client.explain(way)) is not None:
+            explain(explanation, as_json=options.as_json, to_stderr=to_stderr)
     return code
 
 
@@ -189,12 +201,10 @@ def _do(task: FileTask | TreeTask, outlet: Outlet, current: list[Bar | TreeBars]
 
 
 @contextlib.contextmanager
-def client_of(
-    server: str | None, notify: Callable[[str], None] | None = None, streams: Literal["auto"] | int | None = None
-) -> Iterator[Client]:
-    """A connected client of the server that is meant."""
+def client_of(server: str | None, notify: Callable[[str], None] | None = None, **options: Any) -> Iterator[Client]:
+    """A connected client of the server that is meant; ``options`` as of ``Client.paired``."""
     from ftpy.client.client import Client
 
     say = notify or (lambda line: click.echo(f"ftpy: {display(line)}", err=True))
-    with Client.paired(server, say, streams=streams) as client:
+    with Client.paired(server, say, **options) as client:
         yield client

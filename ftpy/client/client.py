@@ -38,6 +38,7 @@ from ftpy.errors import (
 )
 from ftpy.files import FileInfo, RemotePath, display
 from ftpy.storage.base import Condition, KnownDigest
+from ftpy.transport.pace import Pace
 from ftpy.wire.messages import (
     DigestReply,
     DigestRequest,
@@ -50,6 +51,7 @@ from ftpy.wire.messages import (
 from ftpy.wire.spelling import path_to_wire
 
 if TYPE_CHECKING:
+    from ftpy.client.explaining import Explanation, Ledger
     from ftpy.client.listing import Listing
     from ftpy.client.treeget import TreeGet
     from ftpy.client.treeput import TreePut
@@ -72,22 +74,44 @@ def _silent(_: str) -> None:
 class Client:
     """A connection to one server, made again when it breaks; use it in a ``with``. Not safe in several threads.
 
-    ``notify`` hears a sentence for everything that a user should know while it happens: a lost connection and the
-    next try, a transfer that starts over. Every method raises the errors of ``ftpy.errors`` and no others.
+    ``limit`` bytes a second pass at most, over all connections and both ways together; one that ``explains`` measures
+    what its transfers spend their time on. ``notify`` hears a sentence for everything that a user should know while it
+    happens: a lost connection and the next try, a transfer that starts over. Every method raises the errors of
+    ``ftpy.errors`` and no others.
     """
 
-    def __init__(self, profile: Profile, transfer: Transfer | None = None, notify: Notify = _silent) -> None:
+    def __init__(
+        self,
+        profile: Profile,
+        transfer: Transfer | None = None,
+        notify: Notify = _silent,
+        *,
+        limit: int | None = None,
+        explains: bool = False,
+    ) -> None:
+        self._pace = Pace(limit) if limit else None
         self._profile = profile
         self._transfer = transfer or Transfer()
         self._notify = notify
-        self._line = Line(self._another, self._transfer.retries, notify)
+        self._ledger: Ledger | None = None
+        if explains:
+            from ftpy.client.explaining import Ledger
+
+            self._ledger = Ledger()
+        self._line = Line(self._measured, self._transfer.retries, notify)
         self._streams = Streams(
-            self._line, self._another, self._transfer.streams, retries=self._transfer.retries, notify=notify
+            self._line, self._measured, self._transfer.streams, retries=self._transfer.retries, notify=notify
         )
 
     @classmethod
     def paired(
-        cls, name: str | None = None, notify: Notify = _silent, *, streams: Literal["auto"] | int | None = None
+        cls,
+        name: str | None = None,
+        notify: Notify = _silent,
+        *,
+        streams: Literal["auto"] | int | None = None,
+        limit: int | None = None,
+        explains: bool = False,
     ) -> Client:
         """A client for a paired server: ``name``, or $FTPY_SERVER, or the default. Raises ConfigError.
 
@@ -96,7 +120,7 @@ class Client:
         config = load_client_config(client_config_path())
         _, profile = choose_profile(config, name)
         transfer = config.transfer if streams is None else structs.replace(config.transfer, streams=streams)
-        return cls(profile, transfer, notify)
+        return cls(profile, transfer, notify, limit=limit, explains=explains)
 
     # ---- life
 
@@ -137,7 +161,18 @@ class Client:
         return self._line.persist(attempt, moved)
 
     def _another(self) -> Connection:
-        return Connection.open(self._profile, self._transfer)
+        return Connection.open(self._profile, self._transfer, self._pace)
+
+    def _measured(self) -> Connection:
+        """Another one for this thread to do its work on, which is measured where that is wanted."""
+        connection = self._another()
+        if self._ledger is not None:
+            self._ledger.opened(connection)
+        return connection
+
+    def explain(self, way: Literal["put", "get"]) -> Explanation | None:
+        """What limited the transfers so far, which went ``way``; None unless this client ``explains``. Asked once."""
+        return self._ledger.explain(way) if self._ledger is not None else None
 
     # ---- put
 

@@ -25,6 +25,7 @@ from ftpy.errors import (
 )
 from ftpy.transport.channel import Channel
 from ftpy.transport.deadline import Deadline
+from ftpy.transport.pace import Pace
 from ftpy.transport.stream import Stream
 from ftpy.wire import auth
 from ftpy.wire.messages import (
@@ -62,19 +63,21 @@ class Connection:
         """The shorter of the handshake's two round trips: the nearest to what the line alone takes."""
         self.leaving = threading.Event()
         """Once it is set, whoever works on this connection ends what is under way and begins nothing more."""
+        self.closing: Callable[[Connection], None] | None = None
+        """Who is to be told before it is closed."""
         self._next_id = 1
 
     @classmethod
-    def open(cls, profile: Profile, transfer: Transfer) -> Connection:
+    def open(cls, profile: Profile, transfer: Transfer, pace: Pace | None = None) -> Connection:
         """Dial the profile's addresses in turn, prove both ends, within ``connect_seconds`` each.
 
-        Raises ConnectionFailed, Denied, ServerNotTrusted.
+        It keeps ``pace``. Raises ConnectionFailed, Denied, ServerNotTrusted.
         """
         failures = []
         stranger: ServerNotTrusted | None = None
         for address in profile.addresses:
             try:
-                return cls._open_one(address, profile, transfer)
+                return cls._open_one(address, profile, transfer, pace)
             except ConnectionFailed as error:
                 failures.append(f"{address}: {error}")
             except ServerNotTrusted as error:  # another host's address by now: ours may be the next
@@ -84,7 +87,7 @@ class Connection:
         raise ConnectionFailed("no connection: " + "; ".join(failures))
 
     @classmethod
-    def _open_one(cls, address: str, profile: Profile, transfer: Transfer) -> Connection:
+    def _open_one(cls, address: str, profile: Profile, transfer: Transfer, pace: Pace | None) -> Connection:
         deadline = Deadline(transfer.connect_seconds, "connecting")
         sock = _dial(address, deadline)
         pin = b""
@@ -94,7 +97,7 @@ class Connection:
 
                 pin = bytes.fromhex(profile.certificate_sha256)
                 sock = tls.connect(sock, pin, deadline.remaining())
-            stream = Stream(sock, silence_seconds=transfer.stall_seconds, listens=True)
+            stream = Stream(sock, silence_seconds=transfer.stall_seconds, listens=True, pace=pace)
             if pin:
                 stream.expect_tls(tls.ALPN)
             channel = Channel(stream, Side.CLIENT)
@@ -170,6 +173,9 @@ class Connection:
 
     def close(self) -> None:
         """Close the connection."""
+        closing, self.closing = self.closing, None
+        if closing is not None:
+            closing(self)
         self.channel.stream.close()
 
 

@@ -10,6 +10,7 @@ from ftpy.client.pieces import Gauge, Pieces
 from ftpy.client.source import Source
 from ftpy.digests import new_hasher
 from ftpy.errors import Busy, DigestMismatch
+from ftpy.timing import HASHING
 from ftpy.wire.messages import PartReply, PartRequest, trailer_of
 
 BYTES_IN_FLIGHT = 64 * 1024 * 1024
@@ -115,7 +116,8 @@ class Sending:
         hasher = new_hasher(name)
         with contextlib.closing(source.chunks(offset, length)) as views:
             for view in views:
-                hasher.update(view)
+                with HASHING:
+                    hasher.update(view)
                 if channel.sends_files:
                     # The kernel hands the file's pages on: one copy less. Should they differ from what was hashed,
                     # because the file is being changed, the part is refused.

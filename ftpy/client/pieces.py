@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 
+from ftpy.timing import IDLE
+
 LOOK_SECONDS = 0.5
 """How often who waits for others looks whether it is to leave; Windows tells of Ctrl-C only between two waits."""
 
@@ -41,7 +43,8 @@ class Pieces(Generic[P]):
                     return piece
                 if not wait or not self._out:
                     return None
-                self._changed.wait(LOOK_SECONDS)
+                with IDLE:
+                    self._changed.wait(LOOK_SECONDS)
             return None
 
     def done(self, piece: P) -> None:

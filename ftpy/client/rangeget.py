@@ -17,6 +17,7 @@ from ftpy.files import RemotePath
 from ftpy.storage.base import MIB, Closing
 from ftpy.storage.following import Follower
 from ftpy.storage.positional import read_at, write_at
+from ftpy.timing import HASHING
 from ftpy.wire.messages import GetReply, GetRequest
 from ftpy.wire.spelling import path_to_wire
 
@@ -185,7 +186,8 @@ class _Fetching:
         while self._written < piece.length:
             view = self._buffer[: min(len(self._buffer), piece.length - self._written)]
             channel.receive_into(view)
-            hasher.update(view)
+            with HASHING:
+                hasher.update(view)
             write_at(ranged.partial.descriptor, piece.offset + self._written, view)
             self._written += len(view)
             ranged.moved(piece, self._written)

@@ -15,6 +15,7 @@ from ftpy.client.walking import Links, Selection
 from ftpy.digests import DigestName
 from ftpy.errors import FtpyError
 from ftpy.files import RemotePath
+from ftpy.timing import IDLE
 
 MOST_IN_FLIGHT = 16_384
 """Small files under way on one connection: 100 ms of a line that takes 160,000 a second."""
@@ -249,7 +250,8 @@ class Work(Generic[J, E]):
                         return None
                     ends, self._ends = self._ends, Ends()
                     return ends
-                self._changed.wait()
+                with IDLE:
+                    self._changed.wait()
             return None
 
     def _small(self, *, others: bool) -> Smalls[J]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ftpy import timing
 from ftpy.digests import DigestName, hexdigest
 from ftpy.errors import (
     Changed,
@@ -28,6 +29,7 @@ from ftpy.wire.messages import (
     Entry,
     GetReply,
     GetRequest,
+    Line,
     LsReply,
     LsRequest,
     MkdirRequest,
@@ -37,6 +39,8 @@ from ftpy.wire.messages import (
     StatReply,
     StatRequest,
     StoredReply,
+    TimesReply,
+    TimesRequest,
     UploadReply,
     digest_of,
     info_to_entry,
@@ -172,7 +176,9 @@ def _send_range(reader: Reader, offset: int, length: int, name: DigestName, cont
                 digest = KnownDigest(name, hashed.hexdigest())
         else:
             digest = KnownDigest(name, known)
-            if descriptor is not None and length > JOIN_BYTES and context.channel.sends_files:
+            # While it is measured, the disk must be told from the line: sendfile waits for both.
+            sends_files = context.channel.sends_files and timing.measuring() is None
+            if descriptor is not None and length > JOIN_BYTES and sends_files:
                 context.channel.send_file(descriptor, offset, length)
             else:
                 for view in _chunks(reader, offset, length):
@@ -229,6 +235,17 @@ def handle_digest(request: DigestRequest, context: Context) -> DigestReply:
             known = _compute(reader, request.digest, context)
         assert info.etag is not None
         return DigestReply(id=request.id, digest=digest_of(request.digest, known), file_size=info.size, etag=info.etag)
+
+
+def handle_times(request: TimesRequest, context: Context) -> TimesReply:
+    """What this connection has spent its time on; the first request of the kind begins to measure it."""
+    stopwatch = timing.measuring()
+    if stopwatch is None:
+        stopwatch = timing.Stopwatch()
+        timing.attach(stopwatch)
+    ns = {activity: int(seconds * 1e9) for activity, seconds in stopwatch.lap().items()}
+    line = Line(**context.channel.stream.line_times()._asdict())
+    return TimesReply(id=request.id, ns=ns, line=line)
 
 
 def _compute(reader: Reader, name: DigestName, context: Context) -> str:

@@ -21,16 +21,20 @@ from ftpy.wire.messages import (
     Reply,
     Request,
     StatRequest,
+    TimesRequest,
     UnknownRequest,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """How one verb is answered: ``handler`` returns the reply, or None when it has spoken or will speak itself."""
+    """How one verb is answered: ``handler`` returns the reply, or None when it has spoken or will speak itself.
+
+    ``right`` is what it takes; None where it is about the connection alone.
+    """
 
     handler: Callable[[Any, Context], Reply | None]
-    right: str
+    right: str | None
 
 
 VERBS: dict[type[Request], Verb] = {
@@ -43,6 +47,7 @@ VERBS: dict[type[Request], Verb] = {
     DigestRequest: Verb(handlers.handle_digest, right="get"),
     LsRequest: Verb(handlers.handle_ls, right="ls"),
     StatRequest: Verb(handlers.handle_stat, right="ls"),
+    TimesRequest: Verb(handlers.handle_times, right=None),
 }
 
 
@@ -51,6 +56,6 @@ def dispatch(request: Request | UnknownRequest, context: Context) -> Reply | Non
     if isinstance(request, UnknownRequest):
         raise Unsupported(f"this server does not know the verb {request.cmd!r}")
     verb = VERBS[type(request)]
-    if verb.right not in context.account.rights:
+    if verb.right is not None and verb.right not in context.account.rights:
         raise PermissionDenied(f"user {context.account.name} has no right to {verb.right}")
     return verb.handler(request, context)

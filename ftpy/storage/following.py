@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from ftpy.digests import DigestName, new_hasher
 from ftpy.errors import Busy
 from ftpy.storage.base import MIB, Closing
+from ftpy.timing import HASHING
 
 CHUNK_BYTES = MIB
 """Bytes moved and hashed at a time: large enough that Python's cost per chunk vanishes."""
@@ -73,7 +74,8 @@ class Follower:
         if self._free.empty() and self._made < BUFFERS:
             self._made += 1
             return memoryview(bytearray(CHUNK_BYTES))
-        return self._free.get()
+        with HASHING:
+            return self._free.get()
 
     def give(self, offset: int, buffer: memoryview, count: int) -> None:
         """``buffer`` (borrowed) holds the file's ``count`` bytes at ``offset``; it is ours again."""
@@ -138,7 +140,8 @@ class Follower:
                 reached.set()
             else:
                 self._put(reached.set)
-        reached.wait()
+        with HASHING:
+            reached.wait()
         if self._error is not None:
             raise self._error
         return self._hasher.hexdigest()
@@ -233,7 +236,8 @@ class HashedRead(Closing):
             if got != len(view):
                 raise EOFError(f"the file ends at {self._offset + done + got}")
             if self._inline:
-                self._inline.update(view)
+                with HASHING:
+                    self._inline.update(view)
                 yield view
             else:
                 yield view

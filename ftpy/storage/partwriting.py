@@ -10,6 +10,7 @@ from ftpy.errors import DigestMismatch
 from ftpy.storage.base import PartWriter
 from ftpy.storage.following import CHUNK_BYTES, Follower
 from ftpy.storage.journal import Meta, StoredPart
+from ftpy.timing import HASHING
 
 OWN_CHUNK_BYTES = CHUNK_BYTES // 4
 """Buffer of a part that comes out of order: it is hashed from the page cache later, so it needs only one."""
@@ -77,8 +78,9 @@ class LocalPartWriter(PartWriter):
     def _take(self, view: memoryview) -> None:
         if self._stored is None:
             self._upload.write(self._offset + self._done, view)
-        for hasher in self._hashers.values():
-            hasher.update(view)
+        with HASHING:
+            for hasher in self._hashers.values():
+                hasher.update(view)
 
     def finish(self, digest: str) -> None:
         """Count the part as stored."""

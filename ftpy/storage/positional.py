@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import threading
 
+from ftpy.timing import DISK
+
 _seeking = threading.Lock()
 """Where there is no positional I/O (Windows), seeking and moving bytes are two steps that threads must not mix."""
 
@@ -12,19 +14,21 @@ _seeking = threading.Lock()
 def read_at(fd: int, offset: int, view: memoryview) -> int:
     """Fill ``view`` from ``offset`` as far as the file goes: the bytes read. Raises OSError."""
     done = 0
-    while done < len(view):
-        got = _read(fd, offset + done, view[done:])
-        if not got:
-            break
-        done += got
+    with DISK:
+        while done < len(view):
+            got = _read(fd, offset + done, view[done:])
+            if not got:
+                break
+            done += got
     return done
 
 
 def write_at(fd: int, offset: int, view: memoryview) -> None:
     """Write all of ``view`` at ``offset``. Raises OSError."""
     done = 0
-    while done < len(view):
-        done += _write(fd, offset + done, view[done:])
+    with DISK:
+        while done < len(view):
+            done += _write(fd, offset + done, view[done:])
 
 
 def _read(fd: int, offset: int, view: memoryview) -> int:

@@ -25,6 +25,7 @@ from ftpy.storage.partwriting import LocalPartWriter
 from ftpy.storage.positional import write_at
 from ftpy.storage.refusals import translating
 from ftpy.storage.sharing import Link
+from ftpy.timing import DISK
 
 
 class RemoteUpload(Upload):
@@ -67,7 +68,7 @@ class RemoteUpload(Upload):
 
     def _ask(self, *request: object) -> Any:
         """The owner's answer. Raises what it raised; Busy where it is gone."""
-        with self._asking:
+        with self._asking, DISK:
             try:
                 if self._lost is not None:
                     raise self._lost

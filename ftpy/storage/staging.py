@@ -16,6 +16,7 @@ from ftpy.storage.reading import digests
 from ftpy.storage.refusals import refusal
 from ftpy.storage.remembered import Remembered
 from ftpy.storage.versions import Digests, Version, file_info, version_of
+from ftpy.timing import DISK
 
 
 class LocalStaged(Staged):
@@ -72,11 +73,12 @@ class SmallFiles:
             raise InvalidRequest(f"{len(data)} bytes came where {file.file_size} were announced")
         staged: LocalStaged | None = None
         try:
-            staged = LocalStaged(file, digest, self._area.staged, *self._area.new_name())
-            write_at(staged.fd, 0, data)
-            if file.mode is not None:
-                os.fchmod(staged.fd, file.mode & 0o777)
-            os.utime(staged.fd, ns=(file.mtime_ns, file.mtime_ns))
+            with DISK:
+                staged = LocalStaged(file, digest, self._area.staged, *self._area.new_name())
+                write_at(staged.fd, 0, data)
+                if file.mode is not None:
+                    os.fchmod(staged.fd, file.mode & 0o777)
+                os.utime(staged.fd, ns=(file.mtime_ns, file.mtime_ns))
         except OSError as error:
             if staged is not None:
                 staged.close()
@@ -100,7 +102,7 @@ class SmallFiles:
             refused = self._sync(files)
             exclusive = self._foresee(files)
             try:
-                with self._publisher.publication(exclusive=exclusive) as publication:
+                with DISK, self._publisher.publication(exclusive=exclusive) as publication:
                     self._place(publication, mine, placed, refused)
             except OSError as error:
                 for staged in mine:

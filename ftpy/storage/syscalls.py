@@ -13,6 +13,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from ftpy.timing import SYNC
+
 _SYS_OPENAT2 = 437
 """The same on every Linux architecture (openat2(2), since 5.6)."""
 _NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH = 0x02, 0x04, 0x08
@@ -98,21 +100,24 @@ def fsync(fd: int) -> None:
         import fcntl
 
         try:
-            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+            with SYNC:
+                fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
         except OSError as error:
             if error.errno not in (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL):
                 raise
         else:
             return
-    os.fsync(fd)
+    with SYNC:
+        os.fsync(fd)
 
 
 def syncfs(fd: int) -> None:
     """Make all of the file system durable; write errors since ``fd`` was opened are raised (HAS_SYNCFS)."""
     if _syncfs is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-    if _syncfs(fd) < 0:
-        raise _failure()
+    with SYNC:
+        if _syncfs(fd) < 0:
+            raise _failure()
 
 
 SYNCED_BY_SYNCFS = frozenset([0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0x01021994])

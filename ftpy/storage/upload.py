@@ -39,6 +39,7 @@ from ftpy.storage.remembered import Remembered
 from ftpy.storage.reserving import reserve
 from ftpy.storage.sharing import Elsewhere
 from ftpy.storage.versions import file_info, version_of
+from ftpy.timing import SYNC
 
 log = logging.getLogger("ftpy.storage")
 
@@ -341,7 +342,8 @@ class LiveUpload:
 
     def _await_sync(self) -> None:
         if (syncer := self._syncer) is not None:
-            syncer.join()
+            with SYNC:
+                syncer.join()
 
     def _sync(self) -> None:
         with self._lock:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from ftpy import timing
 from ftpy.errors import ConnectionLost, ProtocolError
 from ftpy.transport.stream import Stream
 from ftpy.wire.messages import ProgressReply, Trailer
@@ -134,6 +135,7 @@ class Channel:
         failure: list[BaseException] = []
 
         def run() -> None:
+            timing.attach(stopwatch)
             try:
                 outcome.append(work())
             except BaseException as error:  # noqa: BLE001  (raised again in the thread that waits)
@@ -141,14 +143,15 @@ class Channel:
 
         self.flush()
         thread = threading.Thread(target=run, name="ftpy-work")
-        thread.start()
-        try:
-            thread.join(PROGRESS_SECONDS)
-            while thread.is_alive():
-                self._progress(progress())
+        with timing.lent() as stopwatch:
+            thread.start()
+            try:
                 thread.join(PROGRESS_SECONDS)
-        finally:
-            thread.join()
+                while thread.is_alive():
+                    self._progress(progress())
+                    thread.join(PROGRESS_SECONDS)
+            finally:
+                thread.join()
         if failure:
             raise failure[0]
         return outcome[0]

@@ -13,12 +13,16 @@ import select
 import socket
 import ssl
 import struct
+import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
 from ftpy.errors import ConnectionLost, ProtocolError, Stalled
+from ftpy.timing import Activity, Moving
 from ftpy.transport.deadline import Deadline
+from ftpy.transport.kernel import LineTimes, line_times
+from ftpy.transport.pace import Pace
 from ftpy.wire.framing import FrameBuffer
 
 TLS_SEND_BYTES = 256 * 1024
@@ -54,13 +58,20 @@ class Stream:
     """A connected socket and the bytes received ahead of their use.
 
     One that ``listens`` takes in what comes while its own sends are blocked: who pipelines requests must, or both
-    ends could wait for ever to be read. It also counts as a sign of life.
+    ends could wait for ever to be read. It also counts as a sign of life. One with a ``pace`` keeps it both ways.
     """
 
-    def __init__(self, sock: socket.socket, *, silence_seconds: float, listens: bool = False) -> None:
+    def __init__(
+        self, sock: socket.socket, *, silence_seconds: float, listens: bool = False, pace: Pace | None = None
+    ) -> None:
         self._sock = sock
         self._tls = isinstance(sock, ssl.SSLSocket)
         self._listens = listens
+        self._pace = pace
+        self._most = pace.slice_bytes if pace else sys.maxsize
+        """Bytes that one system call may move."""
+        processor: Activity = "encryption" if self._tls else "copying"
+        self._sending, self._receiving = Moving("sending", processor), Moving("receiving", processor)
         self._buffer = FrameBuffer(HEARD_BYTES) if listens else FrameBuffer()
         self._silence = silence_seconds
         self._deadline: Deadline | None = None
@@ -129,6 +140,13 @@ class Stream:
                 elif time.monotonic() - began > self._silence - JIFFY_SECONDS:
                     raise
 
+    def _counted(self, moving: Moving, move: Callable[[], int]) -> int:
+        """The bytes that ``move`` moves, in the time that it takes, at the pace that is to be kept."""
+        count = moving(move)
+        if self._pace is not None:
+            self._pace.passed(count)
+        return count
+
     def _hear(self) -> bool:
         """Take in what has come, without waiting: whether anything had."""
         if not (self._tls and self._sock.pending()) and not _readable(self._sock):  # type: ignore[attr-defined]
@@ -172,7 +190,8 @@ class Stream:
     def _fill(self) -> int:
         with _translated():
             self._arm(socket.SO_RCVTIMEO)
-            count = self._sock.recv_into(self._buffer.space())
+            space = self._buffer.space()[: self._most]
+            count = self._counted(self._receiving, partial(self._sock.recv_into, space))
         self._buffer.filled(count)
         return count
 
@@ -185,13 +204,15 @@ class Stream:
             held = self._buffer.take(len(view))
             view[: len(held)] = held
             return len(held)
+        view = view[: self._most]
+        if self._kernel_waits:
+            # One system call for a whole buffer, where the bytes come fast enough.
+            fill = partial(self._sock.recv_into, view, len(view), socket.MSG_WAITALL)
+            receive = partial(self._move, socket.SO_RCVTIMEO, fill)
+        else:
+            receive = partial(self._receive_records, view)
         with _translated():
-            if self._kernel_waits:
-                # One system call for a whole buffer, where the bytes come fast enough.
-                receive = partial(self._sock.recv_into, view, len(view), socket.MSG_WAITALL)
-                count = self._move(socket.SO_RCVTIMEO, receive)
-            else:
-                count = self._receive_records(view)
+            count = self._counted(self._receiving, receive)
         if not count:
             raise ConnectionLost("the connection ended inside a body")
         return count
@@ -217,10 +238,11 @@ class Stream:
     def send(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of ``data``."""
         view = memoryview(data)
-        most = TLS_SEND_BYTES if self._tls else len(view)
+        most = min(TLS_SEND_BYTES, self._most) if self._tls else self._most
         with _translated():
             while view:
-                view = view[self._move(socket.SO_SNDTIMEO, partial(self._sock.send, view[:most])) :]
+                send = partial(self._move, socket.SO_SNDTIMEO, partial(self._sock.send, view[:most]))
+                view = view[self._counted(self._sending, send) :]
 
     def send_file(self, descriptor: int, offset: int, count: int) -> None:
         """Send ``count`` bytes of a file without copying them through this process; plain sockets only.
@@ -230,9 +252,9 @@ class Stream:
         end = offset + count
         with _translated():
             while offset < end:
-                most = min(end - offset, SENDFILE_BYTES)
-                send = partial(os.sendfile, self._sock.fileno(), descriptor, offset, most)
-                sent = self._move(socket.SO_SNDTIMEO, send)
+                most = min(end - offset, SENDFILE_BYTES, self._most)
+                send_some = partial(os.sendfile, self._sock.fileno(), descriptor, offset, most)
+                sent = self._counted(self._sending, partial(self._move, socket.SO_SNDTIMEO, send_some))
                 if not sent:
                     raise ConnectionLost("the file became shorter while it was sent")
                 offset += sent
@@ -241,6 +263,10 @@ class Stream:
         """Raises ProtocolError unless TLS agreed on this application protocol."""
         if self._tls and self._sock.selected_alpn_protocol() != protocol:  # type: ignore[attr-defined]
             raise ProtocolError("the peer does not speak ftpy over this TLS connection")
+
+    def line_times(self) -> LineTimes:
+        """What the kernel says of the line."""
+        return line_times(self._sock)
 
     def farewell(self, seconds: float) -> None:
         """End our half and wait for the peer's: what was said last arrives, even when bytes are left unread."""

@@ -37,6 +37,7 @@ Secret32 = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]\Z"
 TEXT_CHARACTERS = 1024
 """Longest text that is meant for people, characters."""
 Text = Annotated[str, Meta(max_length=TEXT_CHARACTERS)]
+ActivityName = Annotated[str, Meta(pattern=r"^[a-z][a-z-]{0,31}\Z")]
 UserName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
 Binding = Literal["tls-cert-sha256", "none"]
 
@@ -256,6 +257,10 @@ class DigestRequest(PathRequest, frozen=True, kw_only=True, tag="digest"):
     digest: DigestName = "md5"
 
 
+class TimesRequest(Request, frozen=True, kw_only=True, tag="times"):
+    """Measure this connection from now on, and say what it has spent its time on since the first time asked."""
+
+
 class UnknownRequest(Struct, frozen=True, kw_only=True):
     """A request of a newer peer: never understood, always answered."""
 
@@ -345,6 +350,14 @@ class GetReply(Reply, frozen=True, kw_only=True):
         return self.length
 
 
+class Line(Message, frozen=True, kw_only=True):
+    """What a kernel says of one direction of a connection, 0 where it does not tell."""
+
+    busy_ns: Size = 0
+    window_ns: Size = 0
+    resent: Size = 0
+
+
 class Entry(Message, frozen=True, kw_only=True):
     """One file in a listing, or the answer to stat: ``name`` below what was listed."""
 
@@ -395,6 +408,17 @@ class ProgressReply(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     last = False
 
 
+class TimesReply(Reply, frozen=True, kw_only=True):
+    """Nanoseconds that the server's end of the connection took for each activity, and what its kernel says of the line.
+
+    ``line``: nanoseconds in which it had something on its way (``busy``), and of these, those in which it could have
+    sent more but for the peer's window or its own buffer (``window``); packets sent again (``resent``).
+    """
+
+    ns: dict[ActivityName, Size]
+    line: Line
+
+
 class FailureReply(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The request failed; ``id`` 0 speaks of the connection itself, which then closes."""
 
@@ -427,6 +451,7 @@ Requests = (
     | LsRequest
     | StatRequest
     | DigestRequest
+    | TimesRequest
 )
 AnyReply = Reply | ProgressReply | FailureReply
 
@@ -440,6 +465,7 @@ REPLIES: dict[type[Request], type[Reply]] = {
     LsRequest: LsReply,
     StatRequest: StatReply,
     DigestRequest: DigestReply,
+    TimesRequest: TimesReply,
 }
 
 

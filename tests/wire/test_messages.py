@@ -112,6 +112,7 @@ SAMPLES: dict[type[inspect.Type], Any] = {
         if info.pattern is None or re.search(info.pattern, text)
     ),
     inspect.ListType: lambda info: [sample(info.item_type)],
+    inspect.DictType: lambda info: {sample(info.key_type): sample(info.value_type)},
     inspect.BoolType: lambda info: True,
     inspect.LiteralType: lambda info: info.values[0],
     inspect.TupleType: lambda info: [sample(item) for item in info.item_types],

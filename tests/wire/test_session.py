@@ -59,6 +59,7 @@ MESSAGES = {
     LsRequest: LsRequest(id=1),
     StatRequest: StatRequest(id=1, path="a"),
     messages.DigestRequest: messages.DigestRequest(id=1, path="a"),
+    messages.TimesRequest: messages.TimesRequest(id=1),
     UnknownRequest: UnknownRequest(cmd="teleport", id=1),
     messages.StoredReply: messages.StoredReply(
         id=1, file_size=1, digest=DigestOf(md5=ID), durable=True, etag=ID, path="a"
@@ -71,6 +72,7 @@ MESSAGES = {
     LsReply: LsReply(id=1, entries=[], complete=True),
     messages.StatReply: messages.StatReply(id=1, entry=Entry(type="file", size=0, mtime_ns=0, mode=0)),
     messages.DigestReply: messages.DigestReply(id=1, digest=DigestOf(md5=ID), file_size=1, etag=ID),
+    messages.TimesReply: messages.TimesReply(id=1, ns={"disk": 1}, line=messages.Line()),
     ProgressReply: ProgressReply(id=1, progress=1),
     FailureReply: FailureReply(id=1, error="busy"),
     Trailer: Trailer(md5=ID),

@@ -60,6 +60,7 @@ MAKERS: dict[type[inspect.Type], Any] = {
     inspect.IntType: numbers,
     inspect.StrType: texts,
     inspect.ListType: lists,
+    inspect.DictType: lambda info: st.dictionaries(values(info.key_type), values(info.value_type), max_size=3),
     inspect.BoolType: lambda info: st.booleans(),
     inspect.NoneType: lambda info: st.none(),
     inspect.LiteralType: lambda info: st.sampled_from(info.values),

@@ -20,8 +20,11 @@ MOST_BACKOFF_SECONDS = 15.0
 
 NEAR_SECONDS = 0.002
 """A round trip up to which one connection fills the line: on loopback and a clean LAN one is enough, and fastest."""
-GROWTH = (2, 4, 8)
-"""How many connections are tried, one number after the other; the gain of more than 8 is rarely worth their cost."""
+FAR_SECONDS = 0.02
+FAR_STREAMS = 4
+"""A round trip from which on so many connections begin at once: each alone would take seconds to fill the line."""
+GROWTH = (2, 4, 8, 16)
+"""How many connections are tried, one number after the other; the gain of more than 16 is rarely worth their cost."""
 PAYS = 1.2
 """More connections stay when they move this much more: less is what a line's rate varies by itself."""
 SETTLE_ROUND_TRIPS = 10
@@ -154,8 +157,8 @@ class Alone:
 class Streams:
     """Runs one worker function over one connection, or over several when that pays.
 
-    ``line`` is the client's own; ``another`` opens one more connection. ``wanted`` "auto" begins with one, and tries
-    more where the round trip is long and something is left to be done.
+    ``line`` is the client's own; ``another`` opens one more connection. ``wanted`` "auto" begins with one, or with
+    some where the round trip is very long, and tries more where that may pay and something is left to be done.
     """
 
     def __init__(
@@ -342,8 +345,10 @@ class _Team:
     def _conduct(self, round_trip_seconds: float) -> None:
         """Add connections as long as that pays; go back to the number before when it does not, and stay."""
         settle = max(SETTLE_SECONDS, SETTLE_ROUND_TRIPS * round_trip_seconds)
-        had, before = 1, self._rate(settle, 1)
-        for count in GROWTH:
+        had = FAR_STREAMS if round_trip_seconds > FAR_SECONDS else 1
+        self.grow(had)
+        before = self._rate(settle, had)
+        for count in (count for count in GROWTH if count > had):
             if not before or self._left() < before * WORTH_SECONDS:
                 return
             self.grow(count)

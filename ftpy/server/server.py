@@ -18,7 +18,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from ftpy.config import Address, ServerConfig, exposed_by, worker_count
+from ftpy.config.addresses import Address
+from ftpy.config.server import ServerConfig, exposed_by, worker_count
 from ftpy.errors import Busy, ConfigError, InternalError, RequestError
 from ftpy.files import display
 from ftpy.server.accounts import Account, Accounts

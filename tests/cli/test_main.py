@@ -48,7 +48,7 @@ class Desk:
 
     def pair(self, name: str = "home", user: str = "alice", **changes: Any) -> None:
         """Store a profile, without a connection to prove it."""
-        from ftpy.config import Profile, save_profile
+        from ftpy.config.client import Profile, save_profile
 
         token = PairingToken.from_text(self.token(user, **changes))
         profile = Profile(

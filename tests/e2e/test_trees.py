@@ -14,7 +14,7 @@ from msgspec import structs
 
 from ftpy.client.trees import Told, TreeOptions, TreeResult
 from ftpy.client.walking import Selection
-from ftpy.config import Limits
+from ftpy.config.server import Limits
 from ftpy.errors import LocalFileError, NotADirectory, NotFound, PermissionDenied, TargetExists
 from tests.rig import FAST, Fault, Host, Proxy, eventually, running
 

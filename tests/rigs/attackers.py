@@ -11,7 +11,9 @@ import time
 from dataclasses import dataclass, field
 
 from ftpy.client.connection import Connection
-from ftpy.config import Limits, Transfer, parse_address
+from ftpy.config.addresses import parse_address
+from ftpy.config.client import Transfer
+from ftpy.config.server import Limits
 from ftpy.transport import tls
 from ftpy.wire.codec import encode
 from ftpy.wire.framing import frame

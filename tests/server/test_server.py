@@ -21,7 +21,8 @@ import pytest
 from blake3 import blake3
 
 from ftpy.client.connection import Connection
-from ftpy.config import Limits, Transfer
+from ftpy.config.client import Transfer
+from ftpy.config.server import Limits
 from ftpy.errors import Busy, ConfigError, ConnectionFailed, Denied
 from ftpy.server.accounts import Accounts
 from ftpy.server.server import Service
@@ -525,7 +526,7 @@ def test_users_who_are_removed_rotated_or_added_by_the_command_count_at_once(tmp
         with pytest.raises(Denied):
             Connection.open(old, ONCE)
         assert live.channel.receive(silence_seconds=5) is None
-        from ftpy.config import Profile
+        from ftpy.config.client import Profile
         from ftpy.wire.token import PairingToken
 
         parsed = PairingToken.from_text(command("user", "add", "carol", *config))

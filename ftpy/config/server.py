@@ -6,6 +6,7 @@ Every error is a ConfigError of one line: file, line, what is wrong.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import msgspec
@@ -22,6 +23,8 @@ Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 MOST_WORKERS = 256
 """Most processes that serve: more cores than one file server's disks can feed."""
 Workers = Annotated[int, Meta(ge=1, le=MOST_WORKERS)]
+MOST_LINKS = 40
+"""Symbolic links on the way to a file, beyond which Linux does not open it (path_resolution(7))."""
 
 
 class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -186,6 +189,32 @@ def exposed_by(config: ServerConfig, root: str, settings: str | None) -> str | N
 
 
 def is_exposed(root: str, path: str) -> bool:
-    """Whether a user whose root is ``root`` could reach ``path``; names that begin with .ftpy are never reachable."""
-    below = os.path.relpath(os.path.realpath(path), os.path.realpath(root)).split(os.sep)
-    return below[0] != os.pardir and not any(is_reserved(part) for part in below)
+    """Whether a user whose root is ``root`` could reach ``path``, or put a file in place of a link that leads there.
+
+    Names that begin with .ftpy are never reachable.
+    """
+    real = os.path.realpath(root)
+    ways = (os.path.relpath(place, real).split(os.sep) for place in _way_to(path))
+    return any(way[0] != os.pardir and not any(map(is_reserved, way)) for way in ways)
+
+
+def _way_to(path: str) -> Iterator[str]:
+    """Where ``path`` leads: every symbolic link on the way, in its real folder, and the end."""
+    here, due = os.sep, os.path.join(os.getcwd(), path).split(os.sep)[::-1]
+    links = 0
+    while due and links < MOST_LINKS:
+        name = due.pop()
+        if name == os.pardir:
+            here = os.path.dirname(here)
+        elif name not in ("", os.curdir):
+            place = os.path.join(here, name)
+            try:
+                target = os.readlink(place)
+            except OSError:  # no link, or not there yet
+                here = place
+            else:
+                yield place
+                links += 1
+                due += reversed(target.split(os.sep))
+                here = os.sep if os.path.isabs(target) else here
+    yield here

@@ -125,6 +125,46 @@ def test_server_config_refuses_a_root_that_holds_it_though_all_else_lies_elsewhe
         load_server_config(server_toml(f'root = "."\nlisten = ["a:1"]\n{elsewhere}'))
 
 
+@pytest.mark.parametrize(
+    ("users", "links"),
+    [
+        ("files/users.json", {"files/users.json": "../elsewhere/users.json"}),
+        ("files/way/users.json", {"files/way": "../elsewhere"}),
+        ("outside/users.json", {"outside": "files/way", "files/way": "{}/elsewhere"}),
+        ("outside", {"outside": "files/sub/../way/users.json", "files/way": "../elsewhere"}),
+        ("way/users.json", {"way": "files"}),
+    ],
+)
+def test_server_config_refuses_users_when_a_link_below_root_leads_to_them(server_toml, tmp_path, users, links):
+    (tmp_path / "files" / "sub").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    for link, target in links.items():
+        (tmp_path / link).symlink_to(target.format(tmp_path))
+    with pytest.raises(ConfigError, match=r"server\.toml:1: `users` lies below `root`"):
+        load_server_config(server_toml(f'root = "files"\nlisten = ["a:1"]\nusers = "{users}"\n'))
+
+
+def test_server_config_refuses_a_root_when_a_link_below_it_led_to_the_settings(server_toml, tmp_path):
+    (tmp_path / "files").mkdir()
+    keys = ("certificate", "private_key", "users", "state")
+    elsewhere = "".join(f'{key} = "../elsewhere/{key}"\n' for key in keys)
+    path = server_toml(f'root = "{tmp_path}/files"\nlisten = ["a:1"]\n{elsewhere}')
+    assert load_server_config(path).root == f"{tmp_path}/files"
+    (tmp_path / "files" / "link.toml").symlink_to(path)
+    with pytest.raises(ConfigError, match=r"link\.toml:1: `link\.toml` lies below `root`"):
+        load_server_config(tmp_path / "files" / "link.toml")
+
+
+def test_server_config_allows_links_that_no_user_can_replace(server_toml, tmp_path):
+    (tmp_path / "files" / "sub").mkdir(parents=True)
+    (tmp_path / "files" / ".ftpy-way").symlink_to("../elsewhere")
+    (tmp_path / "endless").symlink_to("endless")
+    (tmp_path / "way").symlink_to("elsewhere")
+    text = 'root = "files"\nlisten = ["a:1"]\nusers = "way/users.json"\nstate = "files/.ftpy-way/state"\n'
+    more = 'certificate = "endless"\nprivate_key = "files/sub/../../key"\n'
+    assert load_server_config(server_toml(text + more)).users == f"{tmp_path}/way/users.json"
+
+
 def test_server_config_allows_state_below_root_when_its_name_is_reserved(server_toml):
     text = 'root = "files"\nlisten = ["a:1"]\nstate = "files/.ftpy-state"'
     assert load_server_config(server_toml(text)).state.endswith("files/.ftpy-state")

@@ -12,7 +12,7 @@ from ftpy.version import __version__
 
 if TYPE_CHECKING:
     from ftpy.client.client import Client as Client
-    from ftpy.config import Profile as Profile
+    from ftpy.config.client import Profile as Profile
 
 __all__ = ["Client", "Profile", "__version__"]
 
@@ -23,7 +23,7 @@ def __getattr__(name: str) -> Any:
 
         return Client
     if name == "Profile":
-        from ftpy.config import Profile
+        from ftpy.config.client import Profile
 
         return Profile
     raise AttributeError(f"module 'ftpy' has no attribute {name!r}")

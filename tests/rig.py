@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from ftpy.client.client import Client
-from ftpy.config import Limits, Profile, ServerConfig, Transfer
+from ftpy.config.client import Profile, Transfer
+from ftpy.config.server import Limits, ServerConfig
 from ftpy.server.accounts import RIGHTS, Accounts
 from ftpy.server.identity import certificate_sha256, make_identity
 from ftpy.server.server import Service

@@ -53,7 +53,8 @@ def pair(name: str, addresses: tuple[str, ...], force: bool) -> None:
     One connection proves both ends before anything is stored.
     """
     from ftpy.client.client import Client
-    from ftpy.config import Profile, client_config_path, load_client_config, parse_address, save_profile
+    from ftpy.config.addresses import parse_address
+    from ftpy.config.client import Profile, client_config_path, load_client_config, save_profile
     from ftpy.wire.token import PairingToken
 
     path = client_config_path()

@@ -9,14 +9,8 @@ from typing import Any, NoReturn
 import click
 
 from ftpy.cli.common import EPILOG, run_main
-from ftpy.config import (
-    ServerConfig,
-    exposed_by,
-    find_fault,
-    load_server_config,
-    parse_address,
-    with_absolute_paths,
-)
+from ftpy.config.addresses import parse_address
+from ftpy.config.server import ServerConfig, exposed_by, find_fault, load_server_config, with_absolute_paths
 from ftpy.errors import ConfigError
 from ftpy.files import display
 from ftpy.server.accounts import RIGHTS, Account, Accounts, check_user_name, legal_user_name

@@ -18,7 +18,7 @@ from ftpy.client.source import Source
 from ftpy.client.streamput import StreamPut
 from ftpy.client.streams import Line, Streams
 from ftpy.client.trees import OWNER_BITS, TreeOptions, TreeResult
-from ftpy.config import Profile, Transfer, choose_profile, client_config_path, load_client_config
+from ftpy.config.client import Profile, Transfer, choose_profile, client_config_path, load_client_config
 from ftpy.digests import DigestName
 from ftpy.errors import (
     AlreadyExists,

@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from ftpy.config import Profile, Transfer, parse_address
+from ftpy.config.addresses import parse_address
+from ftpy.config.client import Profile, Transfer
 from ftpy.digests import DigestName, PartDigestName
 from ftpy.errors import (
     ConfigError,

@@ -5,6 +5,8 @@ A server gives up a connection that is not read from for long; a tree may take d
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import tempfile
 import threading
 from collections import deque
@@ -13,7 +15,8 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from ftpy.client.connection import Connection
-from ftpy.errors import ConnectionFailed, FtpyError, NotFound, ProtocolError
+from ftpy.client.source import local_error
+from ftpy.errors import ConnectionFailed, FtpyError, LocalFileError, NotFound, ProtocolError
 from ftpy.files import FileInfo, RemotePath
 from ftpy.storage.base import Closing
 from ftpy.wire.messages import Entry, LsReply, LsRequest, entry_to_info
@@ -23,12 +26,18 @@ PAGES_AT_HAND = 32
 """Pages kept in memory, some 10,000 entries; what comes while they are not taken waits on disk."""
 LISTING_TRIES = 5
 """Connections that one listing may take without a single new entry."""
+SPARE_BYTES = 256 * 1024 * 1024
+"""Free space that others keep on the temporary files' disk, whatever a server lists, bytes."""
+LOOK_BYTES = 16 * 1024 * 1024
+"""How often it is looked whether that much is free, bytes put away; a listing shorter than this never asks."""
 
 _decoder = msgspec.json.Decoder(LsReply)
 
 
 class Listing(Closing):
     """What is below ``path``, in the server's order. One that ended early is never taken for a complete one.
+
+    Raises LocalFileError where it cannot be kept, as one without end.
 
     It begins on ``connection``, which is the caller's again when it is ``complete``; ``another`` opens more.
     """
@@ -37,8 +46,10 @@ class Listing(Closing):
         self._path, self._connection, self._another = path, connection, another
         self._changed = threading.Condition()
         self._pages: deque[LsReply] = deque()
-        self._spool = tempfile.TemporaryFile()  # noqa: SIM115  (closed by close)
+        with _on_disk():
+            self._spool = tempfile.TemporaryFile()  # noqa: SIM115  (closed by close)
         self._read_bytes = self._spooled_bytes = 0
+        self._looked_bytes = 0
         self._received = 0
         """Pages that brought something new."""
         self._ended = False
@@ -85,10 +96,11 @@ class Listing(Closing):
             if self._pages:
                 return self._pages.popleft()
             if self._read_bytes < self._spooled_bytes:  # all of it came later than what is at hand
-                self._spool.seek(self._read_bytes)
-                size = int.from_bytes(self._spool.read(4), "little")
-                self._read_bytes += 4 + size
-                return _decoder.decode(self._spool.read(size))
+                with _on_disk():
+                    self._spool.seek(self._read_bytes)
+                    size = int.from_bytes(self._spool.read(4), "little")
+                    self._read_bytes += 4 + size
+                    return _decoder.decode(self._spool.read(size))
             if self._error is not None:
                 raise self._error
             return None
@@ -96,15 +108,18 @@ class Listing(Closing):
     # ---------------------------------------------------------------- in the thread
 
     def _read(self) -> None:
-        error: FtpyError | None = None
+        error: FtpyError | None = LocalFileError("the listing was not read to its end")
         try:
             self._persist()
+            error = None
         except NotFound as refused:
             self.missing = not self._received
             error = None if self.missing else refused
         except FtpyError as failure:
             error = failure
         finally:
+            if not self._connection.in_step:
+                self._connection.abandon()  # what still comes is an answer to nobody's request
             with self._changed:
                 self._error, self._ended = error, True
                 self._changed.notify_all()
@@ -155,14 +170,32 @@ class Listing(Closing):
             if self._read_bytes == self._spooled_bytes and len(self._pages) < PAGES_AT_HAND:
                 self._pages.append(page)
             else:
-                data = msgspec.json.encode(page)
-                self._spool.seek(self._spooled_bytes)
-                self._spool.write(len(data).to_bytes(4, "little") + data)
-                self._spooled_bytes += 4 + len(data)
+                self._put_away(page)
             self._received += bool(fresh)
             self._changed.notify_all()
+
+    def _put_away(self, page: LsReply) -> None:
+        data = msgspec.json.encode(page)
+        with _on_disk():
+            if self._spooled_bytes - self._looked_bytes >= LOOK_BYTES:
+                self._looked_bytes = self._spooled_bytes
+                if shutil.disk_usage(tempfile.gettempdir()).free < SPARE_BYTES:
+                    raise LocalFileError("the server's listing fills the disk of temporary files; see $TMPDIR")
+            self._spool.seek(self._spooled_bytes)
+            self._spool.write(len(data).to_bytes(4, "little") + data)
+            self._spool.flush()  # what the disk refuses is known here
+        self._spooled_bytes += 4 + len(data)
 
     def _parts(self, entry: Entry) -> tuple[str, ...]:
         if entry.name_b64 is None:
             return tuple(entry.name.split("/"))
         return entry_to_info(entry, self._path).path.parts[len(self._path.parts) :]
+
+
+@contextlib.contextmanager
+def _on_disk() -> Iterator[None]:
+    """An OSError about the temporary file becomes a LocalFileError."""
+    try:
+        yield
+    except OSError as error:
+        raise local_error("a temporary file", error) from None

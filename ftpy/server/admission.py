@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
-from ftpy.config import Limits
+from ftpy.config.server import Limits
 
 ConnectionT = TypeVar("ConnectionT", bound=Hashable)
 """What tells connections apart: no two that are counted in are equal."""

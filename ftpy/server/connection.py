@@ -81,7 +81,7 @@ class RequestHandler(socketserver.BaseRequestHandler):
         try:
             if self.context is not None:
                 self.context.close()
-            self.trail.flush()
+            self.trail.close()
             self.request.close()
         finally:
             self.service.closed(self)

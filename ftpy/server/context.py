@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ftpy.config import ServerConfig
+from ftpy.config.server import ServerConfig
 from ftpy.errors import Busy, RequestError, ShuttingDown
 from ftpy.files import FileInfo
 from ftpy.server.accounts import Account

@@ -9,7 +9,8 @@ import stat
 from dataclasses import dataclass
 from typing import Any
 
-from ftpy.config import Address, ServerConfig, parse_address
+from ftpy.config.addresses import Address, parse_address
+from ftpy.config.server import ServerConfig
 from ftpy.errors import ConfigError
 
 

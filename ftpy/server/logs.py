@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from ftpy.config import Log
+from ftpy.config.server import Log
 from ftpy.files import display
 
 _SECRET_FIELDS = frozenset(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 
-from ftpy.config import DEFAULT_PORT, Address, ServerConfig, parse_address
+from ftpy.config.addresses import DEFAULT_PORT, Address, parse_address
+from ftpy.config.server import ServerConfig
 from ftpy.errors import ConfigError
 
 MOST_ADDRESSES = 16

@@ -10,6 +10,10 @@ MOST_LINES = 256
 """Lines kept back at most; they are written before the connection waits for its peer, too."""
 
 
+def _nowhere(_: str, __: list[dict[str, Any]]) -> None:
+    return None
+
+
 class Trail:
     """Collects events of one kind that come in a row, for ``write``; safe in any thread."""
 
@@ -32,6 +36,15 @@ class Trail:
         if self._each:
             with self._lock:
                 self._flush()
+
+    def close(self) -> None:
+        """Write what was kept back, for the last time.
+
+        Who writes is let go: in a circle with a trail, an ended connection would hold its buffers and its TLS until
+        the collector comes by.
+        """
+        self.flush()
+        self._write = _nowhere
 
     def _flush(self) -> None:
         each, self._each = self._each, []

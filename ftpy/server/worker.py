@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ftpy.config import ServerConfig
+from ftpy.config.server import ServerConfig
 from ftpy.errors import ConfigError
 from ftpy.server.listening import Listener
 from ftpy.server.server import Service

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from ftpy.config import ServerConfig, worker_count
+from ftpy.config.server import ServerConfig, worker_count
 from ftpy.errors import FtpyError
 from ftpy.server.admission import Admission
 from ftpy.server.listening import Listener, listen_on_all

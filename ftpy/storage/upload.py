@@ -1,4 +1,4 @@
-"""An upload on this disk: its data file, its journal, and who is at work on it.
+"""An upload on this disk while it is worked on: from its parts, followed by the whole's digest, to a published file.
 
 A ``LiveUpload`` is what one process knows of an upload while anyone holds it (``uploads`` counts the hands).
 Parts are written where they belong in a file of the final size, which is renamed at the end.
@@ -12,11 +12,10 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 
-from ftpy.digests import DigestName, PartDigestName, new_hasher
+from ftpy.digests import DigestName, PartDigestName
 from ftpy.errors import (
     Busy,
     DigestMismatch,
-    Incomplete,
     InvalidRequest,
     IoError,
     RequestError,
@@ -26,27 +25,21 @@ from ftpy.errors import (
 from ftpy.files import FileInfo, RemotePath, display
 from ftpy.storage import syscalls
 from ftpy.storage.area import Area
-from ftpy.storage.base import MIB, MOST_PARTS, Condition, KnownDigest, NewFile, part_size_for
-from ftpy.storage.following import CHUNK_BYTES, Follower, FollowerClosed, start_thread
-from ftpy.storage.journal import Journal, Meta, StoredPart, sync_data
-from ftpy.storage.locking import open_locked
+from ftpy.storage.base import Condition, KnownDigest, NewFile
+from ftpy.storage.following import Follower, FollowerClosed
+from ftpy.storage.journal import StoredPart
+from ftpy.storage.partbook import PartBook
 from ftpy.storage.partwriting import LocalPartWriter
 from ftpy.storage.positional import read_at, write_at
 from ftpy.storage.publishing import Publisher
 from ftpy.storage.reading import digests
 from ftpy.storage.refusals import refusal, translating
 from ftpy.storage.remembered import Remembered
-from ftpy.storage.reserving import reserve
-from ftpy.storage.sharing import Elsewhere
+from ftpy.storage.syncing import Syncing
+from ftpy.storage.uploadfiles import UploadFiles
 from ftpy.storage.versions import file_info, version_of
-from ftpy.timing import SYNC
 
 log = logging.getLogger("ftpy.storage")
-
-SYNC_BYTES = 64 * MIB
-"""New bytes that start a sync in the background: writeback overlaps with receiving."""
-MOST_UNSYNCED = 4 * SYNC_BYTES
-"""Bytes from which on a part waits for the disk: what is read again after a crash stays bounded."""
 
 
 class LiveUpload:
@@ -62,109 +55,29 @@ class LiveUpload:
         self.is_open = False
         self.gone = False
         """Published or dropped: its files are no longer there."""
-        self._area, self._publisher, self._remembered = area, publisher, remembered
-        self._data_name, self._journal_name = f"{upload_id}.data", f"{upload_id}.journal"
+        self._publisher, self._remembered = publisher, remembered
         self._lock = threading.Lock()
+        self._files = UploadFiles(upload_id, area)
+        self._syncing = Syncing(upload_id, self._files, self._lock, self._fail)
         self._committing = threading.Lock()
         self._closed_to_parts = False
         self._published: tuple[KnownDigest, Condition, FileInfo] | None = None
         self._failure: RequestError | None = None
         self._interrupted = False
-        self._stored: dict[int, StoredPart] = {}
-        self._writing: set[int] = set()
         self._follower: Follower | None = None
-        self._syncer: threading.Thread | None = None
-        self._unsynced = 0
-        self._name_is_durable = False
 
     # ---------------------------------------------------------------- open and close (lifecycle held)
 
     def open(self, owner: str, file: NewFile | None) -> None:
         """Open what is on disk, or with a ``file`` begin anew. Raises UnknownUpload, Elsewhere, NoSpace."""
-        path = file.path if file else RemotePath()
-        with translating(path):
-            try:
-                locked = open_locked(self._area.uploads, self._journal_name, create=file is not None)
-            except FileNotFoundError:
-                raise UnknownUpload from None
-            if locked is None:
-                raise Elsewhere
-            self._journal = Journal(locked)
-            try:
-                self._load(owner, file)
-            except BaseException:
-                os.close(locked)
-                raise
+        with translating(file.path if file else RemotePath()):
+            self.meta, stored = self._files.open(owner, file)
+        self._book = PartBook(self.meta.file.file_size, self.meta.part_size, stored)
+        self._syncing.begin(sum(part.length for part in stored.values() if not part.durable))
         self.is_open = True
-        self._follow_stored()
-
-    def _load(self, owner: str, file: NewFile | None) -> None:
-        contents = self._journal.read()
-        meta = contents.meta
-        data = self._open_data(meta) if meta else None
-        if meta is not None and data is not None:
-            self.meta, self._data = meta, data
-            try:
-                self._believe(contents.parts)
-                reserve(data, meta.file.file_size or 0)
-            except BaseException:
-                os.close(data)
-                raise
-        elif file is not None:
-            self._begin(Meta(owner, file, part_size_for(file.file_size)))
-        else:
-            raise UnknownUpload
-
-    def _open_data(self, meta: Meta) -> int | None:
-        """The data file, if it is whole: the space was reserved before the first part came."""
-        uploads = self._area.uploads
-        try:
-            fd = uploads.open_for_write(self._data_name)
-        except FileNotFoundError:
-            return None
-        except PermissionError:  # it had the mode of a read-only file already when its commit was cut off
-            uploads.chmod(self._data_name, uploads.lstat(self._data_name).st_mode & 0o777 | 0o600)
-            fd = uploads.open_for_write(self._data_name)
-        if os.fstat(fd).st_size >= (meta.file.file_size or 0):
-            return fd
-        os.close(fd)
-        return None
-
-    def _begin(self, meta: Meta) -> None:
-        self._journal.clear()
-        self._journal.meta(meta)
-        self._area.uploads.unlink(self._data_name, missing_ok=True)
-        self.meta = meta
-        self._data = self._area.uploads.create(self._data_name)
-        try:
-            reserve(self._data, meta.file.file_size or 0)
-        except OSError:
-            os.close(self._data)
-            self._unlink()
-            raise
-
-    def _believe(self, parts: dict[int, StoredPart]) -> None:
-        """Take over the parts that are durable, and of the others those whose bytes are really there."""
-        for number, part in parts.items():
-            if part.durable or self._is_there(number, part):
-                self._stored[number] = part
-                self._unsynced += 0 if part.durable else part.length
-            else:
-                self._journal.void(number)
-                log.info("part %d was not on disk", number, extra={"event": "part-void", "fields": {"upload": self.id}})
-
-    def _is_there(self, number: int, part: StoredPart) -> bool:
-        hasher = new_hasher(part.digest_name)
-        buffer = memoryview(bytearray(min(CHUNK_BYTES, part.length)))
-        offset, left = number * self.meta.part_size, part.length
-        while left:
-            view = buffer[: min(len(buffer), left)]
-            if read_at(self._data, offset, view) != len(view):
-                return False
-            hasher.update(view)
-            offset += len(view)
-            left -= len(view)
-        return hasher.hexdigest() == part.digest
+        if stored:
+            with self._lock:
+                self._follow(self.meta.file.digest)
 
     def close(self) -> None:
         """Close files and threads; what is stored stays."""
@@ -175,12 +88,10 @@ class LiveUpload:
             if self._follower is not None:
                 self._follower.close()
                 self._follower = None
-            self._await_sync()
+            self._syncing.wait()
         finally:
-            os.close(self._data)
-            os.close(self._journal.fd)
-            self._stored.clear()
-            self._unsynced = 0
+            self._files.close()
+            self._book.stored.clear()
 
     def interrupt(self) -> None:
         """A commit that waits for its digest ends with ShuttingDown, and so does what follows."""
@@ -193,7 +104,7 @@ class LiveUpload:
     def wait(self) -> None:
         """Wait for a commit and a sync under way."""
         with self._committing:
-            self._await_sync()
+            self._syncing.wait()
 
     # ---------------------------------------------------------------- what it is for
 
@@ -202,16 +113,14 @@ class LiveUpload:
         with self._lock, translating(file.path):
             if file != self.meta.file:
                 self.meta = replace(self.meta, file=file)
-                self._journal.meta(self.meta)
+                self._files.journal.meta(self.meta)
             else:
-                self._journal.touch()
+                self._files.journal.touch()
 
     def missing(self) -> list[tuple[int, int]]:
         """Ranges of parts not stored, of a known size."""
-        if self.meta.file.file_size is None:
-            return []
         with self._lock:
-            return _gaps(self._stored, -(-self.meta.file.file_size // self.meta.part_size))
+            return self._book.missing()
 
     @property
     def verified(self) -> int:
@@ -231,26 +140,22 @@ class LiveUpload:
 
         One that is not stored ends with ``part_written`` or ``part_abandoned``.
         """
-        self._check_shape(number, length)
+        self._book.check_shape(number, length)
         with self._lock:
             self._check_usable()
             if self._closed_to_parts:
                 raise Busy("the upload is being committed")
-            stored = self._stored.get(number)
-            if stored is not None and stored.length != length:
-                raise InvalidRequest(f"part {number} is stored with {stored.length} bytes")
-            if number in self._writing:
-                raise Busy(f"part {number} is being received on another connection")
+            stored = self._book.stored_as(number, length)
             follower = None
             if stored is None:
                 whole = self._follow(self.meta.file.digest)
                 follower = whole if feeds and whole.begin(number * self.meta.part_size) else None
-                self._writing.add(number)
+                self._book.receiving.add(number)
         if stored is None and self.meta.file.file_size is None:
             # Only now: what is being written keeps a commit out, so that nothing grows behind its back.
             try:
                 with translating(self.meta.file.path):
-                    syscalls.reserve(self._data, number * self.meta.part_size, length)
+                    syscalls.reserve(self._files.data, number * self.meta.part_size, length)
             except RequestError:
                 self.part_abandoned(number, follower)
                 raise
@@ -259,47 +164,35 @@ class LiveUpload:
     def write(self, offset: int, view: memoryview) -> None:
         """Write into the data file, for part writers."""
         with translating(self.meta.file.path):
-            write_at(self._data, offset, view)
+            write_at(self._files.data, offset, view)
 
     @property
     def descriptors(self) -> list[int]:
         """The data file, to write parts to, and the journal, which is locked as long as anyone has it open."""
-        return [self._data, self._journal.fd]
+        return [self._files.data, self._files.journal.fd]
 
     def part_written(self, number: int, part: StoredPart, follower: Follower | None) -> None:
         """A part's bytes are written and verified: it counts."""
         with self._lock:
             self._check_usable()
             with translating(self.meta.file.path):
-                self._journal.part(number, part)
-            self._stored[number] = part
-            self._writing.discard(number)
+                self._files.journal.part(number, part)
+            self._book.stored[number] = part
+            self._book.receiving.discard(number)
             if follower is not None:
                 follower.settle()
             elif self._follower is not None:
                 self._follower.announce(number * self.meta.part_size, part.length)
-            self._unsynced += part.length
-            if self._unsynced >= SYNC_BYTES:
-                self._start_sync()
-            behind = self._unsynced >= MOST_UNSYNCED
+            behind = self._syncing.written(part.length)
         if behind:
-            self._await_sync()
+            self._syncing.wait()
 
     def part_abandoned(self, number: int, follower: Follower | None) -> None:
         """A part ended before it counted."""
         with self._lock:
-            self._writing.discard(number)
+            self._book.receiving.discard(number)
             if follower is not None:
                 follower.rewind()
-
-    def _check_shape(self, number: int, length: int) -> None:
-        size, part_size = self.meta.file.file_size, self.meta.part_size
-        if size is None:
-            right = 0 <= number < MOST_PARTS and 0 < length <= part_size
-        else:
-            right = number >= 0 and 0 < length == min(part_size, size - number * part_size)
-        if not right:
-            raise InvalidRequest(f"this upload has no part {number} of {length} bytes")
 
     def _check_usable(self) -> None:
         if self._failure is not None:
@@ -314,54 +207,16 @@ class LiveUpload:
     def _follow(self, digest: DigestName) -> Follower:
         """The follower, begun anew with what is stored where another digest is asked for than before."""
         follower = self._follower
-        if follower is None or (follower.digest != digest and not self._writing):
+        if follower is None or (follower.digest != digest and not self._book.receiving):
             if follower is not None:
                 follower.close()
                 self._follower = None
-            fd = self._data
+            fd = self._files.data
             follower = Follower(digest, lambda offset, view: read_at(fd, offset, view))
-            for number, part in sorted(self._stored.items()):
+            for number, part in sorted(self._book.stored.items()):
                 follower.announce(number * self.meta.part_size, part.length)
             self._follower = follower
         return follower
-
-    def _follow_stored(self) -> None:
-        with self._lock:
-            if self._stored:
-                self._follow(self.meta.file.digest)
-
-    # ---------------------------------------------------------------- syncing
-
-    def _start_sync(self) -> None:
-        """Begin to make durable what is stored so far, in the background (lock held)."""
-        if self._syncer is None and self._failure is None and not self._interrupted:
-            try:
-                self._syncer = start_thread(self._sync, "ftpy-sync")
-            except Busy as error:  # the next part tries again, and the commit syncs whatever is left
-                log.warning("%s", error, extra={"event": "sync-put-off", "fields": {"upload": self.id}})
-
-    def _await_sync(self) -> None:
-        if (syncer := self._syncer) is not None:
-            with SYNC:
-                syncer.join()
-
-    def _sync(self) -> None:
-        with self._lock:
-            covered, synced = self._journal.size, self._unsynced
-        try:
-            sync_data(self._data)
-            if not self._name_is_durable:
-                self._area.uploads.sync()
-                self._name_is_durable = True
-            with self._lock:
-                self._journal.durable(covered)
-        except OSError as error:
-            # Never tried again, and dropped at once: the kernel has forgotten the pages that it could not write,
-            # but still shows them to who reads, so that nothing of it could be believed later.
-            self._fail(error)
-        with self._lock:
-            self._unsynced -= synced
-            self._syncer = None
 
     # ---------------------------------------------------------------- the end
 
@@ -395,25 +250,11 @@ class LiveUpload:
             raise InvalidRequest("the size must be named")
         with self._lock:
             self._check_usable()
-            self._check_complete(size)
+            self._book.check_complete(size)
             follower = self._follow(digest)
             self._closed_to_parts = True
-            if self._unsynced >= SYNC_BYTES // 4:
-                self._start_sync()  # while the digest is waited for
+            self._syncing.all_written()
             return size, follower
-
-    def _check_complete(self, size: int) -> None:
-        """Raises Incomplete unless the stored parts are exactly those of a file of ``size`` bytes."""
-        part_size = self.meta.part_size
-        count = -(-size // part_size)
-        gaps = _gaps(self._stored, count)
-        if gaps:
-            raise Incomplete(f"{sum(last - first + 1 for first, last in gaps)} parts are missing")
-        if self._writing:
-            raise Incomplete("a part is still being received")
-        lengths = [part.length for _, part in sorted(self._stored.items())]
-        if len(lengths) != count or sum(lengths) != size or any(length != part_size for length in lengths[:-1]):
-            raise InvalidRequest(f"the parts that were sent do not make a file of {size} bytes")
 
     def _verify(self, digest: KnownDigest, size: int, follower: Follower) -> None:
         path = self.meta.file.path
@@ -438,15 +279,15 @@ class LiveUpload:
         if exclusive:
             self._publisher.check(file.path, condition)  # hashes before the lock, not under it
         with translating(file.path), self._publisher.publication(exclusive=exclusive) as publication:
-            publication.place(self._area.uploads, self._data_name, file.path, condition)
+            publication.place(self._files.folder, self._files.data_name, file.path, condition)
             try:
                 failed = publication.sync()
-                self._area.uploads.unlink(self._journal_name, missing_ok=True)
+                self._files.folder.unlink(self._files.journal_name, missing_ok=True)
             finally:
                 self.gone = True
         if failed:
             raise next(iter(failed.values()))
-        status = os.fstat(self._data)
+        status = os.fstat(self._files.data)
         known = digests(digest)
         self._remembered.keep([(version_of(status), known)])
         info = file_info(file.path, status, known)
@@ -456,16 +297,16 @@ class LiveUpload:
     def _finish_data(self, size: int) -> None:
         """Give the data its final size, times and mode, and make it durable."""
         file = self.meta.file
-        self._await_sync()
+        self._syncing.wait()
         try:
             if self._failure is not None:
                 raise self._failure
-            if os.fstat(self._data).st_size != size:
-                os.ftruncate(self._data, size)
+            if os.fstat(self._files.data).st_size != size:
+                os.ftruncate(self._files.data, size)
             if file.mode is not None:
-                os.fchmod(self._data, file.mode & 0o777)
-            os.utime(self._data, ns=(file.mtime_ns, file.mtime_ns))
-            syscalls.fsync(self._data)
+                os.fchmod(self._files.data, file.mode & 0o777)
+            os.utime(self._files.data, ns=(file.mtime_ns, file.mtime_ns))
+            syscalls.fsync(self._files.data)
         except OSError as error:
             self.drop()
             raise refusal(error, file.path) from error
@@ -483,7 +324,7 @@ class LiveUpload:
         """Remove its files; descriptors stay until the last holder lets go, for parts that are being written."""
         try:
             with translating(self.meta.file.path):
-                self._unlink()
+                self._files.unlink()
         finally:
             self.gone = True
         log.info("an upload was dropped", extra={"event": "upload-dropped", "fields": {"upload": self.id}})
@@ -502,18 +343,3 @@ class LiveUpload:
                 refused,
                 extra={"event": "drop-failed", "fields": {"upload": self.id}},
             )
-
-    def _unlink(self) -> None:
-        self._area.uploads.unlink(self._data_name, missing_ok=True)
-        self._area.uploads.unlink(self._journal_name, missing_ok=True)
-
-
-def _gaps(stored: dict[int, StoredPart], count: int) -> list[tuple[int, int]]:
-    """Ranges (both ends in) of numbers under ``count`` that are not in ``stored``."""
-    gaps: list[tuple[int, int]] = []
-    due = 0
-    for number in [*sorted(number for number in stored if number < count), count]:
-        if number > due:
-            gaps.append((due, number - 1))
-        due = number + 1
-    return gaps

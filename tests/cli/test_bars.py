@@ -34,7 +34,7 @@ def config(tmp_path: Path, host: Host) -> Path:
 
 
 def pair(config: Path, host: Host, address: str | None = None) -> None:
-    from ftpy.config import save_profile
+    from ftpy.config.client import save_profile
 
     save_profile(config, "home", host.profile(address=address))
 

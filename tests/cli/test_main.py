@@ -48,7 +48,7 @@ class Desk:
 
     def pair(self, name: str = "home", user: str = "alice", **changes: Any) -> None:
         """Store a profile, without a connection to prove it."""
-        from ftpy.config import Profile, save_profile
+        from ftpy.config.client import Profile, save_profile
 
         token = PairingToken.from_text(self.token(user, **changes))
         profile = Profile(
@@ -404,6 +404,20 @@ def test_get_writes_to_standard_output_and_nothing_else_there(desk: Desk, root: 
     assert ended.code == 0 and ended.raw == data
     assert ended.err == f"a: 4.9 MiB, verified md5 {md5(data)}\n"
     assert content(desk.folder) == {}
+
+
+def test_json_of_a_get_to_standard_output_goes_to_standard_error_when_it_fails(desk: Desk, root: Path) -> None:
+    (root / "a").write_bytes(b"content")
+    ended = desk("get", "--json", "a", "nothing", "-")
+    said, line, failure = ended.err.splitlines()
+    assert ended.code == 1 and ended.raw == b"content"
+    assert json.loads(said)["ok"] is True and line.startswith("ftpy: nothing: ")
+    assert json.loads(failure) == {
+        "source": "nothing",
+        "ok": False,
+        "error": "NotFound",
+        "message": line.removeprefix("ftpy: "),
+    }
 
 
 def test_get_keeps_a_different_file_unless_forced_and_knows_the_same(desk: Desk, root: Path) -> None:

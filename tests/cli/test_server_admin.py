@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 import ftpy
 from ftpy.cli.server import cli
-from ftpy.config import ServerConfig, load_server_config
+from ftpy.config.server import ServerConfig, load_server_config
 from ftpy.errors import ConfigError
 from ftpy.server.accounts import RIGHTS, Accounts
 from ftpy.server.identity import certificate_sha256, make_identity

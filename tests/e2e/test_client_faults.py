@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,18 @@ from msgspec import structs
 
 from ftpy.client.client import Client
 from ftpy.client.putting import _numbers
-from ftpy.errors import AlreadyExists, ConnectionFailed, LocalFileError, ProtocolError
+from ftpy.client.results import Progress
+from ftpy.errors import (
+    AlreadyExists,
+    Changed,
+    ConnectionFailed,
+    IsADirectory,
+    LocalFileError,
+    ProtocolError,
+    RequestError,
+)
 from ftpy.server import context
+from ftpy.storage.base import Condition, KnownDigest
 from ftpy.wire.messages import StoredReply, UploadReply, digest_of
 from tests.rig import FAST, Fault, Host, Proxy, running
 
@@ -104,6 +116,41 @@ def test_put_if_absent_refuses_when_another_made_the_same_file_while_the_connect
         pytest.raises(AlreadyExists),
     ):
         client.put(tmp_path / "lock", "lock", condition="absent")
+
+
+@pytest.mark.parametrize(
+    ("condition", "meddle", "refusal"),
+    [
+        ("absent", lambda path: path.write_bytes(b"theirs"), AlreadyExists),
+        (KnownDigest("md5", hashlib.md5(b"before").hexdigest()), lambda path: path.write_bytes(b"theirs"), Changed),
+        (None, lambda path: (path.unlink(), path.mkdir()), IsADirectory),
+    ],
+    ids=["absent", "known", "folder"],
+)
+def test_put_leaves_no_upload_when_its_commit_is_refused_for_good(
+    plain_host: Host,
+    tmp_path: Path,
+    condition: Condition,
+    meddle: Callable[[Path], object],
+    refusal: type[RequestError],
+) -> None:
+    target = plain_host.root / "x"
+    if condition != "absent":
+        target.write_bytes(b"before")
+    (tmp_path / "source").write_bytes(bytes(9 * MIB))
+    held: list[list[str]] = []
+
+    def on_progress(progress: Progress) -> None:
+        if progress.phase == "verifying" and not held:
+            held.append(plain_host.uploads)
+            meddle(target)
+
+    said: list[str] = []
+    with plain_host.client(notify=said.append) as client:
+        with pytest.raises(refusal):
+            client.put(tmp_path / "source", "x", condition=condition, on_progress=on_progress)
+        assert len(held[0]) == 1 and plain_host.uploads == [] and said == []
+        assert target.is_dir() or target.read_bytes() == b"theirs"
 
 
 def test_standard_input_is_read_to_its_end_when_it_is_non_blocking(plain_host: Host) -> None:

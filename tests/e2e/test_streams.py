@@ -15,7 +15,7 @@ from msgspec import structs
 from ftpy.client import streams as policy
 from ftpy.client.client import Client
 from ftpy.client.results import Progress
-from ftpy.config import Limits
+from ftpy.config.server import Limits
 from ftpy.errors import Changed, ConnectionLost, DigestMismatch, SourceChanged
 from ftpy.server import handlers
 from ftpy.storage.base import KnownDigest, Reader

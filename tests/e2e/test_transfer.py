@@ -16,7 +16,7 @@ from blake3 import blake3
 
 from ftpy.client.client import Client
 from ftpy.client.results import Progress
-from ftpy.config import Transfer
+from ftpy.config.client import Transfer
 from ftpy.errors import (
     AlreadyExists,
     Changed,

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import stat
+import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec import structs
 
+from ftpy.client import listing
 from ftpy.client.trees import Told, TreeOptions, TreeResult
 from ftpy.client.walking import Selection
-from ftpy.config import Limits
+from ftpy.config.server import Limits
 from ftpy.errors import LocalFileError, NotADirectory, NotFound, PermissionDenied, TargetExists
+from ftpy.files import FileInfo, RemotePath
+from ftpy.storage.local import LocalStorage
 from tests.rig import FAST, Fault, Host, Proxy, eventually, running
 
 MIB = 1024 * 1024
@@ -405,22 +411,18 @@ def test_a_tree_that_is_none_is_refused_before_anything_is_made(tmp_path: Path, 
 
 
 def test_a_listing_is_read_to_its_end_while_nobody_takes_from_it(tmp_path: Path, plain_host: Host) -> None:
-    from ftpy.client.listing import Listing
-
     (plain_host.root / "tree").mkdir()
     for number in range(3_000):
         (plain_host.root / f"tree/{number:05}").touch()
     with plain_host.client() as client:
         connection = client._connected()
-        with Listing(client.stat("tree").path, connection, client._another) as listing:
-            assert listing.wait(10)
-            assert [info.path.name for info in listing] == [f"{number:05}" for number in range(3_000)]
+        with listing.Listing(client.stat("tree").path, connection, client._another) as read:
+            assert read.wait(10)
+            assert [info.path.name for info in read] == [f"{number:05}" for number in range(3_000)]
         assert connection.in_step
 
 
 def test_a_listing_that_is_cut_goes_on_where_it_was(tmp_path: Path, plain_host: Host) -> None:
-    from ftpy.client.listing import Listing
-
     (plain_host.root / "tree").mkdir()
     for number in range(3_000):
         (plain_host.root / f"tree/{number:05}").touch()
@@ -428,9 +430,46 @@ def test_a_listing_that_is_cut_goes_on_where_it_was(tmp_path: Path, plain_host: 
     proxy = Proxy(plain_host.address, cut, cut, (Fault(), Fault()))
     with plain_host.client(address=proxy.address) as client:
         path = client.stat("tree").path
-        with Listing(path, client._connected(), client._another) as listing:
-            assert [info.path.name for info in listing] == [f"{number:05}" for number in range(3_000)]
+        with listing.Listing(path, client._connected(), client._another) as read:
+            assert [info.path.name for info in read] == [f"{number:05}" for number in range(3_000)]
     assert proxy.connections == 3
+
+
+def test_a_listing_without_end_is_given_up_before_it_fills_the_disk(
+    plain_host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def endless(_: LocalStorage, path: RemotePath, *, recursive: bool) -> Iterator[FileInfo]:
+        for number in itertools.count():
+            yield FileInfo(path / f"{number:012}", "file", 0, 0, 0o644)
+
+    (plain_host.root / "tree").mkdir()
+    monkeypatch.setattr(LocalStorage, "ls", endless)
+    monkeypatch.setattr(listing, "PAGES_AT_HAND", 1)
+    monkeypatch.setattr(listing, "LOOK_BYTES", MIB)
+    monkeypatch.setattr(listing, "SPARE_BYTES", 1 << 62)  # more than any disk has free
+    with plain_host.client() as client:
+        with listing.Listing(client.stat("tree").path, client._connected(), client._another) as endless_one:
+            assert endless_one.wait(10)
+            assert MIB <= endless_one._spooled_bytes < 2 * MIB
+            with pytest.raises(LocalFileError, match="TMPDIR"):
+                list(endless_one)
+        assert client.stat("tree").type == "directory"
+
+
+def test_a_listing_that_cannot_be_kept_is_never_taken_for_a_complete_one(
+    plain_host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (plain_host.root / "tree").mkdir()
+    for number in range(3_000):
+        (plain_host.root / f"tree/{number:05}").touch()
+    monkeypatch.setattr(listing, "PAGES_AT_HAND", 1)
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda: open("/dev/full", "r+b", buffering=0))  # noqa: SIM115
+    with plain_host.client() as client:
+        connection = client._connected()
+        with listing.Listing(client.stat("tree").path, connection, client._another) as full:
+            assert full.wait(10)
+            with pytest.raises(LocalFileError, match="No space"):
+                list(full)
 
 
 def test_memory_and_descriptors_do_not_grow_with_a_tree(tmp_path: Path, plain_host: Host) -> None:

@@ -11,18 +11,25 @@ import time
 from dataclasses import dataclass, field
 
 from ftpy.client.connection import Connection
-from ftpy.config import Limits, Transfer, parse_address
+from ftpy.config.addresses import parse_address
+from ftpy.config.client import Transfer
+from ftpy.config.server import Limits
 from ftpy.transport import tls
 from ftpy.wire.codec import encode
 from ftpy.wire.framing import frame
 from ftpy.wire.messages import PutRequest
-from tests.rigs.processes import MIB, SERVED_SECONDS, ProcessHost, Usage, write_noise
+from tests.rigs.processes import MIB, SERVED_SECONDS, ProcessHost, Usage, until, write_noise
 
 ROOMY = Limits(connections=4000, connections_per_address=4000, handshake_seconds=10.0)
 """A server that does not refuse the sessions of this rig, which all come from one address."""
 TICK_SECONDS = 1.0
 """The slow ones send one byte in this time."""
 SPARE_DESCRIPTORS = 200
+SESSION_BYTES = 64 * 1024
+"""What a connection may cost the server, bytes: 61 KiB were measured with TLS and 37 without, of 1,000 as of 3,000."""
+RESIDENT_SLACK = 32 * MIB
+"""What may stay in use afterwards, bytes, and for every 1,000 sessions beyond the first as much again: 14 MiB stayed of
+1,000, 35 of 3,000. It covers the good client's transfers as well, which hold 12 MiB."""
 PATIENT = Transfer(stall_seconds=20.0, connect_seconds=20.0, retries=0)
 
 
@@ -172,7 +179,7 @@ def rig_attackers(host: ProcessHost, sessions: int, rounds: int, strangers: int 
     """A good client before, during and after ``sessions`` idle sessions and ``strangers`` of each other kind."""
     report = Report(sessions=sessions)
     serve_good_client(host, report)
-    report.base = host.at_rest()
+    base = report.base = host.at_rest()
     with Attackers(host) as attackers:
         attackers.idle(sessions)
         attackers.slow_puts(3)
@@ -183,10 +190,20 @@ def rig_attackers(host: ProcessHost, sessions: int, rounds: int, strangers: int 
         for _ in range(rounds):
             serve_good_client(host, report)
             time.sleep(0.2)
-    report.after = host.settled(report.base)
+    host.settled(base)
+    most = base.resident + RESIDENT_SLACK * max(1000, sessions) // 1000
+    until(lambda: host.usage().resident <= most)  # what a crowd has cost is given back a second after it has left
+    report.after = host.usage()
     serve_good_client(host, report)
-    if report.after.descriptors > report.base.descriptors or report.after.threads > report.base.threads:
-        report.violations.append(f"not back at its base: {report.after} where {report.base} is the base")
+    if report.after.descriptors > base.descriptors or report.after.threads > base.threads:
+        report.violations.append(f"not back at its base: {report.after} where {base} is the base")
+    if report.after.resident > most:
+        report.violations.append(
+            f"memory is not back at its base: {report.after.resident} bytes where {most} are the most"
+        )
+    most += report.full.threads * SESSION_BYTES
+    if report.full.resident > most:
+        report.violations.append(f"all at once cost {report.full.resident} bytes where {most} are the most")
     if host.uploads or (host.root / "slow-0").exists():
         report.violations.append("something of the slow puts was kept")
     return report

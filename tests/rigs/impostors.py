@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ftpy.config import Profile, parse_address
+from ftpy.config.addresses import parse_address
+from ftpy.config.client import Profile
 from ftpy.server.identity import certificate_sha256, make_identity
 from ftpy.transport import tls
 from ftpy.transport.stream import Stream

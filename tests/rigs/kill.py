@@ -18,7 +18,7 @@ from blake3 import blake3
 
 from ftpy.client.client import Client
 from ftpy.client.parts import BYTES_IN_FLIGHT
-from ftpy.config import Transfer
+from ftpy.config.client import Transfer
 from ftpy.errors import FtpyError
 from ftpy.storage.base import PART_BYTES
 from ftpy.storage.journal import parse

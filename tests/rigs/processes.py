@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from ftpy.config import save_profile
+from ftpy.config.client import save_profile
 from ftpy.toml import to_toml
 from tests.rig import Fault, Host, Proxy
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from ftpy.client.connection import Connection
-from ftpy.config import Profile
+from ftpy.config.client import Profile
 from ftpy.errors import ConnectionFailed, Denied, FtpyError, ServerNotTrusted
 from ftpy.server.accounts import Accounts
 from ftpy.wire.framing import frame

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from ftpy.config import Limits
+from ftpy.config.server import Limits
 from ftpy.server.admission import Admission, source_of
 
 

@@ -20,7 +20,8 @@ from blake3 import blake3
 
 from ftpy.client.client import Client
 from ftpy.client.connection import Connection
-from ftpy.config import Limits, Transfer
+from ftpy.config.client import Transfer
+from ftpy.config.server import Limits
 from ftpy.errors import (
     AlreadyExists,
     AuthenticationFailed,

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from ftpy.config import Log
+from ftpy.config.server import Log
 from ftpy.server.logs import setup_logging
 from ftpy.wire.auth import verifier
 from ftpy.wire.spelling import b64encode

@@ -6,7 +6,8 @@ import socket
 
 import pytest
 
-from ftpy.config import ServerConfig, parse_address
+from ftpy.config.addresses import parse_address
+from ftpy.config.server import ServerConfig
 from ftpy.errors import ConfigError
 from ftpy.server.reach import default_listen, outward_hosts, token_addresses
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,9 +23,11 @@ import pytest
 from blake3 import blake3
 
 from ftpy.client.connection import Connection
-from ftpy.config import Limits, Transfer
+from ftpy.config.client import Transfer
+from ftpy.config.server import Limits
 from ftpy.errors import Busy, ConfigError, ConnectionFailed, Denied
 from ftpy.server.accounts import Accounts
+from ftpy.server.connection import RequestHandler
 from ftpy.server.server import Service
 from ftpy.storage.positional import read_at
 from ftpy.wire.messages import (
@@ -101,6 +105,22 @@ def test_silent_strangers_delay_nobody_and_are_gone_in_time(tmp_path: Path, tls:
             sock.close()
         assert 0.7 < time.monotonic() - begin < 3
         eventually(lambda: connections(host) == 0)
+
+
+@pytest.mark.parametrize("tls", [True, False], ids=["tls", "plain"])
+def test_an_ended_session_is_freed_without_the_collector(tmp_path: Path, tls: bool) -> None:
+    with running(tmp_path / "host", tls=tls) as host:
+        assert served(host)
+        eventually(lambda: connections(host) == 0)
+        gc.collect()
+        gc.disable()
+        try:
+            with connected(host) as live:
+                live.call(StatRequest(id=live.next_id(), path=""), StatReply)
+                (session,) = [weakref.ref(found) for found in gc.get_objects() if isinstance(found, RequestHandler)]
+            eventually(lambda: session() is None)
+        finally:
+            gc.enable()
 
 
 @pytest.mark.parametrize(
@@ -525,7 +545,7 @@ def test_users_who_are_removed_rotated_or_added_by_the_command_count_at_once(tmp
         with pytest.raises(Denied):
             Connection.open(old, ONCE)
         assert live.channel.receive(silence_seconds=5) is None
-        from ftpy.config import Profile
+        from ftpy.config.client import Profile
         from ftpy.wire.token import PairingToken
 
         parsed = PairingToken.from_text(command("user", "add", "carol", *config))

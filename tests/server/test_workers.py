@@ -18,7 +18,8 @@ import pytest
 from blake3 import blake3
 
 from ftpy.client.connection import Connection
-from ftpy.config import ServerConfig, Transfer, find_fault, worker_count
+from ftpy.config.client import Transfer
+from ftpy.config.server import ServerConfig, find_fault, worker_count
 from ftpy.digests import hexdigest
 from ftpy.errors import Busy, ConnectionFailed
 from ftpy.server import workers as workers_module

@@ -16,10 +16,11 @@ import pytest
 from blake3 import blake3
 
 from ftpy.errors import Busy, DigestMismatch, IoError, NoSpace, ShuttingDown, UnknownUpload
-from ftpy.storage import reserving, syscalls
+from ftpy.storage import reserving, syncing, syscalls
 from ftpy.storage import upload as upload_module
 from ftpy.storage.base import MIB, PART_BYTES
 from ftpy.storage.local import LocalStorage
+from ftpy.storage.uploadfiles import UploadFiles
 from tests.storage.contract import (
     OWNER,
     content,
@@ -102,7 +103,7 @@ def test_part_that_was_not_there_stays_missing_when_a_later_sync_covers_its_line
 ) -> None:
     upload_id = half_sent(storage, 0, 1)
     overwrite(data_of(root, upload_id), 1, bytes(PART_BYTES))
-    monkeypatch.setattr(upload_module, "SYNC_BYTES", 1)
+    monkeypatch.setattr(syncing, "SYNC_BYTES", 1)
     half_sent(storage, 2)
     assert re.search(rb"^S \d+$", journal_of(root, upload_id).read_bytes(), re.MULTILINE)
     assert finish(storage) == [1, 3, 4]
@@ -111,7 +112,7 @@ def test_part_that_was_not_there_stays_missing_when_a_later_sync_covers_its_line
 def test_synced_part_is_believed_without_reading_it_again(
     storage: LocalStorage, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upload_module, "SYNC_BYTES", PART_BYTES)
+    monkeypatch.setattr(syncing, "SYNC_BYTES", PART_BYTES)
     upload_id = half_sent(storage, 0)
     journal = journal_of(root, upload_id).read_bytes()
     assert journal.endswith(b"S %d\n" % (journal.rindex(b"S ")))
@@ -161,8 +162,8 @@ def test_upload_of_unknown_length_is_found_by_a_new_storage(storage: LocalStorag
 def test_parts_are_made_durable_in_the_background_while_others_come(
     storage: LocalStorage, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upload_module, "SYNC_BYTES", 2 * PART_BYTES)
-    monkeypatch.setattr(upload_module, "MOST_UNSYNCED", 2 * PART_BYTES)
+    monkeypatch.setattr(syncing, "SYNC_BYTES", 2 * PART_BYTES)
+    monkeypatch.setattr(syncing, "MOST_UNSYNCED", 2 * PART_BYTES)
     upload_id = half_sent(storage, 0, 1, 2, 3)
     lines = journal_of(root, upload_id).read_bytes().splitlines()
     assert [line[:1] for line in lines].count(b"S") == 2
@@ -175,9 +176,9 @@ def test_upload_is_dropped_when_a_background_sync_fails(
     def failing(fd: int) -> None:
         raise OSError(5, "disk")
 
-    monkeypatch.setattr(upload_module, "SYNC_BYTES", PART_BYTES)
-    monkeypatch.setattr(upload_module, "MOST_UNSYNCED", PART_BYTES)
-    monkeypatch.setattr(upload_module, "sync_data", failing)
+    monkeypatch.setattr(syncing, "SYNC_BYTES", PART_BYTES)
+    monkeypatch.setattr(syncing, "MOST_UNSYNCED", PART_BYTES)
+    monkeypatch.setattr(syncing, "sync_data", failing)
     put(storage, "d/big", b"old")
     with storage.open_upload(OWNER, FILE) as upload:
         send(upload, 0, part_of(upload, DATA, 0))
@@ -308,8 +309,8 @@ def test_part_counts_when_no_thread_can_be_started_to_sync_it(
             raise RuntimeError("can't start new thread")
         start(thread)
 
-    monkeypatch.setattr(upload_module, "SYNC_BYTES", PART_BYTES)
-    monkeypatch.setattr(upload_module, "MOST_UNSYNCED", PART_BYTES)
+    monkeypatch.setattr(syncing, "SYNC_BYTES", PART_BYTES)
+    monkeypatch.setattr(syncing, "MOST_UNSYNCED", PART_BYTES)
     monkeypatch.setattr(threading.Thread, "start", refuse_sync)
     half_sent(storage, 0, 1)
     assert finish(storage) == [2, 3, 4]
@@ -388,7 +389,7 @@ def test_commit_that_waits_ends_when_the_storage_is_closed_or_interrupted(
     storage = LocalStorage(root, tmp_path / "state")
     half_sent(storage, 0, 1, 2, 3, 4)
     monkeypatch.setattr(upload_module, "read_at", slow)
-    monkeypatch.setattr(upload_module.LiveUpload, "_is_there", lambda *_: True)
+    monkeypatch.setattr(UploadFiles, "_is_there", lambda *_: True)
     outcome: list[object] = []
     with storage.open_upload(OWNER, FILE) as upload:
 
@@ -418,7 +419,6 @@ def test_commit_that_waits_ends_when_the_storage_is_closed_or_interrupted(
 READ_ONLY = """
 import os, signal, sys
 from msgspec.structs import replace
-from ftpy.storage import upload as upload_module
 from ftpy.storage.local import LocalStorage
 from tests.storage.contract import OWNER, digest, new_file, send_missing
 if os.geteuid() == 0:

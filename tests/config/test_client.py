@@ -1,4 +1,4 @@
-"""Settings: what is loaded, what is refused and with which words, what is written."""
+"""The client's settings: what is loaded, what is refused and with which words, what is written."""
 
 from __future__ import annotations
 
@@ -12,45 +12,24 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ftpy.cli.server import HEAD
-from ftpy.config import (
-    DEFAULT_PORT,
-    Address,
+from ftpy.config.client import (
     ClientConfig,
-    Limits,
-    Log,
     Profile,
-    ServerConfig,
     Transfer,
-    Uploads,
     choose_profile,
     client_config_path,
     load_client_config,
-    load_server_config,
-    parse_address,
     save_profile,
 )
 from ftpy.durable import replace_file
 from ftpy.errors import ConfigError
 from ftpy.toml import to_toml
 
-EXAMPLES = Path(__file__).parent.parent / "config"
+EXAMPLES = Path(__file__).parents[2] / "config"
 KEY = "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXNlY3I"
 HOME = Profile(addresses=["files.example.org:7421"], user="alice", key=KEY, certificate_sha256="ab" * 32)
 WORK = Profile(addresses=["[::1]:1"], user="bob", key=KEY[::-1])
 posix = pytest.mark.skipif(os.name != "posix", reason="modes of files mean nothing on Windows")
-
-
-@pytest.fixture
-def server_toml(tmp_path):
-    """Writes server.toml: a function from text to path."""
-
-    def write(text: str) -> Path:
-        path = tmp_path / "server.toml"
-        path.write_text(text, encoding="utf-8")
-        return path
-
-    return write
 
 
 @pytest.fixture
@@ -64,186 +43,6 @@ def client_toml(tmp_path):
         return path
 
     return write
-
-
-# ------------------------------------------------------------------ addresses
-
-
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        ("files.example.org:22", Address("tcp", "files.example.org", 22)),
-        ("localhost", Address("tcp", "localhost", DEFAULT_PORT)),
-        ("0.0.0.0:0", Address("tcp", "0.0.0.0", 0)),
-        ("[::]:65535", Address("tcp", "::", 65535)),
-        ("[fe80::1%eth0]", Address("tcp", "fe80::1%eth0", DEFAULT_PORT)),
-        ("unix:/run/ftpy sock", Address("unix", path="/run/ftpy sock")),
-    ],
-)
-def test_parse_address_reads_what_str_writes(text, address):
-    assert parse_address(text) == address
-    assert parse_address(str(address)) == address
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        *[
-            "",
-            ":1",
-            "a:",
-            "a:x",
-            "a:-1",
-            "a:65536",
-            "a:1 ",
-            "a: 1",
-            "a:\u0661",
-            "a:1:2",
-            "::1",
-            "a b:1",
-            "a/b:1",
-            "-a:1",
-        ],
-        *[
-            "a b:1",
-            "a/b:1",
-            "-a:1",
-            "[]:1",
-            "[::1",
-            "[::1]1",
-            "[::1]:",
-            "[1.2.3.4]:1",
-            "[g::]:1",
-            "a\n:1",
-            "a\x1b[1m:1",
-            "a:000001",
-        ],
-        *["unix:", "unix:relative", "unix:/nul\0", "unix:/" + "x" * 103],
-    ],
-)
-def test_parse_address_refuses_in_one_clean_line_when_it_is_none(text):
-    with pytest.raises(ConfigError) as refused:
-        parse_address(text)
-    assert str(refused.value).isprintable()
-
-
-@pytest.mark.parametrize(
-    ("text", "loopback"),
-    [
-        *[("127.0.0.1:1", True), ("127.9.9.9:1", True), ("[::1]:1", True), ("LOCALHOST:1", True), ("unix:/x", True)],
-        *[("0.0.0.0:1", False), ("[::]:1", False), ("10.0.0.1:1", False), ("127.0.0.1.example.org:1", False)],
-    ],
-)
-def test_is_loopback_is_true_of_what_only_this_machine_reaches(text, loopback):
-    assert parse_address(text).is_loopback is loopback
-
-
-# ------------------------------------------------------------------ server.toml
-
-GOOD = 'root = "files"\nlisten = ["127.0.0.1:7421"]\n'
-
-
-def test_server_config_makes_paths_absolute_from_the_folder_of_the_file(server_toml, tmp_path, monkeypatch):
-    path = server_toml('root = "/srv/files"\nlisten = ["unix:ftpy.sock", "[::1]:1"]\nusers = "private/users.json"\n')
-    monkeypatch.chdir(tmp_path.parent)
-    config = load_server_config(os.path.relpath(path))
-    assert (config.root, config.users) == ("/srv/files", f"{tmp_path}/private/users.json")
-    assert config.state == f"{tmp_path}/state"
-    assert config.private_key == f"{tmp_path}/private_key.pem"
-    assert config.certificate == f"{tmp_path}/certificate.pem"
-    assert config.listen == [f"unix:{tmp_path}/ftpy.sock", "[::1]:1"]
-
-
-def test_server_config_accepts_whole_numbers_for_seconds_and_a_byte_order_mark(server_toml):
-    config = load_server_config(server_toml("\ufeff" + GOOD + "[limits]\nidle_seconds = 5\n"))
-    assert config.limits.idle_seconds == 5
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("", "`root` is missing"),
-        ('root = "f"', "`listen` is missing"),
-        ('rot = "f"\n' + GOOD, "1: unknown key `rot`; did you mean root?"),
-        (GOOD + '"x\\u001b[1m" = 1', "unknown key `x\\x1b[1m`; known are: root, listen,"),
-        (GOOD + "\n# x\n[limits]\nconections = 4", "6: unknown key `conections` in [limits]; did you mean connections"),
-        (GOOD + "[log]\nroot = 1", "4: unknown key `root` in [log]; known are: format, level"),
-        (GOOD + "[limits] # hm\nconnections = 0", "4: `limits.connections`: expected a whole number >= 1"),
-        (GOOD + "limits.backlog = true", "3: `limits.backlog`: expected a whole number, got true or false"),
-        (GOOD + 'limits = { idle_seconds = "5" }', "3: `limits.idle_seconds`: expected a number, got a string"),
-        (GOOD + "[limits]\ndrain_seconds = nan", "4: `limits.drain_seconds`: expected a number > 0.0"),
-        (GOOD + "[limits]\ndrain_seconds = inf", "4: `limits.drain_seconds`: expected a number <= "),
-        (GOOD + "limits = 3", "3: `limits`: expected a table, got a whole number"),
-        (GOOD + '["log"]\nlevel = "loud"', "4: `log.level`: invalid enum value 'loud', known are: debug, info,"),
-        (GOOD + 'workers = "many"', "3: `workers`: invalid enum value 'many', known are: a whole number, auto"),
-        (GOOD + "workers = 1.5", "3: `workers`: expected a whole number or a string, got a number"),
-        (GOOD + "workers = 0", "3: `workers`: expected a whole number >= 1"),
-        (GOOD + 'tls = "maybe"', "3: `tls`: invalid enum value 'maybe', known are: on, off"),
-        ('root = "f"\nlisten = []', "2: `listen`: expected a list of length >= 1"),
-        ('root = "f"\nlisten = [\n  "a:1",\n  "a:b",\n]', "2: a:b: a port is a number from 0 to 65535"),
-        (GOOD + 'advertise = ["a b"]', "3: a b: not an address"),
-        ('root = ""\nlisten = ["a:1"]', "1: `root`: expected a string of length >= 1"),
-        (GOOD + 'root = "again"', "3: not TOML: "),
-        (GOOD + "[limits", "not TOML: "),
-        (GOOD + 'x = "\x01"', "3: not TOML: "),
-    ],
-)
-def test_server_config_says_file_line_and_what_is_wrong(server_toml, text, said):
-    path = server_toml(text)
-    with pytest.raises(ConfigError) as refused:
-        load_server_config(path)
-    message = str(refused.value)
-    assert message.startswith(f"{path}:")
-    assert said in message
-    assert re.match(r"\d+: ", said) is None or message.startswith(f"{path}:{said}")
-    assert message.isprintable()
-
-
-def test_server_config_says_the_line_that_is_not_utf_8(tmp_path):
-    (tmp_path / "server.toml").write_bytes(b"# fine\n# \xff\n")
-    with pytest.raises(ConfigError, match=r"server\.toml:2: not UTF-8"):
-        load_server_config(tmp_path / "server.toml")
-
-
-def test_server_config_says_so_when_the_file_is_absent(tmp_path):
-    with pytest.raises(ConfigError, match=r"nowhere\.toml: No such file"):
-        load_server_config(tmp_path / "nowhere.toml")
-
-
-@pytest.mark.parametrize("listen", ["0.0.0.0:1", "[::]:1", "files.example.org:1"])
-def test_server_config_refuses_plaintext_when_others_could_listen(server_toml, listen):
-    text = f'root = "f"\nlisten = ["127.0.0.1:1", "{listen}"]\ntls = "off"\n'
-    with pytest.raises(ConfigError, match=r"server\.toml:3: .*allow_plaintext"):
-        load_server_config(server_toml(text))
-    assert load_server_config(server_toml(text + "allow_plaintext = true")).tls == "off"
-
-
-def test_server_config_allows_plaintext_when_only_this_machine_can_listen(server_toml):
-    text = 'root = "f"\nlisten = ["127.0.0.1:1", "[::1]:1", "localhost:1", "unix:/run/x"]\ntls = "off"\n'
-    assert load_server_config(server_toml(text)).tls == "off"
-
-
-@pytest.mark.parametrize("root", [".", "files/..", "link", "/"])
-def test_server_config_refuses_a_root_when_our_own_files_lie_below_it(server_toml, tmp_path, root):
-    (tmp_path / "files").mkdir()
-    (tmp_path / "link").symlink_to(".")
-    with pytest.raises(ConfigError, match=r"server\.toml:1: `\w+` lies below `root`"):
-        load_server_config(server_toml(f'root = "{root}"\nlisten = ["a:1"]'))
-
-
-def test_server_config_refuses_a_root_that_holds_it_though_all_else_lies_elsewhere(server_toml, tmp_path):
-    keys = ("certificate", "private_key", "users", "state")
-    elsewhere = "".join(f'{key} = "../elsewhere/{key}"\n' for key in keys)
-    with pytest.raises(ConfigError, match=r"server\.toml:1: `server\.toml` lies below `root`"):
-        load_server_config(server_toml(f'root = "."\nlisten = ["a:1"]\n{elsewhere}'))
-
-
-def test_server_config_allows_state_below_root_when_its_name_is_reserved(server_toml):
-    text = 'root = "files"\nlisten = ["a:1"]\nstate = "files/.ftpy-state"'
-    assert load_server_config(server_toml(text)).state.endswith("files/.ftpy-state")
-
-
-# ------------------------------------------------------------------ the client's config.toml
 
 
 def test_client_config_is_the_defaults_when_there_is_no_file(tmp_path):
@@ -355,9 +154,6 @@ def test_client_config_path_is_where_the_environment_says(monkeypatch, environme
     assert client_config_path() == path
 
 
-# ------------------------------------------------------------------ writing a profile
-
-
 def test_save_profile_writes_what_load_reads_for_the_owner_alone(tmp_path):
     path = tmp_path / "new" / "config.toml"
     save_profile(path, "home", HOME)
@@ -450,41 +246,10 @@ def test_save_profile_loses_none_when_many_write_at_once(tmp_path):
     assert set(load_client_config(path).servers) == names
 
 
-# ------------------------------------------------------------------ secrets, weight, examples
-
-
 def test_profile_never_shows_its_key():
     config = ClientConfig(servers={"home": HOME})
     assert KEY not in f"{HOME} {HOME!r} {config} {config!r}"
     assert "alice" in repr(HOME)
-
-
-def test_import_of_config_stays_light():
-    code = "import sys, ftpy.config; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert {"ssl", "cryptography", "tomlkit", "tomllib", "difflib", "click", "socket"}.isdisjoint(loaded)
-
-
-def test_example_of_the_server_is_what_init_writes_with_every_default():
-    example = ServerConfig(root="files", listen=["0.0.0.0:7421", "[::]:7421"])
-    assert (EXAMPLES / "server.toml").read_text(encoding="utf-8") == HEAD + to_toml(example)
-
-
-def test_example_of_the_server_has_every_key_with_its_default():
-    config = load_server_config(EXAMPLES / "server.toml")
-    text = (EXAMPLES / "server.toml").read_text(encoding="utf-8")
-    for kind, found in ((Limits, config.limits), (Uploads, config.uploads), (Log, config.log)):
-        assert found == kind()
-    for kind in (ServerConfig, Limits, Uploads, Log):
-        for field in msgspec.structs.fields(kind):
-            if isinstance(field.default, msgspec.Struct):
-                assert f"\n[{field.name}]\n" in text
-            else:
-                assert re.search(rf"^# .+\n{field.name} = ", text, re.MULTILINE), f"{field.name} has no comment"
-    assert (config.tls, config.allow_plaintext, config.advertise, config.portable_names) == ("on", False, [], True)
-    defaults = {field.name: field.default for field in msgspec.structs.fields(ServerConfig)}
-    for key in ("certificate", "private_key", "users", "state"):
-        assert getattr(config, key) == str(EXAMPLES / defaults[key])
 
 
 def test_example_of_the_client_has_every_key_with_its_default(client_toml):
@@ -504,3 +269,9 @@ def test_example_of_the_client_is_right_when_its_commented_lines_are_used(client
     assert config.default == "home"
     assert set(config.servers) == {"home"}
     assert config.servers["home"].certificate_sha256 is not None
+
+
+def test_import_of_config_stays_light():
+    code = "import sys, ftpy.config.client, ftpy.config.server; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert {"ssl", "cryptography", "tomlkit", "tomllib", "difflib", "click", "socket"}.isdisjoint(loaded)

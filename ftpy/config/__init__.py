@@ -1,0 +1,1 @@
+"""Settings: TOML -> frozen typed values; addresses."""

@@ -1,0 +1,220 @@
+"""``server.toml`` -> frozen typed settings; every key with its unit, unknown keys refused with the nearest known name.
+
+Every error is a ConfigError of one line: file, line, what is wrong.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from ftpy.config.addresses import parse_address
+from ftpy.config.keys import Seconds, says
+from ftpy.durable import read_file
+from ftpy.errors import ConfigError
+from ftpy.files import display, is_reserved
+from ftpy.toml import Source
+
+Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+MOST_WORKERS = 256
+"""Most processes that serve: more cores than one file server's disks can feed."""
+Workers = Annotated[int, Meta(ge=1, le=MOST_WORKERS)]
+MOST_LINKS = 40
+"""Symbolic links on the way to a file, beyond which Linux does not open it (path_resolution(7))."""
+
+
+class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one server takes before it refuses; counts, seconds, bytes."""
+
+    connections: Annotated[Count, says("Connections at once; each is a thread and two or three open files.")] = 1024
+    connections_per_address: Annotated[
+        Count, says("Connections at once from one IP address, so that nobody takes all of them.")
+    ] = 256
+    connections_unauthenticated: Annotated[
+        Count, says("Connections at once without a proof; the oldest makes room for a newcomer.")
+    ] = 128
+    backlog: Annotated[
+        Count, says("Connections that the kernel keeps waiting for us; it cuts this at net.core.somaxconn.")
+    ] = 1024
+    handshake_seconds: Annotated[
+        Seconds, says("Seconds from accept to authenticated, TLS included; a silent stranger is gone then.")
+    ] = 10.0
+    idle_seconds: Annotated[Seconds, says("Seconds without a request before a connection is closed.")] = 600.0
+    stall_seconds: Annotated[
+        Seconds, says("Seconds without a single byte in the middle of a transfer before it is given up; resumable.")
+    ] = 60.0
+    drain_seconds: Annotated[
+        Seconds, says("Seconds that running transfers may take to finish after SIGTERM; the rest is resumable.")
+    ] = 30.0
+    inline_bytes: Annotated[
+        int,
+        Meta(ge=0, le=16 * 1024 * 1024),
+        says("Bytes of the largest file that travels in one piece; held in memory, larger ones become uploads."),
+    ] = 1024 * 1024
+    pipelined_requests: Annotated[
+        Count, says("Requests under way on one connection; what a client may send ahead of the answers.")
+    ] = 16_384
+
+
+class Uploads(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long unfinished uploads stay."""
+
+    expire_days: Annotated[
+        float,
+        Meta(gt=0, le=3650),
+        says("Days that an unfinished upload can be resumed after its last byte; then it is swept."),
+    ] = 7.0
+
+
+class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the server speaks on standard error."""
+
+    format: Annotated[Literal["text", "json"], says('"text" for people, "json" for one object a line.')] = "text"
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        says('The least that is said: "debug", "info", "warning" or "error".'),
+    ] = "info"
+
+
+class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``server.toml``; relative paths are relative to its folder."""
+
+    root: Annotated[str, Meta(min_length=1), says("The folder that is served; must not hold any of the files below.")]
+    listen: Annotated[
+        list[str], Meta(min_length=1), says('Where to listen: "HOST:PORT", "[IPv6]:PORT" or "unix:/PATH".')
+    ]
+    advertise: Annotated[
+        list[str],
+        Meta(max_length=16),
+        says("Addresses that pairing tokens name, tried in turn; empty: found out from `listen`."),
+    ] = []
+    tls: Annotated[
+        Literal["on", "off"], says('"on": TLS 1.3, always. "off": anybody on the way can read and change everything.')
+    ] = "on"
+    allow_plaintext: Annotated[bool, says('Whether tls = "off" may listen where other machines reach it.')] = False
+    certificate: Annotated[
+        str, Meta(min_length=1), says("The server's certificate, PEM; clients pin it when they are paired.")
+    ] = "certificate.pem"
+    private_key: Annotated[str, Meta(min_length=1), says("Its private key, PEM, mode 0600.")] = "private_key.pem"
+    users: Annotated[
+        str, Meta(min_length=1), says("The users' verifiers, mode 0600; written by `ftpy-server user`.")
+    ] = "users.json"
+    state: Annotated[str, Meta(min_length=1), says("Folder of what the server remembers, such as digests.")] = "state"
+    portable_names: Annotated[
+        bool, says("Refuse new names that Windows or macOS could not hold (CON, a:b, trailing dots, not NFC).")
+    ] = True
+    workers: Annotated[
+        Workers | Literal["auto"],
+        says('Processes that serve at once, sharing all limits; "auto": one for each core that may be used.'),
+    ] = 1
+    limits: Limits = Limits()
+    uploads: Uploads = Uploads()
+    log: Log = Log()
+
+
+def load_server_config(path: str | os.PathLike[str]) -> ServerConfig:
+    """The server's settings, every path in them absolute. Raises ConfigError."""
+    name = os.fspath(path)
+    source = Source(name, read_file(name)[0])
+    config = with_absolute_paths(source.convert(source.raw, ServerConfig), os.path.dirname(os.path.abspath(name)))
+    if fault := find_fault(config, name):
+        raise source.error((fault.key,), str(fault))
+    return config
+
+
+def with_absolute_paths(config: ServerConfig, folder: str) -> ServerConfig:
+    """``config`` as it is meant in a file in ``folder``."""
+    paths = {key: os.path.join(folder, getattr(config, key)) for key in ("root", *_OURS)}
+    listen = [
+        "unix:" + os.path.join(folder, text.removeprefix("unix:")) if text.startswith("unix:") else text
+        for text in config.listen
+    ]
+    return msgspec.structs.replace(config, listen=listen, **paths)
+
+
+class Fault(ConfigError):
+    """What is wrong with settings that are each right on their own."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+def find_fault(config: ServerConfig, settings: str) -> Fault | None:
+    """What the types cannot say: addresses, plaintext where others listen, our files where users reach them.
+
+    ``settings`` is the file that holds ``config``.
+    """
+    for key in ("listen", "advertise"):
+        for text in getattr(config, key):
+            try:
+                parse_address(text)
+            except ConfigError as error:
+                return Fault(key, str(error))
+    public = [text for text in config.listen if not parse_address(text).is_loopback]
+    if config.tls == "off" and public and not config.allow_plaintext:
+        return Fault("tls", f'tls = "off" is refused on {public[0]} unless allow_plaintext = true')
+    if worker_count(config) > 1 and not hasattr(os, "fork"):
+        return Fault("workers", "several processes need fork(2), which this system does not have; workers = 1")
+    if exposed := exposed_by(config, config.root, settings):
+        return Fault("root", f"`{exposed}` lies below `root`, so users could read or change it")
+    return None
+
+
+def worker_count(config: ServerConfig) -> int:
+    """How many processes serve."""
+    if config.workers != "auto":
+        return config.workers
+    if not hasattr(os, "fork"):
+        return 1
+    if hasattr(os, "sched_getaffinity"):
+        return min(len(os.sched_getaffinity(0)), MOST_WORKERS)  # fewer than there are, in a container
+    return min(os.cpu_count() or 1, MOST_WORKERS)
+
+
+_OURS = ("certificate", "private_key", "users", "state")
+"""Settings that are paths which no user may reach."""
+
+
+def exposed_by(config: ServerConfig, root: str, settings: str | None) -> str | None:
+    """The first of our own files that a user whose root is ``root`` could reach, ``settings`` itself among them."""
+    paths = {key: getattr(config, key) for key in _OURS}
+    if settings is not None:
+        paths[display(os.path.basename(settings))] = settings
+    return next((name for name, path in paths.items() if is_exposed(root, path)), None)
+
+
+def is_exposed(root: str, path: str) -> bool:
+    """Whether a user whose root is ``root`` could reach ``path``, or put a file in place of a link that leads there.
+
+    Names that begin with .ftpy are never reachable.
+    """
+    real = os.path.realpath(root)
+    ways = (os.path.relpath(place, real).split(os.sep) for place in _way_to(path))
+    return any(way[0] != os.pardir and not any(map(is_reserved, way)) for way in ways)
+
+
+def _way_to(path: str) -> Iterator[str]:
+    """Where ``path`` leads: every symbolic link on the way, in its real folder, and the end."""
+    here, due = os.sep, os.path.join(os.getcwd(), path).split(os.sep)[::-1]
+    links = 0
+    while due and links < MOST_LINKS:
+        name = due.pop()
+        if name == os.pardir:
+            here = os.path.dirname(here)
+        elif name not in ("", os.curdir):
+            place = os.path.join(here, name)
+            try:
+                target = os.readlink(place)
+            except OSError:  # no link, or not there yet
+                here = place
+            else:
+                yield place
+                links += 1
+                due += reversed(target.split(os.sep))
+                here = os.sep if os.path.isabs(target) else here
+    yield here

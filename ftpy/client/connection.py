@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
+import os
 import socket
 import threading
 import time
@@ -201,7 +201,7 @@ def _authenticate(channel: Channel, profile: Profile, pin: bytes) -> tuple[Welco
     except ProtocolError:
         raise ConfigError("the profile's key is damaged; pair again") from None
     binding = auth.Channel(pin)
-    handshake = auth.ClientHandshake(profile.user, key, secrets.token_bytes(auth.NONCE_BYTES), binding)
+    handshake = auth.ClientHandshake(profile.user, key, os.urandom(auth.NONCE_BYTES), binding)
     channel.send(handshake.message)
     began = time.monotonic()
     challenge_bytes = channel.receive_raw()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -41,6 +40,8 @@ class Landing(Closing):
                 if not dry_run:
                     os.makedirs(target, exist_ok=True)
                 elif not os.path.lexists(target):
+                    import tempfile
+
                     target = opened.enter_context(tempfile.TemporaryDirectory())  # nothing is there
                 self._beneath = opened.enter_context(Beneath(target))
                 self.groups = self._beneath.door != "path" and not dry_run

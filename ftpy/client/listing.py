@@ -5,10 +5,10 @@ A server gives up a connection that is not read from for long; a tree may take d
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import IO
 
 import msgspec
 
@@ -37,7 +37,7 @@ class Listing(Closing):
         self._path, self._connection, self._another = path, connection, another
         self._changed = threading.Condition()
         self._pages: deque[LsReply] = deque()
-        self._spool = tempfile.TemporaryFile()  # noqa: SIM115  (closed by close)
+        self._spool: IO[bytes] | None = None
         self._read_bytes = self._spooled_bytes = 0
         self._received = 0
         """Pages that brought something new."""
@@ -68,7 +68,8 @@ class Listing(Closing):
             if self._ours is not None:
                 self._ours.abandon()
         self._thread.join()
-        self._spool.close()
+        if self._spool is not None:
+            self._spool.close()
 
     def __iter__(self) -> Iterator[FileInfo]:
         """The entries. Raises what ended it early, and ProtocolError for names that no listing can have."""
@@ -84,7 +85,9 @@ class Listing(Closing):
             self._changed.wait_for(lambda: self._pages or self._ended or self._read_bytes < self._spooled_bytes)
             if self._pages:
                 return self._pages.popleft()
-            if self._read_bytes < self._spooled_bytes:  # all of it came later than what is at hand
+            if (
+                self._spool is not None and self._read_bytes < self._spooled_bytes
+            ):  # all of it came later than what is at hand
                 self._spool.seek(self._read_bytes)
                 size = int.from_bytes(self._spool.read(4), "little")
                 self._read_bytes += 4 + size
@@ -155,12 +158,18 @@ class Listing(Closing):
             if self._read_bytes == self._spooled_bytes and len(self._pages) < PAGES_AT_HAND:
                 self._pages.append(page)
             else:
-                data = msgspec.json.encode(page)
-                self._spool.seek(self._spooled_bytes)
-                self._spool.write(len(data).to_bytes(4, "little") + data)
-                self._spooled_bytes += 4 + len(data)
+                self._write(msgspec.json.encode(page))
             self._received += bool(fresh)
             self._changed.notify_all()
+
+    def _write(self, data: bytes) -> None:
+        if self._spool is None:
+            import tempfile
+
+            self._spool = tempfile.TemporaryFile()  # noqa: SIM115  (closed by close)
+        self._spool.seek(self._spooled_bytes)
+        self._spool.write(len(data).to_bytes(4, "little") + data)
+        self._spooled_bytes += 4 + len(data)
 
     def _parts(self, entry: Entry) -> tuple[str, ...]:
         if entry.name_b64 is None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from ftpy.client.connection import MOST_INLINE_BYTES, Connection
 from ftpy.client.parts import Parts, Sending
@@ -42,8 +43,7 @@ from ftpy.wire.messages import (
 from ftpy.wire.spelling import path_to_wire
 
 
-@dataclass(slots=True)
-class Put:
+class Put(Struct):
     """What the caller wants: where to, verified by which digest, under which condition."""
 
     path: RemotePath

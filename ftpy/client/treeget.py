@@ -7,12 +7,10 @@ import os
 import stat
 from collections import deque
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ftpy.client.connection import Connection
-from ftpy.client.getting import FileGet, Get
 from ftpy.client.landing import Landing
-from ftpy.client.listing import Listing
 from ftpy.client.source import Source
 from ftpy.client.trees import (
     FILE_TRIES,
@@ -44,6 +42,10 @@ from ftpy.files import FileInfo, RemotePath, check_portable, display
 from ftpy.storage.base import KnownDigest, NewDirectory, NewFile, Staged
 from ftpy.wire.messages import GetReply, GetRequest
 from ftpy.wire.spelling import path_to_wire
+
+if TYPE_CHECKING:
+    from ftpy.client.getting import FileGet
+    from ftpy.client.listing import Listing
 
 LOOK_EVERY = 16
 """Small files between two looks whether more has come: a look is a system call."""
@@ -295,6 +297,8 @@ class TreeGet:
 
     def _fetch_large(self, connection: Connection, job: FileJob) -> None:
         """One file by itself; it goes on where it stood when its connection is lost."""
+        from ftpy.client.getting import FileGet, Get
+
         try:
             if job.transfer is None:
                 options = self._options

@@ -6,10 +6,9 @@ import os
 import stat
 from collections import deque
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ftpy.client.connection import Connection
-from ftpy.client.listing import Listing
 from ftpy.client.putting import FilePut, Put
 from ftpy.client.source import Source, local_error, version
 from ftpy.client.trees import (
@@ -49,6 +48,9 @@ from ftpy.wire.messages import (
     trailer_of,
 )
 from ftpy.wire.spelling import path_to_wire
+
+if TYPE_CHECKING:
+    from ftpy.client.listing import Listing
 
 LOOK_EVERY = 16
 """Small files between two looks whether replies have come: a look is a system call."""

@@ -7,8 +7,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar, cast
+
+from msgspec import Struct, field
 
 from ftpy.client.results import OnProgress, Progress, ignore
 from ftpy.client.walking import Links, Selection
@@ -36,8 +37,7 @@ SAME_TIME_NS = 1_000
 Verdict = Literal["sent", "received", "identical", "link", "special", "failed"]
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Told(Struct, frozen=True):
     """What came of one file: ``name`` on this side, ``path`` on the server, ``error`` where it failed."""
 
     verdict: Verdict
@@ -47,8 +47,7 @@ class Told:
     error: FtpyError | None = None
 
 
-@dataclass(slots=True)
-class TreeProgress:
+class TreeProgress(Struct):
     """How far a tree is; the totals grow while the tree is read, and are final when ``known``."""
 
     files: int = 0
@@ -62,8 +61,7 @@ class TreeProgress:
     """How far that one is."""
 
 
-@dataclass(slots=True)
-class TreeResult:
+class TreeResult(Struct):
     """What came of a tree; ``size`` counts the bytes of what was transferred."""
 
     files: int = 0
@@ -81,8 +79,7 @@ def _nothing(_: object) -> None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class TreeOptions:
+class TreeOptions(Struct, frozen=True):
     """How a tree is transferred.
 
     ``by_digest`` takes files for identical by their content instead of size and time; ``dry_run`` only tells;

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from msgspec import Struct
 
 from ftpy.client.source import local_error
 from ftpy.errors import FtpyError, InvalidPath, LocalFileError
@@ -34,8 +35,7 @@ class Found(NamedTuple):
     error: FtpyError | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+class Selection(Struct, frozen=True):
     """What of a tree is meant: gitignore's patterns, relative to the tree.
 
     With ``include`` alone only files that match are taken, with ``exclude`` all but those that match; with both,

@@ -11,7 +11,6 @@ import math
 import os
 import select
 import socket
-import ssl
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -44,9 +43,9 @@ def _translated() -> Iterator[None]:
         yield
     except (TimeoutError, BlockingIOError):
         raise Stalled from None
-    except ssl.SSLError as error:
-        raise ConnectionLost(f"the encrypted connection failed: {error.reason or error}") from error
     except (OSError, ValueError) as error:  # ValueError: an SSL socket that another thread shut down
+        if isinstance(error, OSError) and hasattr(error, "reason"):  # an SSLError
+            raise ConnectionLost(f"the encrypted connection failed: {error.reason or error}") from error
         raise ConnectionLost(f"the connection was lost: {getattr(error, 'strerror', None) or error}") from error
 
 
@@ -59,7 +58,7 @@ class Stream:
 
     def __init__(self, sock: socket.socket, *, silence_seconds: float, listens: bool = False) -> None:
         self._sock = sock
-        self._tls = isinstance(sock, ssl.SSLSocket)
+        self._tls = hasattr(sock, "selected_alpn_protocol")  # an SSLSocket; ssl is only imported where it is used
         self._listens = listens
         self._buffer = FrameBuffer(HEARD_BYTES) if listens else FrameBuffer()
         self._silence = silence_seconds

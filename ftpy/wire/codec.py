@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from typing import Any, TypeVar
 
@@ -132,6 +131,8 @@ def _strictly(decoder: msgspec.json.Decoder[T], header: bytes, *, check: bool = 
 
 def _refuse_ambiguity(header: bytes) -> None:
     """Refuse what two readers could read differently: a field that comes twice, a number with a fraction."""
+
+    import json  # here: hardly any header comes so far
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         fields = dict(pairs)

@@ -149,13 +149,13 @@ class Connection:
         May be called in the middle of a request's body, when ``readable``.
         """
         message = self.channel.receive()
+        if isinstance(message, kind):
+            return message
         if isinstance(message, ProgressReply):
             on_progress(message.progress)
             return None
         if isinstance(message, FailureReply):
             raise message.exception()
-        if isinstance(message, kind):
-            return message
         if message is None:
             raise ConnectionLost("the server closed the connection")
         raise ProtocolError(f"a {type(message).__name__} where a {kind.__name__} is due")

@@ -38,7 +38,6 @@ from ftpy.wire.messages import (
     StoredReply,
     UploadReply,
     digest_of,
-    trailer_of,
 )
 from ftpy.wire.spelling import path_to_wire
 
@@ -152,7 +151,7 @@ class FilePut:
             )
         )
         connection.channel.send_body(body)
-        connection.channel.send(trailer_of(put.digest, self._digest.hex))
+        connection.channel.send_trailer(put.digest, self._digest.hex)
         self._commit_unanswered = True
         reply = connection.wait(StoredReply)
         self._say("sending", source.size)

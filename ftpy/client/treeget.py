@@ -267,9 +267,9 @@ class TreeGet:
         body = connection.channel.receive_body()
         name = self._options.digest
         digest = hexdigest(name, body)
-        trailer = connection.channel.receive_trailer()
+        other = connection.channel.compare_trailer(name, digest)
         self._let_go(flying, group)
-        if (trailer.name, trailer.hex) != (name, digest):
+        if other is not None:
             self._again(job)
             return
         group.add(job, reply, body, KnownDigest(name, digest))

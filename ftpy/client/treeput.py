@@ -45,7 +45,6 @@ from ftpy.wire.messages import (
     MkdirRequest,
     PutRequest,
     StoredReply,
-    trailer_of,
 )
 from ftpy.wire.spelling import path_to_wire
 
@@ -277,7 +276,7 @@ class TreePut:
             )
         )
         channel.send_body(body)
-        channel.send(trailer_of(name, digest))
+        channel.send_trailer(name, digest)
         return True
 
     def _take_reply(self, connection: Connection, flying: deque[FileJob]) -> None:

@@ -149,6 +149,10 @@ class Stream:
         with _translated():
             return _readable(self._sock)
 
+    def held_header(self, limit: int) -> bytes | None:
+        """The next header if all of it is here already."""
+        return self._buffer.next_header(limit)
+
     def receive_header(self, limit: int, *, silence_seconds: float | None = None) -> bytes | None:
         """The next header, or None where the peer ended the stream between two frames.
 

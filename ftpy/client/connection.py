@@ -164,6 +164,10 @@ class Connection:
         """Whether a reply can be had without waiting."""
         return self.channel.readable()
 
+    def holds_reply(self) -> bool:
+        """Whether a whole reply has come already, with what was waited for."""
+        return self.channel.stream.holds_header()
+
     def abandon(self) -> None:
         """From another thread: break the connection, wherever it is."""
         self.channel.stream.abandon()

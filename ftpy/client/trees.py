@@ -140,26 +140,32 @@ class Tally:
 
     def tell(self, told: Told) -> None:
         """What came of one file."""
-        result, progress = self.result, self.progress
+        self.tell_all([told])
+
+    def tell_all(self, several: Iterable[Told]) -> None:
+        """What came of each of several files."""
+        result, progress, on_told = self.result, self.progress, self._options.on_told
         with self._lock:
-            match told.verdict:
-                case "sent" | "received":
-                    result.files += 1
-                    result.size += told.size
-                case "identical":
-                    result.identical += 1
-                case "link":
-                    result.links += 1
-                case "special":
-                    result.special += 1
-                case "failed":
-                    result.failed += 1
-                    if len(result.failures) < MOST_TOLD:
-                        result.failures.append(told)
-            progress.files += 1
-            progress.bytes += told.size
-            self.moved += 1 + (told.size if told.verdict in ("sent", "received") else 0)
-            self._options.on_told(told)
+            for told in several:
+                match told.verdict:
+                    case "sent" | "received":
+                        result.files += 1
+                        result.size += told.size
+                        self.moved += told.size
+                    case "identical":
+                        result.identical += 1
+                    case "link":
+                        result.links += 1
+                    case "special":
+                        result.special += 1
+                    case "failed":
+                        result.failed += 1
+                        if len(result.failures) < MOST_TOLD:
+                            result.failures.append(told)
+                progress.files += 1
+                progress.bytes += told.size
+                self.moved += 1
+                on_told(told)
             self._say()
 
     def watch(self, job: Job) -> OnProgress:

@@ -124,6 +124,9 @@ def _entries(directory: Directory, remembered: Remembered) -> Iterator[FileInfo]
 
 def _legal(below: RemotePath, names: list[str], skipped: list[str]) -> Iterator[RemotePath]:
     """The paths of those names that are legal, made one by one; the others are ``skipped`` (but not our own)."""
+    if below.admits(names):
+        yield from (RemotePath((*below.parts, name)) for name in names)
+        return
     for name in names:
         try:
             yield below / name

@@ -18,7 +18,7 @@ from functools import partial
 
 from ftpy.errors import ConnectionLost, ProtocolError, Stalled
 from ftpy.transport.deadline import Deadline
-from ftpy.wire.framing import FrameBuffer
+from ftpy.wire.framing import HEADER_BYTES, FrameBuffer
 
 TLS_SEND_BYTES = 256 * 1024
 """Bytes handed to one TLS send, which is all or nothing: this bounds what must move within the silence limit."""
@@ -152,6 +152,10 @@ class Stream:
     def held_header(self, limit: int) -> bytes | None:
         """The next header if all of it is here already."""
         return self._buffer.next_header(limit)
+
+    def holds_header(self) -> bool:
+        """Whether all of the next header is here already."""
+        return self._buffer.holds(0, HEADER_BYTES)
 
     def receive_header(self, limit: int, *, silence_seconds: float | None = None) -> bytes | None:
         """The next header, or None where the peer ended the stream between two frames.

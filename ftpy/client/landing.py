@@ -118,8 +118,8 @@ class Landing(Closing):
     def publish(self, group: Sequence[Staged]) -> list[FtpyError | None]:
         """Put a group in place, durably: for each what failed, if anything did."""
         return [
-            self.translated(result, staged.path) if isinstance(result, RequestError) else None
-            for staged, result in zip(group, self._small.publish(group), strict=True)
+            None if refused is None else self.translated(refused, staged.path)
+            for staged, refused in zip(group, self._small.put_in_place(group), strict=True)
         ]
 
     def finish_alone(self, directory: NewDirectory) -> None:

@@ -16,7 +16,7 @@ from ftpy.storage.beneath import Beneath, Directory
 from ftpy.storage.positional import read_at
 from ftpy.storage.refusals import refusal, translating
 from ftpy.storage.remembered import Remembered
-from ftpy.storage.versions import NO_DIGESTS, Digests, Version, file_info, version_of
+from ftpy.storage.versions import NO_DIGESTS, Version, digests, file_info, version_of
 
 log = logging.getLogger("ftpy.storage")
 
@@ -73,11 +73,6 @@ class LocalReader(Reader):
         if self._fd is None:
             raise ValueError("the reader is closed")
         return self._fd
-
-
-def digests(digest: KnownDigest) -> Digests:
-    """One digest in its place."""
-    return Digests(md5=digest.hex) if digest.name == "md5" else Digests(blake3=digest.hex)
 
 
 def listing(beneath: Beneath, remembered: Remembered, path: RemotePath, *, recursive: bool) -> Iterator[FileInfo]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Collection
 from typing import Literal
 
 from msgspec import Struct
@@ -75,6 +76,16 @@ class RemotePath(Struct, frozen=True, order=True, gc=False):
             if reason := _refusal(part):
                 raise InvalidPath(f"{display(text)}: {reason}")
         return cls(parts)
+
+    def admits(self, names: Collection[str]) -> bool:
+        """Whether all ``names`` are legal directly below this path, as far as one glance tells; False: look at each."""
+        text = "/".join(names)
+        return bool(
+            _PLAIN.match(text)
+            and text.count("/") == len(names) - 1
+            and len(str(self)) + 1 + max(map(len, names)) <= COMPONENT_BYTES
+            and len(self.parts) < DEPTH
+        )
 
     @property
     def name(self) -> str:

@@ -57,6 +57,7 @@ def run_main(command: click.Command, name: str) -> NoReturn:
         code = result if isinstance(result, int) else 0
     except BaseException as error:  # noqa: BLE001  (the last door: whatever it is becomes an exit code)
         code = _report(error, name)
+    gc.freeze()  # the last look for circles of garbage would take longer than many a command
     sys.exit(code)
 
 

@@ -6,10 +6,10 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
+from msgspec import Struct
 
 from ftpy.cli.output import explain, print_json, rate, size_of
 from ftpy.errors import AuthenticationFailed, ConfigError, ConnectionFailed, FtpyError
@@ -23,24 +23,21 @@ if TYPE_CHECKING:
     from ftpy.client.trees import Told, TreeProgress, TreeResult
 
 
-@dataclass(frozen=True, slots=True)
-class FileTask:
+class FileTask(Struct, frozen=True):
     """One file: called ``name`` by who asked for it."""
 
     name: str
     run: Callable[[Bar], Stored | Fetched]
 
 
-@dataclass(frozen=True, slots=True)
-class TreeTask:
+class TreeTask(Struct, frozen=True):
     """One tree: ``run`` is told whom to tell of every file and of progress."""
 
     name: str
     run: Callable[[Callable[[Told], None], Callable[[TreeProgress], None]], TreeResult]
 
 
-@dataclass(frozen=True, slots=True)
-class Outlet:
+class Outlet(Struct, frozen=True):
     """How transfers are done and told: not at all, as JSON, each file of a tree, on standard error."""
 
     quiet: bool = False

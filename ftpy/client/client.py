@@ -11,11 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal, Self, TypeVar
 from msgspec import structs
 
 from ftpy.client.connection import Connection
-from ftpy.client.getting import FileGet, Get, StreamGet
-from ftpy.client.putting import FilePut, Put
 from ftpy.client.results import Fetched, OnProgress, Stored, ignore
-from ftpy.client.source import Source
-from ftpy.client.streamput import StreamPut
 from ftpy.client.streams import Line, Streams
 from ftpy.client.trees import OWNER_BITS, TreeOptions, TreeResult
 from ftpy.config.client import Profile, Transfer, choose_profile, client_config_path, load_client_config
@@ -53,6 +49,7 @@ from ftpy.wire.spelling import path_to_wire
 if TYPE_CHECKING:
     from ftpy.client.explaining import Explanation, Ledger
     from ftpy.client.listing import Listing
+    from ftpy.client.putting import FilePut
     from ftpy.client.treeget import TreeGet
     from ftpy.client.treeput import TreePut
 
@@ -191,8 +188,13 @@ class Client:
         and durable. ``condition``: ``"absent"``, or the digest that the file there must have now.
         Raises SourceChanged, LocalFileError, AlreadyExists, DigestMismatch, NoSpace, ….
         """
+        from ftpy.client.putting import FilePut, Put
+        from ftpy.client.source import Source
+
         wanted = Put(_remote(path), digest or self._transfer.digest, condition, on_progress)
         if not isinstance(source, str | os.PathLike):
+            from ftpy.client.streamput import StreamPut
+
             stream = StreamPut(wanted, source)
             return self._persist(stream.attempt, lambda: stream.stored_bytes)
         with Source(os.fspath(source), wanted.digest) as opened:
@@ -243,6 +245,8 @@ class Client:
         A different file that is there already is replaced only with ``force``.
         Raises TargetExists, LocalFileError, NotFound, DigestMismatch, ….
         """
+        from ftpy.client.getting import FileGet, Get, StreamGet
+
         wanted = Get(_remote(path), digest or self._transfer.digest, on_progress)
         if not isinstance(target, str | os.PathLike):
             stream = StreamGet(wanted, target)

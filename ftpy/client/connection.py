@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
+import os
 import socket
 import threading
 import time
@@ -153,13 +153,13 @@ class Connection:
         May be called in the middle of a request's body, when ``readable``.
         """
         message = self.channel.receive()
+        if isinstance(message, kind):
+            return message
         if isinstance(message, ProgressReply):
             on_progress(message.progress)
             return None
         if isinstance(message, FailureReply):
             raise message.exception()
-        if isinstance(message, kind):
-            return message
         if message is None:
             raise ConnectionLost("the server closed the connection")
         raise ProtocolError(f"a {type(message).__name__} where a {kind.__name__} is due")
@@ -167,6 +167,10 @@ class Connection:
     def readable(self) -> bool:
         """Whether a reply can be had without waiting."""
         return self.channel.readable()
+
+    def holds_reply(self) -> bool:
+        """Whether a whole reply has come already, with what was waited for."""
+        return self.channel.stream.holds_header()
 
     def abandon(self) -> None:
         """From another thread: break the connection, wherever it is."""
@@ -208,7 +212,7 @@ def _authenticate(channel: Channel, profile: Profile, pin: bytes) -> tuple[Welco
     except ProtocolError:
         raise ConfigError("the profile's key is damaged; pair again") from None
     binding = auth.Channel(pin)
-    handshake = auth.ClientHandshake(profile.user, key, secrets.token_bytes(auth.NONCE_BYTES), binding)
+    handshake = auth.ClientHandshake(profile.user, key, os.urandom(auth.NONCE_BYTES), binding)
     channel.send(handshake.message)
     began = time.monotonic()
     challenge_bytes = channel.receive_raw()

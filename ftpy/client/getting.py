@@ -8,8 +8,9 @@ import io
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, BinaryIO
+
+from msgspec import Struct
 
 from ftpy.client.connection import Connection
 from ftpy.client.partial import Partial, Partials, check_space
@@ -39,8 +40,7 @@ PROBE_BYTES = 2 * MIB
 """What the first request for ranges asks for: a file up to that size takes one round trip, as without ranges."""
 
 
-@dataclass(slots=True)
-class Get:
+class Get(Struct):
     """What the caller wants: which file, verified by which digest."""
 
     path: RemotePath

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -41,6 +40,8 @@ class Landing(Closing):
                 if not dry_run:
                     os.makedirs(target, exist_ok=True)
                 elif not os.path.lexists(target):
+                    import tempfile
+
                     target = opened.enter_context(tempfile.TemporaryDirectory())  # nothing is there
                 self._beneath = opened.enter_context(Beneath(target))
                 self.groups = self._beneath.door != "path" and not dry_run
@@ -117,8 +118,8 @@ class Landing(Closing):
     def publish(self, group: Sequence[Staged]) -> list[FtpyError | None]:
         """Put a group in place, durably: for each what failed, if anything did."""
         return [
-            self.translated(result, staged.path) if isinstance(result, RequestError) else None
-            for staged, result in zip(group, self._small.publish(group), strict=True)
+            None if refused is None else self.translated(refused, staged.path)
+            for staged, refused in zip(group, self._small.put_in_place(group), strict=True)
         ]
 
     def finish_alone(self, directory: NewDirectory) -> None:

@@ -6,11 +6,10 @@ A server gives up a connection that is not read from for long; a tree may take d
 from __future__ import annotations
 
 import contextlib
-import shutil
-import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import IO
 
 import msgspec
 
@@ -46,8 +45,7 @@ class Listing(Closing):
         self._path, self._connection, self._another = path, connection, another
         self._changed = threading.Condition()
         self._pages: deque[LsReply] = deque()
-        with _on_disk():
-            self._spool = tempfile.TemporaryFile()  # noqa: SIM115  (closed by close)
+        self._spool: IO[bytes] | None = None
         self._read_bytes = self._spooled_bytes = 0
         self._looked_bytes = 0
         self._received = 0
@@ -79,7 +77,8 @@ class Listing(Closing):
             if self._ours is not None:
                 self._ours.abandon()
         self._thread.join()
-        self._spool.close()
+        if self._spool is not None:
+            self._spool.close()
 
     def __iter__(self) -> Iterator[FileInfo]:
         """The entries. Raises what ended it early, and ProtocolError for names that no listing can have."""
@@ -95,8 +94,8 @@ class Listing(Closing):
             self._changed.wait_for(lambda: self._pages or self._ended or self._read_bytes < self._spooled_bytes)
             if self._pages:
                 return self._pages.popleft()
-            if self._read_bytes < self._spooled_bytes:  # all of it came later than what is at hand
-                with _on_disk():
+            if self._spool is not None and self._read_bytes < self._spooled_bytes:
+                with _on_disk():  # all of it came later than what is at hand
                     self._spool.seek(self._read_bytes)
                     size = int.from_bytes(self._spool.read(4), "little")
                     self._read_bytes += 4 + size
@@ -170,13 +169,17 @@ class Listing(Closing):
             if self._read_bytes == self._spooled_bytes and len(self._pages) < PAGES_AT_HAND:
                 self._pages.append(page)
             else:
-                self._put_away(page)
+                self._put_away(msgspec.json.encode(page))
             self._received += bool(fresh)
             self._changed.notify_all()
 
-    def _put_away(self, page: LsReply) -> None:
-        data = msgspec.json.encode(page)
+    def _put_away(self, data: bytes) -> None:
+        import shutil
+        import tempfile
+
         with _on_disk():
+            if self._spool is None:
+                self._spool = tempfile.TemporaryFile()  # noqa: SIM115  (closed by close)
             if self._spooled_bytes - self._looked_bytes >= LOOK_BYTES:
                 self._looked_bytes = self._spooled_bytes
                 if shutil.disk_usage(tempfile.gettempdir()).free < SPARE_BYTES:

@@ -11,7 +11,7 @@ from ftpy.client.source import Source
 from ftpy.digests import new_hasher
 from ftpy.errors import Busy, DigestMismatch
 from ftpy.timing import HASHING
-from ftpy.wire.messages import PartReply, PartRequest, trailer_of
+from ftpy.wire.messages import PartReply, PartRequest
 
 BYTES_IN_FLIGHT = 64 * 1024 * 1024
 """Bytes sent on one connection and not yet acknowledged: what 100 ms of a line of 5 Gbit/s hold. It costs no memory
@@ -126,7 +126,7 @@ class Sending:
                     channel.send_body(view)
                 offset += len(view)
                 self._hear_what_is_there()
-        channel.send(trailer_of(name, hasher.hexdigest()))
+        channel.send_trailer(name, hasher.hexdigest())
         channel.flush()
         self._hear_what_is_there()
 

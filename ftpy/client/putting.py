@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from ftpy.client.connection import MOST_INLINE_BYTES, Connection
 from ftpy.client.parts import Parts, Sending
@@ -37,13 +38,11 @@ from ftpy.wire.messages import (
     StoredReply,
     UploadReply,
     digest_of,
-    trailer_of,
 )
 from ftpy.wire.spelling import path_to_wire
 
 
-@dataclass(slots=True)
-class Put:
+class Put(Struct):
     """What the caller wants: where to, verified by which digest, under which condition."""
 
     path: RemotePath
@@ -152,7 +151,7 @@ class FilePut:
             )
         )
         connection.channel.send_body(body)
-        connection.channel.send(trailer_of(put.digest, self._digest.hex))
+        connection.channel.send_trailer(put.digest, self._digest.hex)
         self._commit_unanswered = True
         reply = connection.wait(StoredReply)
         self._say("sending", source.size)

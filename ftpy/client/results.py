@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from ftpy.files import RemotePath
 from ftpy.storage.base import KnownDigest
@@ -12,8 +13,7 @@ from ftpy.storage.base import KnownDigest
 Phase = Literal["sending", "receiving", "verifying", "committing"]
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(Struct, frozen=True):
     """``done`` of ``total`` bytes (None: not known) are through ``phase``.
 
     Sending counts bytes that the server has stored, receiving bytes written on this side, verifying bytes hashed.
@@ -31,8 +31,7 @@ def ignore(_: Progress) -> None:
     """The callback of those who do not look."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(Struct, frozen=True):
     """A put that is verified and published: ``resumed`` of its ``size`` bytes were there already.
 
     ``durable`` is the server's word; False where its answer was lost and the file was found in place afterwards.
@@ -45,8 +44,7 @@ class Stored:
     resumed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
+class Fetched(Struct, frozen=True):
     """A get that is verified and in place (``target`` None: written to a stream).
 
     ``resumed`` of its ``size`` bytes were there already; ``identical``: the target was this very content before.

@@ -19,7 +19,6 @@ from ftpy.wire.messages import (
     StoredReply,
     UploadReply,
     digest_of,
-    trailer_of,
 )
 
 MOST_PART_BYTES = 256 * 1024 * 1024
@@ -61,7 +60,7 @@ class StreamPut:
                 PartRequest(id=connection.next_id(), upload=upload, part=self._number, length=len(part), digest=name)
             )
             connection.channel.send_body(part)
-            connection.channel.send(trailer_of(name, hexdigest(name, part)))
+            connection.channel.send_trailer(name, hexdigest(name, part))
             connection.wait(PartReply, lambda done: self._say("sending", self.stored_bytes + done))
             self.stored_bytes += len(part)
             self._number += 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 import threading
 import time
 from collections.abc import Callable
@@ -108,6 +107,8 @@ class Line:
         """Wait before the next try: whether there is to be one."""
         if self.leaving.is_set():
             return False
+        import random
+
         delay = min(BACKOFF_SECONDS * 2 ** (failures - 1), MOST_BACKOFF_SECONDS) * random.uniform(0.8, 1.2)  # noqa: S311
         self._notify(f"{error}; trying again in {delay:.1f} s ({failures} of {self._retries})")
         return not self.leaving.wait(delay)

@@ -7,12 +7,10 @@ import os
 import stat
 from collections import deque
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ftpy.client.connection import Connection
-from ftpy.client.getting import FileGet, Get
 from ftpy.client.landing import Landing
-from ftpy.client.listing import Listing
 from ftpy.client.source import Source
 from ftpy.client.trees import (
     FILE_TRIES,
@@ -44,6 +42,10 @@ from ftpy.files import FileInfo, RemotePath, check_portable, display
 from ftpy.storage.base import KnownDigest, NewDirectory, NewFile, Staged
 from ftpy.wire.messages import GetReply, GetRequest
 from ftpy.wire.spelling import path_to_wire
+
+if TYPE_CHECKING:
+    from ftpy.client.getting import FileGet
+    from ftpy.client.listing import Listing
 
 LOOK_EVERY = 16
 """Small files between two looks whether more has come: a look is a system call."""
@@ -265,9 +267,9 @@ class TreeGet:
         body = connection.channel.receive_body()
         name = self._options.digest
         digest = hexdigest(name, body)
-        trailer = connection.channel.receive_trailer()
+        other = connection.channel.compare_trailer(name, digest)
         self._let_go(flying, group)
-        if (trailer.name, trailer.hex) != (name, digest):
+        if other is not None:
             self._again(job)
             return
         group.add(job, reply, body, KnownDigest(name, digest))
@@ -295,6 +297,8 @@ class TreeGet:
 
     def _fetch_large(self, connection: Connection, job: FileJob) -> None:
         """One file by itself; it goes on where it stood when its connection is lost."""
+        from ftpy.client.getting import FileGet, Get
+
         try:
             if job.transfer is None:
                 options = self._options

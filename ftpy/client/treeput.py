@@ -6,10 +6,9 @@ import os
 import stat
 from collections import deque
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ftpy.client.connection import Connection
-from ftpy.client.listing import Listing
 from ftpy.client.putting import FilePut, Put
 from ftpy.client.source import Source, local_error, version
 from ftpy.client.trees import (
@@ -46,9 +45,11 @@ from ftpy.wire.messages import (
     MkdirRequest,
     PutRequest,
     StoredReply,
-    trailer_of,
 )
 from ftpy.wire.spelling import path_to_wire
+
+if TYPE_CHECKING:
+    from ftpy.client.listing import Listing
 
 LOOK_EVERY = 16
 """Small files between two looks whether replies have come: a look is a system call."""
@@ -199,7 +200,7 @@ class TreePut:
                 elif batch is None:
                     if not flying:
                         return
-                    self._take_reply(connection, flying)
+                    self._take_replies(connection, flying)
                 elif isinstance(batch, Ends):
                     self._send_ends(connection, batch)
                 else:
@@ -218,8 +219,8 @@ class TreePut:
                 if self._send_small(connection, left[0]):
                     flying.append(left[0])
                 left.popleft()
-                while len(flying) >= most or (len(left) % LOOK_EVERY == 0 and flying and connection.readable()):
-                    self._take_reply(connection, flying)
+                if len(flying) >= most or (len(left) % LOOK_EVERY == 0 and flying and connection.readable()):
+                    self._take_replies(connection, flying)
         finally:
             self.work.give_back(left)
 
@@ -275,30 +276,39 @@ class TreePut:
             )
         )
         channel.send_body(body)
-        channel.send(trailer_of(name, digest))
+        channel.send_trailer(name, digest)
         return True
 
-    def _take_reply(self, connection: Connection, flying: deque[FileJob]) -> None:
+    def _take_replies(self, connection: Connection, flying: deque[FileJob]) -> None:
+        """The next reply, and those that have come with it."""
+        stored: list[FileJob] = []
         try:
-            reply = connection.wait(StoredReply)
-        except RequestError as error:
-            job = flying.popleft()
-            if isinstance(error, DigestMismatch) and job.tries + 1 < FILE_TRIES:
-                job.tries += 1
-                self.work.give_back([job])
-            else:
-                self._fail(job, error)
-            return
-        job = flying.popleft()
-        sent = job.sent
-        assert sent is not None
-        if (reply.file_size, reply.digest.name, reply.digest.hex) != (job.size, sent.name, sent.hex):
-            raise ProtocolError("the server says that it stored something else than what was sent")
-        self._succeed(job)
+            while True:
+                try:
+                    reply = connection.wait(StoredReply)
+                except RequestError as error:
+                    self._refused(flying.popleft(), error)
+                else:
+                    job = flying.popleft()
+                    sent = job.sent
+                    if sent is None or reply.file_size != job.size or getattr(reply.digest, sent.name) != sent.hex:
+                        raise ProtocolError("the server says that it stored something else than what was sent")
+                    stored.append(job)
+                if not flying or not connection.holds_reply():
+                    return
+        finally:
+            self._succeed(stored)
 
-    def _succeed(self, job: FileJob) -> None:
-        self.work.done()
-        self.tally.tell(Told("sent", job.path, job.name, job.size))
+    def _refused(self, job: FileJob, error: RequestError) -> None:
+        if isinstance(error, DigestMismatch) and job.tries + 1 < FILE_TRIES:
+            job.tries += 1
+            self.work.give_back([job])
+        else:
+            self._fail(job, error)
+
+    def _succeed(self, jobs: list[FileJob]) -> None:
+        self.work.done(len(jobs))
+        self.tally.tell_all([Told("sent", job.path, job.name, job.size) for job in jobs])
 
     def _fail(self, job: FileJob, error: FtpyError) -> None:
         self.work.done()
@@ -332,7 +342,7 @@ class TreePut:
             raise
         else:
             self._close(job)
-            self._succeed(job)
+            self._succeed([job])
 
     def _transfer(self, job: FileJob) -> FilePut:
         if job.transfer is None:

@@ -7,8 +7,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar, cast
+
+from msgspec import Struct, field
 
 from ftpy.client.results import OnProgress, Progress, ignore
 from ftpy.client.walking import Links, Selection
@@ -37,8 +38,7 @@ SAME_TIME_NS = 1_000
 Verdict = Literal["sent", "received", "identical", "link", "special", "failed"]
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Told(Struct, frozen=True):
     """What came of one file: ``name`` on this side, ``path`` on the server, ``error`` where it failed."""
 
     verdict: Verdict
@@ -48,8 +48,7 @@ class Told:
     error: FtpyError | None = None
 
 
-@dataclass(slots=True)
-class TreeProgress:
+class TreeProgress(Struct):
     """How far a tree is; the totals grow while the tree is read, and are final when ``known``."""
 
     files: int = 0
@@ -63,8 +62,7 @@ class TreeProgress:
     """How far that one is."""
 
 
-@dataclass(slots=True)
-class TreeResult:
+class TreeResult(Struct):
     """What came of a tree; ``size`` counts the bytes of what was transferred."""
 
     files: int = 0
@@ -82,8 +80,7 @@ def _nothing(_: object) -> None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class TreeOptions:
+class TreeOptions(Struct, frozen=True):
     """How a tree is transferred.
 
     ``by_digest`` takes files for identical by their content instead of size and time; ``dry_run`` only tells;
@@ -144,26 +141,32 @@ class Tally:
 
     def tell(self, told: Told) -> None:
         """What came of one file."""
-        result, progress = self.result, self.progress
+        self.tell_all([told])
+
+    def tell_all(self, several: Iterable[Told]) -> None:
+        """What came of each of several files."""
+        result, progress, on_told = self.result, self.progress, self._options.on_told
         with self._lock:
-            match told.verdict:
-                case "sent" | "received":
-                    result.files += 1
-                    result.size += told.size
-                case "identical":
-                    result.identical += 1
-                case "link":
-                    result.links += 1
-                case "special":
-                    result.special += 1
-                case "failed":
-                    result.failed += 1
-                    if len(result.failures) < MOST_TOLD:
-                        result.failures.append(told)
-            progress.files += 1
-            progress.bytes += told.size
-            self.moved += 1 + (told.size if told.verdict in ("sent", "received") else 0)
-            self._options.on_told(told)
+            for told in several:
+                match told.verdict:
+                    case "sent" | "received":
+                        result.files += 1
+                        result.size += told.size
+                        self.moved += told.size
+                    case "identical":
+                        result.identical += 1
+                    case "link":
+                        result.links += 1
+                    case "special":
+                        result.special += 1
+                    case "failed":
+                        result.failed += 1
+                        if len(result.failures) < MOST_TOLD:
+                            result.failures.append(told)
+                progress.files += 1
+                progress.bytes += told.size
+                self.moved += 1
+                on_told(told)
             self._say()
 
     def watch(self, job: Job) -> OnProgress:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from msgspec import Struct
 
 from ftpy.client.source import local_error
 from ftpy.errors import FtpyError, InvalidPath, LocalFileError
@@ -34,8 +37,7 @@ class Found(NamedTuple):
     error: FtpyError | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+class Selection(Struct, frozen=True):
     """What of a tree is meant: gitignore's patterns, relative to the tree.
 
     With ``include`` alone only files that match are taken, with ``exclude`` all but those that match; with both,
@@ -112,21 +114,28 @@ class Walk:
     ) -> Iterator[Found]:
         try:
             with os.scandir(local) as scan:
-                entries = sorted(scan, key=lambda entry: entry.name)
+                entries = sorted(scan, key=attrgetter("name"))
         except OSError as error:
             yield Found("failed", path, local, error=local_error(local, error))
             return
         yield Found("directory", path, local, status)
-        remote = f"{path}/" if path.parts else ""
+        plain = path.admits([entry.name for entry in entries])
         for entry in entries:
             name = entry.name
             try:
-                below = RemotePath.parse(remote + name)
+                below = RemotePath((*path.parts, name)) if plain else path / name
+                regular = entry.is_file(follow_symlinks=False)
             except InvalidPath as error:
                 if not is_reserved(name):  # what is ours is nobody's file
                     yield Found("failed", RemotePath((*path.parts, name)), entry.path, error=error)
                 continue
-            yield from self._entry(entry, below, relative + name, linked=linked)
+            except OSError:
+                regular = False  # a closer look tells
+            if regular:
+                if self._filter is None or self._filter.takes_file(relative + name):
+                    yield _file(entry.path, below)
+            else:
+                yield from self._entry(entry, below, relative + name, linked=linked)
         yield Found("end", path, local, status)
 
     def _entry(self, entry: os.DirEntry[str], path: RemotePath, relative: str, *, linked: bool) -> Iterator[Found]:
@@ -138,9 +147,7 @@ class Walk:
                     status = entry.stat(follow_symlinks=False)
                     yield from self._directory(path, entry.path, f"{relative}/", status, linked=linked)
             elif self._filter is None or self._filter.takes_file(relative):
-                # On Windows a scan's own status lacks what tells two versions apart.
-                status = os.stat(entry.path, follow_symlinks=False)
-                yield Found("file" if stat.S_ISREG(status.st_mode) else "special", path, entry.path, status)
+                yield _file(entry.path, path)
         except OSError as error:
             yield Found("failed", path, entry.path, error=local_error(entry.path, error))
 
@@ -170,6 +177,16 @@ class Walk:
             yield Found("link", path, local)
 
 
+def _file(local: str, path: RemotePath) -> Found:
+    """What is neither a link nor a directory."""
+    try:
+        # On Windows a scan's own status lacks what tells two versions apart.
+        status = os.stat(local, follow_symlinks=False)
+    except OSError as error:
+        return Found("failed", path, local, error=local_error(local, error))
+    return Found("file" if stat.S_ISREG(status.st_mode) else "special", path, local, status)
+
+
 def _is_above(folder: str, path: str) -> bool:
     """Whether ``path`` is ``folder`` or below it."""
     return os.path.commonpath([folder, path]) == folder
@@ -185,18 +202,20 @@ def unnameable(root: str, target: RemotePath) -> Iterator[Found]:
     waiting = [(root, target)]
     while waiting and seen < MOST_FORESEEN:
         local, path = waiting.pop()
-        remote = f"{path}/" if path.parts else ""
         try:
             with os.scandir(local) as scan:
-                for entry in scan:
-                    seen += 1
-                    try:
-                        below = RemotePath.parse(remote + entry.name)
-                    except InvalidPath as error:
-                        if not entry.name.startswith(RESERVED_PREFIX):
-                            yield Found("failed", RemotePath((*path.parts, entry.name)), entry.path, error=error)
-                        continue
+                entries = list(itertools.islice(scan, MOST_FORESEEN - seen))
+                seen += len(entries)
+                plain = path.admits([entry.name for entry in entries])
+                for entry in entries:
+                    if not plain:
+                        try:
+                            path / entry.name
+                        except InvalidPath as error:
+                            if not entry.name.startswith(RESERVED_PREFIX):
+                                yield Found("failed", RemotePath((*path.parts, entry.name)), entry.path, error=error)
+                            continue
                     if entry.is_dir(follow_symlinks=False):
-                        waiting.append((entry.path, below))
+                        waiting.append((entry.path, RemotePath((*path.parts, entry.name))))
         except OSError:
             continue  # told when the walk comes there

@@ -24,12 +24,13 @@ from ftpy.version import __version__
 from ftpy.wire.auth import NONCE_BYTES, ServerHandshake
 from ftpy.wire.messages import Denied as DeniedMessage
 from ftpy.wire.messages import FailureReply, Hello, Limits, Proof, Request, UnknownRequest, Welcome
-from ftpy.wire.session import Side
+from ftpy.wire.session import Message, Side
 
 if TYPE_CHECKING:
     from ftpy.server.server import Server
 
 log = logging.getLogger("ftpy.server")
+_REQUESTS = (Request, UnknownRequest)
 FAREWELL_SECONDS = 1.0
 """How long a connection that is ended by us may take to read why."""
 
@@ -153,34 +154,34 @@ class RequestHandler(socketserver.BaseRequestHandler):
             audit=self.trail,
             draining=self.service.draining.is_set,
         )
-        while True:
-            if not channel.readable():
-                commits.flush()
-                self.trail.flush()
-            request = self._next_request(channel, context)
-            if request is None:
-                commits.flush()  # the peer may have ended its half only, and waits for the answers
-                channel.flush()
-                return
+        while (request := self._next_request(channel, context)) is not None:
             if isinstance(request, UnknownRequest) or not request.grouped:
                 commits.flush()  # what follows sees what was put before it, and replies keep their order
             self._answer(request, context)
+        commits.flush()  # the peer may have ended its half only, and waits for the answers
+        channel.flush()
 
     def _next_request(self, channel: Channel, context: Context) -> Request | UnknownRequest | None:
         """The next request, or None when the connection is to end: the peer left, the service drains."""
+        message = channel.receive_held() or self._await_request(channel, context)
+        if not self.is_welcome():
+            self.dismiss()
+            raise ConnectionLost("this session is over")
+        assert message is None or isinstance(message, _REQUESTS)
+        return message
+
+    def _await_request(self, channel: Channel, context: Context) -> Message | None:
+        if not channel.readable():
+            context.commits.flush()
+            self.trail.flush()
         channel.flush()
         self.waiting = not context.uploads
         try:
             if self.service.draining.is_set() and self.waiting and not channel.readable():
                 return None
-            message = channel.receive(silence_seconds=self.service.config.limits.idle_seconds)
+            return channel.receive(silence_seconds=self.service.config.limits.idle_seconds)
         finally:
             self.waiting = False
-        if not self.is_welcome():
-            self.dismiss()
-            raise ConnectionLost("this session is over")
-        assert message is None or isinstance(message, Request | UnknownRequest)
-        return message
 
     def _answer(self, request: Request | UnknownRequest, context: Context) -> None:
         channel = context.channel

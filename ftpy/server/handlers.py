@@ -44,7 +44,6 @@ from ftpy.wire.messages import (
     UploadReply,
     digest_of,
     info_to_entry,
-    trailer_of,
 )
 
 PAGE_BYTES = 48 * 1024
@@ -68,11 +67,11 @@ def _put_inline(request: PutRequest, file: NewFile, context: Context) -> None:
     if request.length > context.config.limits.inline_bytes:
         raise InvalidRequest(f"an inline put has at most {context.config.limits.inline_bytes} bytes")
     body = context.channel.receive_body()
-    sent = context.channel.receive_trailer()
-    if sent.name != request.digest:
-        raise InvalidRequest(f"the trailer's digest is {request.digest}")
     digest = KnownDigest(request.digest, hexdigest(request.digest, body))
-    if digest.hex != sent.hex:
+    other = context.channel.compare_trailer(digest.name, digest.hex)
+    if other is not None and other.name != digest.name:
+        raise InvalidRequest(f"the trailer's digest is {request.digest}")
+    if other is not None:
         raise DigestMismatch
     staged = context.storage.stage(file, body, digest)
     context.commits.add(request.id, staged, len(body), digest, compares=isinstance(file.condition, KnownDigest))
@@ -157,7 +156,7 @@ def handle_get(request: GetRequest, context: Context) -> None:
             )
         )
         digest = _send_range(reader, request.offset, length, request.digest, context)
-        context.channel.send(trailer_of(digest.name, digest.hex))
+        context.channel.send_trailer(digest.name, digest.hex)
     context.audit("get", path=str(info.path), bytes=length)
 
 

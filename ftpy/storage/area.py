@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import secrets
 from contextlib import ExitStack
 
 from ftpy.errors import PermissionDenied
@@ -53,7 +52,7 @@ class Area(Closing):
     """
 
     def __init__(self, beneath: Beneath) -> None:
-        self._token = secrets.token_hex(8)
+        self._token = os.urandom(8).hex()
         self._numbers = itertools.count()
         with ExitStack() as opened:
             self.top = opened.enter_context(_made(beneath.root, AREA))

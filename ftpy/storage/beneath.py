@@ -256,11 +256,14 @@ class Beneath(Closing):
         return at
 
 
+_NO_NAMES = frozenset(["", ".", ".."])
+
+
 def check_parts(parts: tuple[str, ...]) -> None:
     """A second look at a ``RemotePath`` that was made without ``parse``: dots and separators never reach the system.
 
     Raises OSError (EILSEQ).
     """
-    for part in parts:
-        if part in ("", ".", "..") or "/" in part or "\0" in part:
-            raise OSError(errno.EILSEQ, os.strerror(errno.EILSEQ))
+    text = "".join(parts)
+    if "/" in text or "\0" in text or not _NO_NAMES.isdisjoint(parts):
+        raise OSError(errno.EILSEQ, os.strerror(errno.EILSEQ))

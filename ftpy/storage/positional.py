@@ -7,6 +7,7 @@ import threading
 
 from ftpy.timing import DISK
 
+_POSITIONAL = hasattr(os, "preadv") and hasattr(os, "pwrite")
 _seeking = threading.Lock()
 """Where there is no positional I/O (Windows), seeking and moving bytes are two steps that threads must not mix."""
 
@@ -25,14 +26,14 @@ def read_at(fd: int, offset: int, view: memoryview) -> int:
 
 def write_at(fd: int, offset: int, view: memoryview) -> None:
     """Write all of ``view`` at ``offset``. Raises OSError."""
-    done = 0
     with DISK:
+        done = _write(fd, offset, view)
         while done < len(view):
             done += _write(fd, offset + done, view[done:])
 
 
 def _read(fd: int, offset: int, view: memoryview) -> int:
-    if hasattr(os, "preadv"):
+    if _POSITIONAL:
         return os.preadv(fd, [view], offset)
     with _seeking:
         os.lseek(fd, offset, os.SEEK_SET)
@@ -42,7 +43,7 @@ def _read(fd: int, offset: int, view: memoryview) -> int:
 
 
 def _write(fd: int, offset: int, view: memoryview) -> int:
-    if hasattr(os, "pwrite"):
+    if _POSITIONAL:
         return os.pwrite(fd, view, offset)
     with _seeking:
         os.lseek(fd, offset, os.SEEK_SET)

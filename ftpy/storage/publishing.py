@@ -129,7 +129,8 @@ class Publication(Closing):
 
     def place(self, source: Directory, name: str, path: RemotePath, condition: Condition) -> None:
         """Rename a staged file to its path, if the condition holds. Raises OSError, RequestError."""
-        into = self._directory(path.parent)
+        parent = path.parent
+        into = self._directory(parent)
         if condition is None:
             source.rename(name, into, path.name)
         elif condition == "absent":
@@ -137,7 +138,7 @@ class Publication(Closing):
         else:
             self._publisher.check(path, condition)
             source.rename(name, into, path.name)
-        self._changed[path.parent] = None
+        self._changed[parent] = None
 
     def make(self, wanted: NewDirectory) -> os.stat_result:
         """Make a directory, or give one that is there its mode and time. Raises OSError, RequestError."""

@@ -16,7 +16,7 @@ from ftpy.storage.beneath import Beneath, Directory
 from ftpy.storage.positional import read_at
 from ftpy.storage.refusals import refusal, translating
 from ftpy.storage.remembered import Remembered
-from ftpy.storage.versions import NO_DIGESTS, Digests, Version, file_info, version_of
+from ftpy.storage.versions import NO_DIGESTS, Version, digests, file_info, version_of
 
 log = logging.getLogger("ftpy.storage")
 
@@ -75,11 +75,6 @@ class LocalReader(Reader):
         return self._fd
 
 
-def digests(digest: KnownDigest) -> Digests:
-    """One digest in its place."""
-    return Digests(md5=digest.hex) if digest.name == "md5" else Digests(blake3=digest.hex)
-
-
 def listing(beneath: Beneath, remembered: Remembered, path: RemotePath, *, recursive: bool) -> Iterator[FileInfo]:
     """What is below a directory, lazily, each directory before its content. Raises RequestError.
 
@@ -124,6 +119,9 @@ def _entries(directory: Directory, remembered: Remembered) -> Iterator[FileInfo]
 
 def _legal(below: RemotePath, names: list[str], skipped: list[str]) -> Iterator[RemotePath]:
     """The paths of those names that are legal, made one by one; the others are ``skipped`` (but not our own)."""
+    if below.admits(names):
+        yield from (RemotePath((*below.parts, name)) for name in names)
+        return
     for name in names:
         try:
             yield below / name

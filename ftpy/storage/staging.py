@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from operator import attrgetter
+from typing import TYPE_CHECKING, cast
 
 from ftpy.errors import InvalidRequest, RequestError
 from ftpy.files import FileInfo
@@ -12,11 +14,16 @@ from ftpy.storage.base import KnownDigest, NewDirectory, NewFile, Staged
 from ftpy.storage.beneath import Directory
 from ftpy.storage.positional import write_at
 from ftpy.storage.publishing import Publication, Publisher, sync_all
-from ftpy.storage.reading import digests
 from ftpy.storage.refusals import refusal
-from ftpy.storage.remembered import Remembered
-from ftpy.storage.versions import Digests, Version, file_info, version_of
+from ftpy.storage.versions import Digests, Version, digests, file_info, version_of
 from ftpy.timing import DISK
+
+if TYPE_CHECKING:
+    from ftpy.storage.remembered import Remembered
+
+
+DEFAULT_MODE = 0o666
+"""Of a file that comes without one, less the umask."""
 
 
 class LocalStaged(Staged):
@@ -28,12 +35,15 @@ class LocalStaged(Staged):
         self.path, self.condition, self.digest = file.path, file.condition, digest
         self.directory, self.number, self.name = directory, number, name
         self._published = False
-        self.fd = directory.create(name)
+        self.fd = directory.create(name, DEFAULT_MODE if file.mode is None else file.mode & 0o777)
 
-    def place(self, publication: Publication) -> os.stat_result:
+    def place(self, publication: Publication) -> None:
         """Rename it to its path. Raises OSError, RequestError."""
         publication.place(self.directory, self.name, self.path, self.condition)
         self._published = True
+
+    def status(self) -> os.stat_result:
+        """What it is now."""
         return os.fstat(self.fd)
 
     def close(self) -> None:
@@ -48,17 +58,26 @@ class LocalStaged(Staged):
 class LocalStagedDirectory(Staged):
     """A directory that waits for its turn."""
 
-    __slots__ = ("number", "path", "wanted")
+    __slots__ = ("_status", "number", "path", "wanted")
 
     def __init__(self, wanted: NewDirectory, number: int) -> None:
         self.path, self.wanted, self.number = wanted.path, wanted, number
 
-    def place(self, publication: Publication) -> os.stat_result:
+    def place(self, publication: Publication) -> None:
         """Make it. Raises OSError, RequestError."""
-        return publication.make(self.wanted)
+        self._status = publication.make(self.wanted)
+
+    def status(self) -> os.stat_result:
+        """What it was when it had been made."""
+        return self._status
 
 
 LocalMember = LocalStaged | LocalStagedDirectory
+_MEMBERS = (LocalStaged, LocalStagedDirectory)
+Placed = dict[int, os.stat_result]
+"""What members of a group were as soon as they were in place, by their numbers."""
+Refused = dict[int, RequestError]
+"""Why members of a group were not published, by their numbers."""
 
 
 class SmallFiles:
@@ -66,6 +85,8 @@ class SmallFiles:
 
     def __init__(self, area: Area, publisher: Publisher, remembered: Remembered | None) -> None:
         self._area, self._publisher, self._remembered = area, publisher, remembered
+        self._creates: dict[int, bool] = {}
+        """Modes, and whether a file that is created with one has it: then the umask takes nothing away."""
 
     def stage(self, file: NewFile, data: memoryview, digest: KnownDigest) -> LocalStaged:
         """Store a small file whole, out of sight."""
@@ -76,7 +97,7 @@ class SmallFiles:
             with DISK:
                 staged = LocalStaged(file, digest, self._area.staged, *self._area.new_name())
                 write_at(staged.fd, 0, data)
-                if file.mode is not None:
+                if file.mode is not None and not self._has(staged.fd, file.mode & 0o777):
                     os.fchmod(staged.fd, file.mode & 0o777)
                 os.utime(staged.fd, ns=(file.mtime_ns, file.mtime_ns))
         except OSError as error:
@@ -85,18 +106,34 @@ class SmallFiles:
             raise refusal(error, file.path) from error
         return staged
 
+    def _has(self, fd: int, mode: int) -> bool:
+        """Whether a new file has the mode that it was created with; looked at once for each mode."""
+        found = self._creates.get(mode)
+        if found is None:
+            found = self._creates[mode] = os.fstat(fd).st_mode & 0o7777 == mode
+        return found
+
     def stage_directory(self, directory: NewDirectory) -> LocalStagedDirectory:
         """A directory to be made in its turn."""
         return LocalStagedDirectory(directory, self._area.new_name()[0])
 
     def publish(self, group: Sequence[Staged]) -> list[FileInfo | RequestError]:
-        """Publish a group: data durable, then the names, then the results."""
-        mine = [staged for staged in group if isinstance(staged, LocalMember)]
+        """Publish a group: data durable, then the names, then the results; remembers digests where that is wanted."""
+        placed: Placed = {}
+        refused = self._publish(group, placed)
+        return self._report(cast(Sequence[LocalMember], group), placed, refused)
+
+    def put_in_place(self, group: Sequence[Staged]) -> list[RequestError | None]:
+        """The same for who does not want to know what is there now: for each what failed, if anything did."""
+        refused = self._publish(group, None)
+        return [refused.get(staged.number) for staged in cast(Sequence[LocalMember], group)]
+
+    def _publish(self, group: Sequence[Staged], placed: Placed | None) -> Refused:
+        mine = [staged for staged in group if isinstance(staged, _MEMBERS)]
         if len(mine) != len(group):
             raise TypeError("a group is published by the storage that staged it")
         if not mine:
-            return []
-        placed: dict[int, os.stat_result] = {}
+            return {}
         try:
             files = [staged for staged in mine if isinstance(staged, LocalStaged)]
             refused = self._sync(files)
@@ -107,23 +144,25 @@ class SmallFiles:
             except OSError as error:
                 for staged in mine:
                     refused.setdefault(staged.number, refusal(error, staged.path))
-            return self._report(mine, placed, refused)
+            return refused
         finally:
             for staged in mine:
                 staged.close()
 
     @staticmethod
-    def _sync(group: list[LocalStaged]) -> dict[int, RequestError]:
-        """Make the data durable: by number, what failed."""
+    def _sync(group: list[LocalStaged]) -> Refused:
+        """Make the data durable: what failed."""
         if not group:
             return {}
-        oldest = min(group, key=lambda staged: staged.number)
+        oldest = min(group, key=attrgetter("number"))
         failed = sync_all([staged.fd for staged in group], oldest.fd)
+        if not failed:
+            return {}
         return {staged.number: refusal(failed[staged.fd], staged.path) for staged in group if staged.fd in failed}
 
     def _foresee(self, group: list[LocalStaged]) -> bool:
         """Whether the group compares before it swaps; what must be hashed for that is hashed before the lock."""
-        compared = [staged for staged in group if isinstance(staged.condition, KnownDigest)]
+        compared = [staged for staged in group if type(staged.condition) is KnownDigest]
         for staged in compared:
             try:
                 self._publisher.check(staged.path, staged.condition)
@@ -132,17 +171,14 @@ class SmallFiles:
         return bool(compared)
 
     @staticmethod
-    def _place(
-        publication: Publication,
-        group: Sequence[LocalMember],
-        placed: dict[int, os.stat_result],
-        refused: dict[int, RequestError],
-    ) -> None:
+    def _place(publication: Publication, group: Sequence[LocalMember], placed: Placed | None, refused: Refused) -> None:
         for staged in group:
             if staged.number in refused:
                 continue
             try:
-                placed[staged.number] = staged.place(publication)
+                staged.place(publication)
+                if placed is not None:
+                    placed[staged.number] = staged.status()
             except OSError as error:
                 refused[staged.number] = refusal(error, staged.path)
             except RequestError as error:
@@ -154,9 +190,7 @@ class SmallFiles:
                     if (reason := failed.get(where)) is not None:
                         refused.setdefault(staged.number, reason)
 
-    def _report(
-        self, group: Sequence[LocalMember], placed: dict[int, os.stat_result], refused: dict[int, RequestError]
-    ) -> list[FileInfo | RequestError]:
+    def _report(self, group: Sequence[LocalMember], placed: Placed, refused: Refused) -> list[FileInfo | RequestError]:
         """The results in order; the digests of what is published are remembered in one transaction."""
         results: list[FileInfo | RequestError] = []
         known: list[tuple[Version, Digests]] = []

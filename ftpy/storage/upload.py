@@ -32,12 +32,11 @@ from ftpy.storage.partbook import PartBook
 from ftpy.storage.partwriting import LocalPartWriter
 from ftpy.storage.positional import read_at, write_at
 from ftpy.storage.publishing import Publisher
-from ftpy.storage.reading import digests
 from ftpy.storage.refusals import refusal, translating
 from ftpy.storage.remembered import Remembered
 from ftpy.storage.syncing import Syncing
 from ftpy.storage.uploadfiles import UploadFiles
-from ftpy.storage.versions import file_info, version_of
+from ftpy.storage.versions import digests, file_info, version_of
 
 log = logging.getLogger("ftpy.storage")
 

@@ -9,6 +9,7 @@ import struct
 from typing import NamedTuple
 
 from ftpy.files import FileInfo, FileType, RemotePath
+from ftpy.storage.base import KnownDigest
 
 _UNSIGNED = 2**64 - 1
 _PACKED = struct.Struct("<QQQqq")
@@ -44,6 +45,11 @@ class Digests(NamedTuple):
 
 
 NO_DIGESTS = Digests()
+
+
+def digests(digest: KnownDigest) -> Digests:
+    """One digest in its place."""
+    return Digests(digest.hex) if digest.name == "md5" else Digests(None, digest.hex)
 
 
 def file_info(

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from ftpy import timing
+from ftpy.digests import DigestName, PartDigestName
 from ftpy.errors import ConnectionLost, ProtocolError
 from ftpy.transport.stream import Stream
 from ftpy.wire.messages import ProgressReply, Trailer
@@ -41,6 +42,12 @@ class Channel:
         self._out_bytes += len(data)
         if self._out_bytes > JOIN_BYTES:
             self.flush()
+
+    def send_trailer(self, name: DigestName | PartDigestName, value: str) -> None:
+        """Queue the trailer behind a body: its digest."""
+        data = self.session.send_trailer(name, value)
+        self._out.append(data)
+        self._out_bytes += len(data)
 
     def send_body(self, view: bytes | memoryview) -> None:
         """Send a piece of the body that the last header announced."""
@@ -87,8 +94,16 @@ class Channel:
 
     def receive_raw(self, *, silence_seconds: float | None = None) -> bytes | None:
         """The next header's bytes, which the handshake hashes; hand them to ``session.receive``."""
+        limit = self.session.header_limit
+        if (header := self.stream.held_header(limit)) is not None:
+            return header  # what is queued can wait: we do not
         self.flush()
-        return self.stream.receive_header(self.session.header_limit, silence_seconds=silence_seconds)
+        return self.stream.receive_header(limit, silence_seconds=silence_seconds)
+
+    def receive_held(self) -> Message | None:
+        """The next message if all of it is here already."""
+        header = self.stream.held_header(self.session.header_limit)
+        return None if header is None else self.session.receive(header)
 
     def receive_into(self, view: memoryview) -> None:
         """Fill ``view`` with body bytes; a slow sender is told meanwhile that we are still there."""
@@ -111,13 +126,20 @@ class Channel:
 
     def receive_trailer(self) -> Trailer:
         """The trailer that follows a body. Raises ConnectionLost at end of stream."""
-        header = self.stream.receive_header(self.session.header_limit)
-        if header is None:
-            raise ConnectionLost("the connection ended before a trailer")
-        message = self.session.receive(header)
+        message = self.session.receive(self._trailer_bytes())
         if not isinstance(message, Trailer):
             raise ProtocolError("a trailer is due")
         return message
+
+    def compare_trailer(self, name: DigestName | PartDigestName, value: str) -> Trailer | None:
+        """Receive the trailer that follows a body: None where it is this digest, else the trailer."""
+        return self.session.receive_trailer(self._trailer_bytes(), name, value)
+
+    def _trailer_bytes(self) -> bytes:
+        header = self.stream.receive_header(self.session.header_limit)
+        if header is None:
+            raise ConnectionLost("the connection ended before a trailer")
+        return header
 
     def skip_body(self) -> None:
         """Read and drop what is left of a body and its trailer, so that the next frame can be found."""

@@ -11,7 +11,6 @@ import math
 import os
 import select
 import socket
-import ssl
 import struct
 import sys
 import time
@@ -23,7 +22,7 @@ from ftpy.timing import Activity, Moving
 from ftpy.transport.deadline import Deadline
 from ftpy.transport.kernel import LineTimes, line_times
 from ftpy.transport.pace import Pace
-from ftpy.wire.framing import FrameBuffer
+from ftpy.wire.framing import HEADER_BYTES, FrameBuffer
 
 TLS_SEND_BYTES = 256 * 1024
 """Bytes handed to one TLS send, which is all or nothing: this bounds what must move within the silence limit."""
@@ -48,9 +47,9 @@ def _translated() -> Iterator[None]:
         yield
     except (TimeoutError, BlockingIOError):
         raise Stalled from None
-    except ssl.SSLError as error:
-        raise ConnectionLost(f"the encrypted connection failed: {error.reason or error}") from error
     except (OSError, ValueError) as error:  # ValueError: an SSL socket that another thread shut down
+        if isinstance(error, OSError) and hasattr(error, "reason"):  # an SSLError
+            raise ConnectionLost(f"the encrypted connection failed: {error.reason or error}") from error
         raise ConnectionLost(f"the connection was lost: {getattr(error, 'strerror', None) or error}") from error
 
 
@@ -65,7 +64,7 @@ class Stream:
         self, sock: socket.socket, *, silence_seconds: float, listens: bool = False, pace: Pace | None = None
     ) -> None:
         self._sock = sock
-        self._tls = isinstance(sock, ssl.SSLSocket)
+        self._tls = hasattr(sock, "selected_alpn_protocol")  # an SSLSocket; ssl is only imported where it is used
         self._listens = listens
         self._pace = pace
         self._most = pace.slice_bytes if pace else sys.maxsize
@@ -167,6 +166,14 @@ class Stream:
             return True
         with _translated():
             return _readable(self._sock)
+
+    def held_header(self, limit: int) -> bytes | None:
+        """The next header if all of it is here already."""
+        return self._buffer.next_header(limit)
+
+    def holds_header(self) -> bool:
+        """Whether all of the next header is here already."""
+        return self._buffer.holds(0, HEADER_BYTES)
 
     def receive_header(self, limit: int, *, silence_seconds: float | None = None) -> bytes | None:
         """The next header, or None where the peer ended the stream between two frames.

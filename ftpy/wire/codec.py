@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import re
 from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
 
+from ftpy.digests import DigestName, PartDigestName
 from ftpy.errors import ProtocolError
 from ftpy.wire.messages import (
     VERBS,
@@ -71,6 +70,11 @@ encode = _encoder.encode
 """A message as the bytes of a header."""
 
 
+def trailer_header(name: DigestName | PartDigestName, value: str) -> bytes:
+    """The header of a trailer, as ``encode`` spells it."""
+    return f'{{"{name}":"{value}"}}'.encode()
+
+
 def decode(header: bytes, kind: type[T]) -> T:
     """The header as a ``kind`` (a struct, or a union of tagged ones). Raises ProtocolError."""
     decoder = _decoders.get(kind)
@@ -107,8 +111,11 @@ def decode_reply(header: bytes, kind: type[Reply]) -> AnyReply:
     decoder = _decoders.get(kind)
     if decoder is not None:
         # At one glance, what nearly all replies are: a good one, spelt as we would spell it.
-        with contextlib.suppress(*_MALFORMED):
+        try:
             message: Reply = decoder.decode(header)
+        except _MALFORMED:
+            pass  # told below
+        else:
             if message.ok and _encoder.encode(message) == header:
                 return message
     outcome = _strictly(_outcome, header, check=False)
@@ -132,6 +139,8 @@ def _strictly(decoder: msgspec.json.Decoder[T], header: bytes, *, check: bool = 
 
 def _refuse_ambiguity(header: bytes) -> None:
     """Refuse what two readers could read differently: a field that comes twice, a number with a fraction."""
+
+    import json  # here: hardly any header comes so far
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         fields = dict(pairs)

@@ -10,6 +10,7 @@ import enum
 from collections import deque
 from typing import Any
 
+from ftpy.digests import DigestName, PartDigestName
 from ftpy.errors import ProtocolError
 from ftpy.wire import codec, messages
 from ftpy.wire.framing import HANDSHAKE_HEADER_BYTES, HEADER_BYTES, frame
@@ -80,6 +81,17 @@ NEXT_LANE: dict[tuple[Lane, bool], Lane] = {
 }
 """(what was carried, whether body bytes are due after it) -> what comes next."""
 
+# Looked up for every message: a table's rows and an enum's members by names of their own.
+_HEADER, _BODY, _TRAILER = Lane
+_BEGIN_BODY, _END_BODY, _END_TRAILER = (
+    NEXT_LANE[Lane.HEADER, True],
+    NEXT_LANE[Lane.BODY, False],
+    NEXT_LANE[Lane.TRAILER, False],
+)
+_OPEN, _CLIENT = State.OPEN, Side.CLIENT
+
+_REPLIES = (Reply, ProgressReply, FailureReply)
+
 Message = Handshake | Request | UnknownRequest | AnyReply | Trailer
 
 
@@ -96,15 +108,14 @@ class _Direction:
     def header(self, body_length: int | None) -> None:
         if body_length is not None:
             self.due = self.length = body_length
-            self.lane = NEXT_LANE[Lane.HEADER, True]
-            self.body(0)
+            self.lane = _BEGIN_BODY if body_length else _END_BODY
 
     def body(self, count: int) -> None:
         if count > self.due:
             raise ProtocolError(f"{count} body bytes where {self.due} are due")
         self.due -= count
-        if self.lane is Lane.BODY:
-            self.lane = NEXT_LANE[Lane.BODY, self.due > 0]
+        if not self.due and self.lane is _BODY:
+            self.lane = _END_BODY
 
     @property
     def done(self) -> int:
@@ -114,15 +125,24 @@ class _Direction:
     @property
     def between_frames(self) -> bool:
         """Whether a header is what comes next."""
-        return self.lane is Lane.HEADER
+        return self.lane is _HEADER
 
     @property
     def awaits_trailer(self) -> bool:
         """Whether the body is complete but not its trailer."""
-        return self.lane is Lane.TRAILER
+        return self.lane is _TRAILER
 
     def trailer(self) -> None:
-        self.lane = NEXT_LANE[Lane.TRAILER, False]
+        if self.lane is not _TRAILER:
+            raise ProtocolError("a trailer without a body" if self.lane is _HEADER else self._unfinished())
+        self.lane = _END_TRAILER
+
+    def check_header(self) -> None:
+        if self.lane is not _HEADER:
+            raise ProtocolError("a trailer is due" if self.lane is _TRAILER else self._unfinished())
+
+    def _unfinished(self) -> str:
+        return f"a header where {self.due} body bytes are due"
 
 
 class Session:
@@ -141,7 +161,7 @@ class Session:
     @property
     def header_limit(self) -> int:
         """Longest header acceptable now, bytes."""
-        return HEADER_BYTES if self.state is State.OPEN else HANDSHAKE_HEADER_BYTES
+        return HEADER_BYTES if self.state is _OPEN else HANDSHAKE_HEADER_BYTES
 
     @property
     def pending(self) -> int:
@@ -167,6 +187,21 @@ class Session:
         self._step(self.own, message)
         return frame(header)
 
+    def send_trailer(self, name: DigestName | PartDigestName, value: str) -> bytes:
+        """Say the trailer with this digest: the frame to put on the wire."""
+        self.outgoing.trailer()
+        return frame(codec.trailer_header(name, value))
+
+    def receive_trailer(self, header: bytes, name: DigestName | PartDigestName, value: str) -> Trailer | None:
+        """Hear the header of a trailer and compare: None where it is this digest, else the trailer."""
+        if header == codec.trailer_header(name, value):  # at one glance, what nearly all are
+            self.incoming.trailer()
+            return None
+        message = self.receive(header)
+        if not isinstance(message, Trailer):
+            raise ProtocolError("a trailer is due")
+        return None if (message.name, message.hex) == (name, value) else message
+
     def receive(self, header: bytes) -> Message:
         """Hear a header: the message that it is."""
         message = self._decode(header)
@@ -174,10 +209,10 @@ class Session:
         return message
 
     def _decode(self, header: bytes) -> Message:
-        if self.incoming.lane is Lane.TRAILER:
+        if self.incoming.lane is _TRAILER:
             return codec.decode(header, Trailer)
-        if self.state is State.OPEN:
-            if self.peer is Side.CLIENT:
+        if self.state is _OPEN:
+            if self.peer is _CLIENT:
                 return codec.decode_request(header)
             kind = self._pending[0][1] if self._pending else Reply
             return codec.decode_reply(header, kind)
@@ -185,34 +220,32 @@ class Session:
 
     def _step(self, side: Side, message: Message) -> None:
         direction = self._directions[side]
-        if direction.lane is Lane.BODY:
-            raise ProtocolError(f"a header where {direction.due} body bytes are due")
-        if isinstance(message, Trailer):
-            if direction.lane is not Lane.TRAILER:
-                raise ProtocolError("a trailer without a body")
+        if type(message) is Trailer:
             direction.trailer()
             return
-        if direction.lane is Lane.TRAILER:
-            raise ProtocolError("a trailer is due")
-        if self._ends(side, message):
-            self.state = State.CLOSED
-        elif self.state is not State.OPEN:
-            after = HANDSHAKE.get((self.state, side, type(message)))
-            if after is None:
-                raise ProtocolError(f"a {type(message).__name__} of the {side.value}: {self.state.value}")
-            self.state = after
-            if isinstance(message, Welcome):
-                self._most_pending = message.limits.requests
-        elif side is Side.CLIENT:
+        direction.check_header()
+        if self.state is _OPEN and side is _CLIENT:
             self._request(message, direction)
-        else:
+        elif self._ends(side, message):
+            self.state = State.CLOSED
+        elif self.state is _OPEN:
             self._reply(message, direction)
+        else:
+            self._shake_hands(side, message)
+
+    def _shake_hands(self, side: Side, message: Message) -> None:
+        after = HANDSHAKE.get((self.state, side, type(message)))
+        if after is None:
+            raise ProtocolError(f"a {type(message).__name__} of the {side.value}: {self.state.value}")
+        self.state = after
+        if isinstance(message, Welcome):
+            self._most_pending = message.limits.requests
 
     def _ends(self, side: Side, message: Message) -> bool:
         """Whether this is the server's last word: a failure that speaks of the connection."""
-        if side is Side.CLIENT or self.state is State.CLOSED:
+        if type(message) is not FailureReply or side is _CLIENT or self.state is State.CLOSED:
             return False
-        return isinstance(message, FailureReply) and message.id == 0
+        return message.id == 0
 
     def _request(self, message: Message, direction: _Direction) -> None:
         if len(self._pending) >= self._most_pending:
@@ -226,7 +259,7 @@ class Session:
         direction.header(message.body_length)
 
     def _reply(self, message: Message, direction: _Direction) -> None:
-        if not isinstance(message, Reply | ProgressReply | FailureReply):
+        if not isinstance(message, _REPLIES):
             raise ProtocolError(f"a {type(message).__name__} is not a reply")
         if not self._pending:
             raise ProtocolError("a reply that nobody asked for")
@@ -234,10 +267,10 @@ class Session:
         if message.id != due:
             raise ProtocolError(f"a reply to {message.id} where {due} is due")
         # A bare Reply stands for the answer to a verb that is not understood, of which there is no good one.
-        if isinstance(message, Reply) and (type(message) is not kind or kind is Reply):
+        if (type(message) is not kind or kind is Reply) and isinstance(message, Reply):
             raise ProtocolError(f"a {type(message).__name__} where a {kind.__name__} is due")
         if message.last:
-            if len(self._pending) == 1 and not self._directions[Side.CLIENT].between_frames:
+            if len(self._pending) == 1 and not self._directions[_CLIENT].between_frames:
                 raise ProtocolError("a reply before its request's body has ended")
             self._pending.popleft()
         direction.header(message.body_length)

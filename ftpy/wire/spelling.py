@@ -43,6 +43,8 @@ def wire_to_path(text: str, text_b64: str | None) -> RemotePath:
 def path_to_wire(path: RemotePath, field: str = "path") -> dict[str, Any]:
     """The fields that spell ``path``: as it is, or ``_b64`` for a name that is not UTF-8."""
     text = str(path)
+    if text.isascii():
+        return {field: text}
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

@@ -453,6 +453,8 @@ def test_a_listing_without_end_is_given_up_before_it_fills_the_disk(
             assert MIB <= endless_one._spooled_bytes < 2 * MIB
             with pytest.raises(LocalFileError, match="TMPDIR"):
                 list(endless_one)
+        assert not client._connected().in_step  # whoever worked on it closes it
+        client.close()
         assert client.stat("tree").type == "directory"
 
 

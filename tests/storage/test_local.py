@@ -286,6 +286,19 @@ def test_staging_area_that_is_a_symlink_is_refused(root: Path, tmp_path: Path, d
     assert os.listdir(tmp_path / "elsewhere") == []
 
 
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o777])
+def test_mode_is_the_one_that_was_asked_for_whatever_the_umask(local: LocalStorage, root: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        for mode in (0o644, 0o644, 0o666, 0o666, 0o600, 0o444, 0o000):
+            file = NewFile(path(f"{mode:o}"), 1, 0, mode)
+            (stored,) = local.publish([local.stage(file, memoryview(b"x"), digest(b"x"))])
+            assert isinstance(stored, FileInfo) and stored.mode == mode
+            assert stat.S_IMODE((root / f"{mode:o}").stat().st_mode) == mode
+    finally:
+        os.umask(before)
+
+
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
 def test_default_mode_is_that_of_any_new_file(local: LocalStorage, root: Path, umask: int, mode: int) -> None:
     (root / "small").write_bytes(b"old")

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from ftpy.client.client import Client
 from ftpy.config.client import Profile, Transfer
@@ -174,7 +174,7 @@ class Daemon:
         assert self.process is not None
         return self.process.wait(seconds)
 
-    def __enter__(self) -> Daemon:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -209,11 +209,11 @@ class LongLine:
     def __init__(self, sink: socket.socket, fault: Fault) -> None:
         self._sink, self._fault = sink, fault
         self._changed = threading.Condition()
-        self._under_way: deque[tuple[float, bytes]] = deque()
+        self._under_way: deque[tuple[float, bytearray]] = deque()
         self._bytes = 0
         self._broken = False
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytearray) -> None:
         """Send on; returns when there is room for more."""
         with self._changed:
             self._under_way.append((time.monotonic() + self._fault.delay_seconds, data))
@@ -358,7 +358,7 @@ class Proxy:
         for thread in self._threads:
             thread.join(5)
 
-    def __enter__(self) -> Proxy:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -9,6 +9,7 @@ import ssl
 import threading
 import time
 from dataclasses import dataclass, field
+from typing import Self
 
 from ftpy.client.connection import Connection
 from ftpy.config.addresses import parse_address
@@ -56,7 +57,7 @@ class Attackers:
         self._dripper = threading.Thread(target=self._drip, name="dripper")
         self._dripper.start()
 
-    def __enter__(self) -> Attackers:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

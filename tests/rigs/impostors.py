@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from ftpy.config.addresses import parse_address
 from ftpy.config.client import Profile
@@ -77,7 +77,7 @@ class Listener:
         self._thread = threading.Thread(target=self._run, name="impostor")
         self._thread.start()
 
-    def __enter__(self) -> Listener:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -20,6 +20,7 @@ from ftpy.client.client import Client
 from ftpy.client.parts import BYTES_IN_FLIGHT
 from ftpy.config.client import Transfer
 from ftpy.errors import FtpyError
+from ftpy.files import FileInfo
 from ftpy.storage.base import PART_BYTES
 from ftpy.storage.journal import parse
 from tests.rigs.processes import MIB, SERVED_SECONDS, Meter, ProcessHost, Usage, kill, outcome, until, write_noise
@@ -170,14 +171,14 @@ def check_served(host: ProcessHost, book: Book, report: Report, since: float) ->
     _check_listing(listed, book, report)
 
 
-def _check_listing(listed: dict[str, object], book: Book, report: Report) -> None:
+def _check_listing(listed: dict[str, FileInfo], book: Book, report: Report) -> None:
     truths = book.copy()
     for path, truth in truths.items():
         if truth.acknowledged is not None and path not in listed:
             report.violations.append(f"{path} was acknowledged and is not listed")
     for path, info in listed.items():
         sizes = [version.size for version in truths.get(path, Truth()).allowed]
-        if getattr(info, "type", "") == "file" and getattr(info, "size", -1) not in sizes:
+        if info.type == "file" and info.size not in sizes:
             report.violations.append(f"{path} is listed, unfinished or never put: {info}")
 
 

@@ -103,7 +103,7 @@ VERBS = ("put", "put in parts", "get", "ls", "ls below", "stat", "digest")
 WRITES = frozenset({"put", "put in parts"})
 
 
-def ask_about(peer: RawPeer, verb: str, data: bytes, **path: str) -> Answer:
+def ask_about(peer: RawPeer, verb: str, data: bytes, **path: Any) -> Answer:
     """Ask one of VERBS about a path, given as ``path`` or ``path_b64``; what is put is ``data``, not empty."""
     match verb:
         case "put":

@@ -13,6 +13,7 @@ from ftpy.client.connection import Connection
 from ftpy.config.client import Profile
 from ftpy.errors import ConnectionFailed, Denied, FtpyError, ServerNotTrusted
 from ftpy.server.accounts import Accounts
+from ftpy.wire import auth
 from ftpy.wire.framing import frame
 from ftpy.wire.spelling import b64encode
 from tests.rig import FAST, Host, running
@@ -203,10 +204,8 @@ def test_the_man_in_the_middle_would_pass_if_proofs_were_not_bound(
     tls_host: Host, identity: Identity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control: with the certificate left out of the transcript the same man reads the listing's request."""
-    transcript = impostors.auth.transcript
-    monkeypatch.setattr(
-        impostors.auth, "transcript", lambda channel, *said: transcript(impostors.auth.Channel(b"same"), *said)
-    )
+    transcript = auth.transcript
+    monkeypatch.setattr(auth, "transcript", lambda channel, *said: transcript(auth.Channel(b"same"), *said))
     with Middle(identity, tls_host.address) as middle:
         profile = changed(tls_host.profile(address=middle.address), certificate_sha256=identity.pin.hex())
         with pytest.raises(AssertionError, match="the client trusted it"):

@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -115,7 +115,7 @@ def spellings(text: str) -> list[dict[str, str]]:
     return said
 
 
-AIMED = {
+AIMED: dict[str, Callable[[World], str]] = {
     "absolute canary": lambda world: str(world.top / "canary"),
     "dots to the canary": lambda world: "../../canary",
     "dots to the host": lambda world: "../canary",

@@ -36,6 +36,8 @@ from ftpy.files import FileInfo, RemotePath, display
 from ftpy.storage.base import Condition, KnownDigest
 from ftpy.transport.pace import Pace
 from ftpy.wire.messages import (
+    AbortReply,
+    AbortRequest,
     DigestReply,
     DigestRequest,
     LsReply,
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from ftpy.client.explaining import Explanation, Ledger
     from ftpy.client.listing import Listing
     from ftpy.client.putting import FilePut
+    from ftpy.client.streamput import StreamPut
     from ftpy.client.treeget import TreeGet
     from ftpy.client.treeput import TreePut
 
@@ -196,14 +199,12 @@ class Client:
             from ftpy.client.streamput import StreamPut
 
             stream = StreamPut(wanted, source)
-            return self._persist(stream.attempt, lambda: stream.stored_bytes)
+            with self._dropped_if_refused(stream):
+                return self._persist(stream.attempt, lambda: stream.stored_bytes)
         with Source(os.fspath(source), wanted.digest) as opened:
             transfer = FilePut(wanted, opened)
-            try:
+            with self._dropped_if_refused(transfer):
                 return self._put_file(transfer)
-            except (LocalFileError, *FINAL):
-                self._abandon(transfer)
-                raise
 
     def _put_file(self, transfer: FilePut) -> Stored:
         try:
@@ -216,12 +217,21 @@ class Client:
             transfer.start_over()
             return transfer.send(self._streams)
 
-    def _abandon(self, transfer: FilePut) -> None:
-        """Drop what the server holds of a file that is no longer that file; it would expire, but why wait."""
-        if not transfer.begun:
+    @contextlib.contextmanager
+    def _dropped_if_refused(self, transfer: FilePut | StreamPut) -> Iterator[None]:
+        """What the server holds of a put that will never end well is dropped; it would expire, but why wait."""
+        try:
+            yield
+        except (LocalFileError, *FINAL):
+            self._drop(transfer)
+            raise
+
+    def _drop(self, transfer: FilePut | StreamPut) -> None:
+        if transfer.upload is None:
             return
         try:
-            transfer.abandon(self._connected())
+            connection = self._connected()
+            connection.call(AbortRequest(id=connection.next_id(), upload=transfer.upload), AbortReply)
         except UnknownUpload:
             return  # the server has dropped it itself
         except (ConnectionFailed, RequestError) as error:
@@ -330,12 +340,14 @@ class Client:
         from ftpy.client.listing import Listing
 
         connection = self._connected()
-        with Listing(where, connection, self._another) as listing:
-            if not listing.wait(LISTING_ROUND_TRIPS * connection.round_trip_seconds):
-                self._line.take()  # it is the listing's until that is through
-            yield listing
-        if self._line.connection is not connection:
-            connection.close()
+        try:
+            with Listing(where, connection, self._another) as listing:
+                if not listing.wait(LISTING_ROUND_TRIPS * connection.round_trip_seconds):
+                    self._line.take()  # it is the listing's until that is through
+                yield listing
+        finally:
+            if self._line.connection is not connection:
+                connection.close()
 
     # ---- ls, stat, digest
 

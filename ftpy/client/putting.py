@@ -27,8 +27,6 @@ from ftpy.files import RemotePath
 from ftpy.storage.base import Condition, KnownDigest
 from ftpy.wire.messages import (
     MOST_PARTS,
-    AbortReply,
-    AbortRequest,
     CommitRequest,
     DigestReply,
     DigestRequest,
@@ -232,14 +230,9 @@ class FilePut:
         self._source.close()
 
     @property
-    def begun(self) -> bool:
-        """Whether the server holds an upload of it."""
-        return self._parts is not None
-
-    def abandon(self, connection: Connection) -> None:
-        """Drop what the server holds of a file that is no longer that file."""
-        assert self._parts is not None
-        connection.call(AbortRequest(id=connection.next_id(), upload=self._parts.upload), AbortReply)
+    def upload(self) -> str | None:
+        """What the server holds of it."""
+        return self._parts.upload if self._parts is not None else None
 
     def _say(self, phase: Any, done: int) -> None:
         self._put.on_progress(Progress(phase, done, self._source.size))

@@ -40,6 +40,11 @@ class StreamPut:
         self._commit_unanswered = False
         self.stored_bytes = 0
 
+    @property
+    def upload(self) -> str | None:
+        """What the server holds of it."""
+        return self._upload.upload if self._upload is not None else None
+
     def attempt(self, connection: Connection) -> Stored:
         """Go on where the last connection ended."""
         put = self._put

@@ -127,9 +127,11 @@ def test_put_if_absent_refuses_when_another_made_the_same_file_while_the_connect
     ],
     ids=["absent", "known", "folder"],
 )
+@pytest.mark.parametrize("opened", [False, True], ids=["file", "stream"])
 def test_put_leaves_no_upload_when_its_commit_is_refused_for_good(
     plain_host: Host,
     tmp_path: Path,
+    opened: bool,
     condition: Condition,
     meddle: Callable[[Path], object],
     refusal: type[RequestError],
@@ -141,14 +143,15 @@ def test_put_leaves_no_upload_when_its_commit_is_refused_for_good(
     held: list[list[str]] = []
 
     def on_progress(progress: Progress) -> None:
-        if progress.phase == "verifying" and not held:
+        if (progress.phase == "verifying" or progress.done == 9 * MIB) and not held:
             held.append(plain_host.uploads)
             meddle(target)
 
     said: list[str] = []
-    with plain_host.client(notify=said.append) as client:
+    with plain_host.client(notify=said.append) as client, open(tmp_path / "source", "rb") as stream:
         with pytest.raises(refusal):
-            client.put(tmp_path / "source", "x", condition=condition, on_progress=on_progress)
+            source = stream if opened else tmp_path / "source"
+            client.put(source, "x", condition=condition, on_progress=on_progress)
         assert len(held[0]) == 1 and plain_host.uploads == [] and said == []
         assert target.is_dir() or target.read_bytes() == b"theirs"
 

@@ -51,7 +51,7 @@ def partials(folder: Path) -> list[str]:
 def cut_off(host: Host, *, up: int | None = None, down: int | None = None) -> Iterator[Client]:
     """A client that loses its only connection after that many bytes to the server or from it."""
     faults = tuple(Fault() if after is None else Fault("cut", after) for after in (up, down))
-    once = Transfer(stall_seconds=5, connect_seconds=5, retries=0)
+    once = Transfer(stall_seconds=5, connect_seconds=5, retries=0, streams=1)
     with (
         Proxy(host.address, faults) as proxy,
         pytest.raises(ConnectionLost),

@@ -246,6 +246,7 @@ class TreeGet:
                 group.due += job.size
                 while len(left) % LOOK_EVERY == 0 and flying and connection.readable():
                     self._take_reply(connection, flying, group)
+            connection.channel.flush()  # the server may begin, whatever else is found to do here
         finally:
             self.work.give_back(left)
 

@@ -88,11 +88,15 @@ def _open_beneath(fd: int, path: bytes, how: int) -> int:
     return opened
 
 
+def _encoded(name: str) -> bytes:
+    return name.encode() if name.isascii() else os.fsencode(name)
+
+
 def rename_with(flags: int, from_fd: int, name: str, to_fd: int, new: str) -> None:
     """renameat2(2). ENOSYS or EINVAL where the system or its file system has none."""
     if _renameat2 is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-    if _renameat2(from_fd, os.fsencode(name), to_fd, os.fsencode(new), flags) < 0:
+    if _renameat2(from_fd, _encoded(name), to_fd, _encoded(new), flags) < 0:
         raise _failure()
 
 

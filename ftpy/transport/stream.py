@@ -61,6 +61,8 @@ class Stream:
         self._tls = hasattr(sock, "selected_alpn_protocol")  # an SSLSocket; ssl is only imported where it is used
         self._listens = listens
         self._buffer = FrameBuffer(HEARD_BYTES) if listens else FrameBuffer()
+        self.held_header = self._buffer.next_header
+        """The next header of at most so many bytes, if all of it is here already."""
         self._silence = silence_seconds
         self._deadline: Deadline | None = None
         self._armed: dict[int, float] = {}
@@ -148,10 +150,6 @@ class Stream:
             return True
         with _translated():
             return _readable(self._sock)
-
-    def held_header(self, limit: int) -> bytes | None:
-        """The next header if all of it is here already."""
-        return self._buffer.next_header(limit)
 
     def holds_header(self) -> bool:
         """Whether all of the next header is here already."""

@@ -16,8 +16,6 @@ from ftpy.files import display
 
 INTERNAL_ERROR = 70
 """A defect of ours (EX_SOFTWARE of sysexits.h)."""
-GARBAGE_THRESHOLD = 50_000
-"""Objects between two looks for circles of garbage: trees make many objects and no circles, and a look costs time."""
 INTERRUPTED = 130
 """128 + SIGINT, as shells say it."""
 OUTPUT_CLOSED = 141
@@ -48,7 +46,6 @@ def run_main(command: click.Command, name: str) -> NoReturn:
 
     Its return value is the exit code where it is a number; an error is one line on standard error.
     """
-    gc.set_threshold(GARBAGE_THRESHOLD)
     try:
         _complete(command, name)
         with command.make_context(name, sys.argv[1:]) as context:

@@ -35,6 +35,8 @@ class Landing(Closing):
 
     def __init__(self, target: str, *, dry_run: bool = False) -> None:
         self.target = target
+        self._named: tuple[tuple[str, ...], str] = (), os.path.join(target, "")
+        """The folder that was last asked for the name of something in it, and its own."""
         with ExitStack() as opened:
             try:
                 if not dry_run:
@@ -77,7 +79,12 @@ class Landing(Closing):
 
     def name(self, path: RemotePath) -> str:
         """What ``path`` is called on this side."""
-        return os.path.join(self.target, *path.parts)
+        folder, where = self._named
+        if path.parts[:-1] != folder:
+            folder = path.parts[:-1]
+            where = os.path.join(self.target, *folder, "")
+            self._named = folder, where
+        return where + path.name if path.parts else self.target
 
     def lstat(self, path: RemotePath) -> os.stat_result | None:
         """What is there; None where nothing is. Raises LocalFileError."""

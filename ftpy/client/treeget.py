@@ -217,7 +217,7 @@ class TreeGet:
                     self._fetch_large(connection, batch)
                 elif batch is None:
                     if flying:
-                        self._take_reply(connection, flying, group)
+                        self._take_replies(connection, flying, group)
                     elif group:
                         group.publish()
                     else:
@@ -236,7 +236,7 @@ class TreeGet:
         try:
             while left:
                 while len(flying) >= most or group.due > MOST_BYTES_IN_FLIGHT:
-                    self._take_reply(connection, flying, group)
+                    self._take_replies(connection, flying, group)
                 job = left[0]
                 fields = path_to_wire(job.path)
                 connection.channel.send(
@@ -244,10 +244,17 @@ class TreeGet:
                 )
                 flying.append(left.popleft())
                 group.due += job.size
-                while len(left) % LOOK_EVERY == 0 and flying and connection.readable():
-                    self._take_reply(connection, flying, group)
+                if len(left) % LOOK_EVERY == 0 and connection.readable():
+                    self._take_replies(connection, flying, group)
+            connection.channel.flush()  # the server may begin, whatever else is found to do here
         finally:
             self.work.give_back(left)
+
+    def _take_replies(self, connection: Connection, flying: deque[FileJob], group: _Group) -> None:
+        """The next file, and those that have come with it."""
+        self._take_reply(connection, flying, group)
+        while flying and connection.holds_reply():
+            self._take_reply(connection, flying, group)
 
     def _take_reply(self, connection: Connection, flying: deque[FileJob], group: _Group) -> None:
         """The next file: verified and staged, or told why not."""
@@ -285,9 +292,9 @@ class TreeGet:
         else:
             self._fail(job, DigestMismatch("the bytes that arrived are not the bytes that the server knows of"))
 
-    def _succeed(self, job: FileJob) -> None:
-        self.work.done()
-        self.tally.tell(Told("received", job.path, job.name, job.size))
+    def _succeed(self, jobs: list[FileJob]) -> None:
+        self.work.done(len(jobs))
+        self.tally.tell_all([Told("received", job.path, job.name, job.size) for job in jobs])
 
     def _fail(self, job: FileJob, error: FtpyError) -> None:
         self.work.done()
@@ -386,10 +393,11 @@ class _Group:
         if not group:
             return
         failed = self._tree._landing.publish([staged for _, staged in group])
+        self._tree._succeed([job for (job, _), error in zip(group, failed, strict=True) if error is None])
         for (job, _), error in zip(group, failed, strict=True):
             if error is None:
-                self._tree._succeed(job)
-            elif _other_file_system(error):
+                continue
+            if _other_file_system(error):
                 job.alone = True  # a mount point below the folder: staged beside its place it can be renamed
                 self._tree.work.give_back([job])
             else:

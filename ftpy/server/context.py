@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 
 from ftpy.config.server import ServerConfig
 from ftpy.errors import Busy, RequestError, ShuttingDown
@@ -27,6 +29,10 @@ MOST_UPLOADS = 64
 """Most uploads that one connection holds open: each costs two descriptors and up to two threads."""
 
 
+_Member = tuple[int, Staged, KnownDigest | None]
+"""The request that brought it, what is staged, and the digest unless it is a folder."""
+
+
 def failure(request_id: int, error: RequestError) -> FailureReply:
     """The reply that carries ``error``; only its own code and message, never a cause."""
     return FailureReply(id=request_id, error=error.code, message=str(error)[:1024])
@@ -37,7 +43,7 @@ class Commits:
 
     def __init__(self, storage: Storage, channel: Channel, audit: Trail) -> None:
         self._storage, self._channel, self._audit = storage, channel, audit
-        self._group: list[tuple[int, Staged, KnownDigest | None]] = []
+        self._group: list[_Member] = []
         self._bytes = 0
         self._compares = False
 
@@ -73,12 +79,8 @@ class Commits:
 
         def publish() -> list[FileInfo | RequestError]:
             results = self._storage.publish([staged for _, staged, _ in group])
-            for (_, staged, digest), result in zip(group, results, strict=True):
-                verb = "put" if digest else "mkdir"
-                if isinstance(result, FileInfo):
-                    self._audit(verb, path=str(staged.path), bytes=result.size)
-                else:
-                    self._audit(f"{verb}-failed", path=str(staged.path), error=result.code)
+            for event, done in groupby(map(_event, group, results), key=itemgetter(0)):
+                self._audit.several(event, [fields for _, fields in done])
             return results
 
         results = self._channel.patiently(publish, progress=lambda: size) if takes_long else publish()
@@ -90,6 +92,15 @@ class Commits:
         group, self._group = self._group, []
         for _, staged, _ in group:
             staged.close()
+
+
+def _event(member: _Member, result: FileInfo | RequestError) -> tuple[str, dict[str, object]]:
+    """What the trail says of one that was published, or was not."""
+    _, staged, digest = member
+    verb = "put" if digest else "mkdir"
+    if isinstance(result, FileInfo):
+        return verb, {"path": str(staged.path), "bytes": result.size}
+    return f"{verb}-failed", {"path": str(staged.path), "error": result.code}
 
 
 def _published(request_id: int, result: FileInfo | RequestError, digest: KnownDigest | None) -> Reply | FailureReply:

@@ -25,11 +25,15 @@ class Trail:
 
     def __call__(self, event: str, **fields: object) -> None:
         """Something was done."""
+        self.several(event, [fields])
+
+    def several(self, event: str, each: list[dict[str, Any]]) -> None:
+        """Something was done several times, in this order."""
         with self._lock:
             if event != self._event or len(self._each) >= MOST_LINES:
                 self._flush()
                 self._event = event
-            self._each.append(fields)
+            self._each += each
 
     def flush(self) -> None:
         """Write what was kept back."""

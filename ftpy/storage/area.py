@@ -6,7 +6,6 @@ It is on the root's own file system, so that a rename publishes. Names in it nev
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 from contextlib import ExitStack
 
@@ -15,8 +14,6 @@ from ftpy.files import display
 from ftpy.storage.base import Closing
 from ftpy.storage.beneath import Beneath, Directory
 from ftpy.storage.locking import open_locked
-
-log = logging.getLogger("ftpy.storage")
 
 AREA = ".ftpy"
 _PRIVATE = 0o700
@@ -97,5 +94,8 @@ class Area(Closing):
             finally:
                 os.close(lock)
         if gone:
+            import logging  # here: a client's staging area hardly ever has any
+
+            log = logging.getLogger("ftpy.storage")
             log.info("removed %d staged leftovers", gone, extra={"event": "staged-swept", "fields": {"files": gone}})
         return gone

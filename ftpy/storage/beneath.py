@@ -60,11 +60,17 @@ def best_door() -> Door:
 
 def _regular(fd: int) -> int:
     """``fd`` if it is a regular file; else it is closed and OSError says what was there."""
-    mode = os.fstat(fd).st_mode
-    if stat.S_ISREG(mode):
-        return fd
+    _regular_status(fd)
+    return fd
+
+
+def _regular_status(fd: int) -> os.stat_result:
+    """The same, and what it is."""
+    found = os.fstat(fd)
+    if stat.S_ISREG(found.st_mode):
+        return found
     os.close(fd)
-    code = errno.EISDIR if stat.S_ISDIR(mode) else errno.ENXIO
+    code = errno.EISDIR if stat.S_ISDIR(found.st_mode) else errno.ENXIO
     raise OSError(code, os.strerror(code))
 
 
@@ -227,10 +233,21 @@ class Beneath(Closing):
         check_parts(path.parts)
         return self.open_dir(path.parent)
 
-    def open_file(self, path: RemotePath) -> int:
-        """A regular file, for reading: its descriptor."""
-        with self.parent(path) as parent:
-            return parent.open_file(path.name)
+    def open_file(self, path: RemotePath) -> tuple[int, os.stat_result]:
+        """A regular file, for reading: its descriptor, and what it is."""
+        fd = self._open_at_once(path) if self.door == "openat2" else None
+        if fd is None:
+            with self.parent(path) as parent:
+                fd = parent.open_file(path.name)
+        return fd, _regular_status(fd)
+
+    def _open_at_once(self, path: RemotePath) -> int | None:
+        """Whatever is there, in one system call; None where that fails: the way by its directory says why."""
+        check_parts(path.parts)
+        try:
+            return syscalls.open_file_beneath(self.root.fd, os.fsencode(str(path)))
+        except OSError:
+            return None
 
     def lstat(self, path: RemotePath) -> os.stat_result:
         """What is at ``path``, a symlink as itself."""

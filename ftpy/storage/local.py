@@ -97,7 +97,7 @@ class LocalStorage(Storage):
     def open(self, path: RemotePath) -> Reader:
         """Open a regular file."""
         with translating(path):
-            return LocalReader(path, self._beneath.open_file(path), self._remembered)
+            return LocalReader(path, *self._beneath.open_file(path), self._remembered)
 
     def _digest_at(self, path: RemotePath, like: KnownDigest) -> str:
         """The digest of the file that is there now: the one remembered, or computed."""

@@ -29,10 +29,9 @@ _TICK_NS = 10_000_000
 class LocalReader(Reader):
     """An open file; reading goes on in this version even when another is published meanwhile."""
 
-    def __init__(self, path: RemotePath, fd: int, remembered: Remembered) -> None:
+    def __init__(self, path: RemotePath, fd: int, found: os.stat_result, remembered: Remembered) -> None:
         self._fd: int | None = fd
         self._remembered = remembered
-        found = os.fstat(fd)
         self._links = found.st_nlink
         self.version = version_of(found)
         self._opened_ns = time.time_ns()

@@ -43,6 +43,8 @@ _LOOK_ALL = """
 WITH wanted (dev, ino) AS (VALUES {})
 SELECT dev, ino, size, mtime_ns, ctime_ns, md5, blake3 FROM wanted CROSS JOIN digests USING (dev, ino)
 """
+MOST_LISTED = 16_384
+"""Versions whose digests are kept at hand after a listing, some 8 MB; then it begins anew."""
 _BUSY_SECONDS = 5.0
 """How long another process's write is waited for."""
 
@@ -64,6 +66,8 @@ class Remembered(Closing):
         self._file = file
         self._lock = threading.Lock()
         self._database: sqlite3.Connection | None = None
+        self._listed: dict[Version, Digests] = {}
+        """What was looked up for listings, whose files are often asked for next; of a version it is never wrong."""
         self._closed = False
 
     def close(self) -> None:
@@ -74,6 +78,8 @@ class Remembered(Closing):
 
     def look(self, version: Version) -> Digests:
         """What is remembered of one version."""
+        if (found := self._listed.get(version)) is not None:
+            return found
         key = _key(version)
         row = self._safely(lambda database: database.execute(_LOOK, key[:2]).fetchone(), None)
         return Digests(row[5], row[6]) if row is not None and row[:5] == key else NO_DIGESTS
@@ -86,17 +92,24 @@ class Remembered(Closing):
         query = _LOOK_ALL.format(",".join(["(?,?)"] * len(versions)))
         rows: list[tuple[Any, ...]] = self._safely(lambda database: database.execute(query, names).fetchall(), [])
         found = {row[:5]: Digests(row[5], row[6]) for row in rows}
-        return {version: digests for version in versions if (digests := found.get(_key(version))) is not None}
+        if len(self._listed) + len(versions) > MOST_LISTED:
+            self._listed.clear()
+        known = {version: digests for version in versions if (digests := found.get(_key(version))) is not None}
+        self._listed.update(known)
+        return known
 
     def keep(self, digests: Iterable[tuple[Version, Digests]]) -> None:
         """Remember digests, in one transaction."""
-        rows = [(*_key(version), *known) for version, known in digests]
+        several = list(digests)
+        rows = [(*_key(version), *known) for version, known in several]
 
         def write(database: sqlite3.Connection) -> None:
             with database:
                 database.executemany(_KEEP, rows)
 
         self._safely(write, None)
+        for version, _ in several:
+            self._listed.pop(version, None)
 
     def _safely(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
         """Run ``work`` on the connection; a broken database is set aside and made anew, once."""

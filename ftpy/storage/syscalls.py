@@ -48,12 +48,12 @@ _fstatfs = _function("fstatfs64", ctypes.c_int, ctypes.c_void_p) or _function("f
 _fallocate = _function("fallocate64", ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 _malloc_trim = _function("malloc_trim", ctypes.c_size_t)
 
-_DIRECTORY_HOW = _OpenHow(
-    getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0),
-    0,
-    _BENEATH | _NO_SYMLINKS | _NO_MAGICLINKS,
-)
-_DIRECTORY_HOW_AT = ctypes.addressof(_DIRECTORY_HOW)
+_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+_RESOLVE = _BENEATH | _NO_SYMLINKS | _NO_MAGICLINKS
+_DIRECTORY_HOW = _OpenHow(_NOFOLLOW | getattr(os, "O_DIRECTORY", 0), 0, _RESOLVE)
+_FILE_HOW = _OpenHow(_NOFOLLOW | getattr(os, "O_NONBLOCK", 0), 0, _RESOLVE)
+_DIRECTORY_HOW_AT, _FILE_HOW_AT = ctypes.addressof(_DIRECTORY_HOW), ctypes.addressof(_FILE_HOW)
+_HOW_BYTES = ctypes.sizeof(_OpenHow)
 
 
 def _failure() -> OSError:
@@ -74,19 +74,32 @@ HAS_SYNCFS = _syncfs is not None and _linux_at_least(5, 8)
 
 def open_directory_beneath(fd: int, path: bytes) -> int:
     """A directory below ``fd`` that no symlink leads to; openat2(2). ENOSYS where the kernel has none."""
+    return _open_beneath(fd, path, _DIRECTORY_HOW_AT)
+
+
+def open_file_beneath(fd: int, path: bytes) -> int:
+    """The same for whatever it is, for reading; opening a FIFO does not wait for its other end."""
+    return _open_beneath(fd, path, _FILE_HOW_AT)
+
+
+def _open_beneath(fd: int, path: bytes, how: int) -> int:
     if _syscall is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-    opened = _syscall(_SYS_OPENAT2, fd, path, _DIRECTORY_HOW_AT, ctypes.sizeof(_OpenHow))
+    opened = _syscall(_SYS_OPENAT2, fd, path, how, _HOW_BYTES)
     if opened < 0:
         raise _failure()
     return opened
+
+
+def _encoded(name: str) -> bytes:
+    return name.encode() if name.isascii() else os.fsencode(name)
 
 
 def rename_with(flags: int, from_fd: int, name: str, to_fd: int, new: str) -> None:
     """renameat2(2). ENOSYS or EINVAL where the system or its file system has none."""
     if _renameat2 is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-    if _renameat2(from_fd, os.fsencode(name), to_fd, os.fsencode(new), flags) < 0:
+    if _renameat2(from_fd, _encoded(name), to_fd, _encoded(new), flags) < 0:
         raise _failure()
 
 

@@ -89,8 +89,9 @@ class Channel:
 
     def receive(self, *, silence_seconds: float | None = None) -> Message | None:
         """The next message, or None where the peer ended the stream between two frames."""
-        header = self.receive_raw(silence_seconds=silence_seconds)
-        return None if header is None else self.session.receive(header)
+        session = self.session
+        header = self.stream.held_header(session.header_limit) or self.receive_raw(silence_seconds=silence_seconds)
+        return None if header is None else session.receive(header)
 
     def receive_raw(self, *, silence_seconds: float | None = None) -> bytes | None:
         """The next header's bytes, which the handshake hashes; hand them to ``session.receive``."""
@@ -133,7 +134,9 @@ class Channel:
 
     def compare_trailer(self, name: DigestName | PartDigestName, value: str) -> Trailer | None:
         """Receive the trailer that follows a body: None where it is this digest, else the trailer."""
-        return self.session.receive_trailer(self._trailer_bytes(), name, value)
+        session = self.session
+        header = self.stream.held_header(session.header_limit) or self._trailer_bytes()
+        return session.receive_trailer(header, name, value)
 
     def _trailer_bytes(self) -> bytes:
         header = self.stream.receive_header(self.session.header_limit)

@@ -72,6 +72,8 @@ class Stream:
         processor: Activity = "encryption" if self._tls else "copying"
         self._sending, self._receiving = Moving("sending", processor), Moving("receiving", processor)
         self._buffer = FrameBuffer(HEARD_BYTES) if listens else FrameBuffer()
+        self.held_header = self._buffer.next_header
+        """The next header of at most so many bytes, if all of it is here already."""
         self._silence = silence_seconds
         self._deadline: Deadline | None = None
         self._armed: dict[int, float] = {}
@@ -166,10 +168,6 @@ class Stream:
             return True
         with _translated():
             return _readable(self._sock)
-
-    def held_header(self, limit: int) -> bytes | None:
-        """The next header if all of it is here already."""
-        return self._buffer.next_header(limit)
 
     def holds_header(self) -> bool:
         """Whether all of the next header is here already."""

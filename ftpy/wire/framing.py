@@ -14,7 +14,7 @@ HEADER_BYTES = 65_536
 """Longest header after authentication, bytes."""
 HANDSHAKE_HEADER_BYTES = 2_048
 """Longest header before authentication, bytes: a stranger cannot make us hold more."""
-BUFFER_BYTES = 256 * 1024
+BUFFER_BYTES = 512 * 1024
 """Received ahead at most, bytes: a header of the greatest length and some small bodies in one recv."""
 FIRST_BUFFER_BYTES = 4 * 1024
 """Received ahead at first, bytes: what an idle connection costs; it doubles whenever it was filled."""

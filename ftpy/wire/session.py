@@ -105,10 +105,9 @@ class _Direction:
         self.due = 0
         self.length = 0
 
-    def header(self, body_length: int | None) -> None:
-        if body_length is not None:
-            self.due = self.length = body_length
-            self.lane = _BEGIN_BODY if body_length else _END_BODY
+    def header(self, body_length: int) -> None:
+        self.due = self.length = body_length
+        self.lane = _BEGIN_BODY if body_length else _END_BODY
 
     def body(self, count: int) -> None:
         if count > self.due:
@@ -137,9 +136,8 @@ class _Direction:
             raise ProtocolError("a trailer without a body" if self.lane is _HEADER else self._unfinished())
         self.lane = _END_TRAILER
 
-    def check_header(self) -> None:
-        if self.lane is not _HEADER:
-            raise ProtocolError("a trailer is due" if self.lane is _TRAILER else self._unfinished())
+    def refuse_header(self) -> None:
+        raise ProtocolError("a trailer is due" if self.lane is _TRAILER else self._unfinished())
 
     def _unfinished(self) -> str:
         return f"a header where {self.due} body bytes are due"
@@ -223,10 +221,11 @@ class Session:
         if type(message) is Trailer:
             direction.trailer()
             return
-        direction.check_header()
+        if direction.lane is not _HEADER:
+            direction.refuse_header()
         if self.state is _OPEN and side is _CLIENT:
             self._request(message, direction)
-        elif self._ends(side, message):
+        elif type(message) is FailureReply and self._ends(side, message):
             self.state = State.CLOSED
         elif self.state is _OPEN:
             self._reply(message, direction)
@@ -241,11 +240,9 @@ class Session:
         if isinstance(message, Welcome):
             self._most_pending = message.limits.requests
 
-    def _ends(self, side: Side, message: Message) -> bool:
+    def _ends(self, side: Side, message: FailureReply) -> bool:
         """Whether this is the server's last word: a failure that speaks of the connection."""
-        if type(message) is not FailureReply or side is _CLIENT or self.state is State.CLOSED:
-            return False
-        return message.id == 0
+        return side is not _CLIENT and self.state is not State.CLOSED and message.id == 0
 
     def _request(self, message: Message, direction: _Direction) -> None:
         if len(self._pending) >= self._most_pending:
@@ -256,21 +253,24 @@ class Session:
             self._pending.append((message.id, Reply))
         else:
             raise ProtocolError(f"a {type(message).__name__} is not a request")
-        direction.header(message.body_length)
+        if (length := message.body_length) is not None:
+            direction.header(length)
 
     def _reply(self, message: Message, direction: _Direction) -> None:
         if not isinstance(message, _REPLIES):
             raise ProtocolError(f"a {type(message).__name__} is not a reply")
-        if not self._pending:
+        pending = self._pending
+        if not pending:
             raise ProtocolError("a reply that nobody asked for")
-        due, kind = self._pending[0]
+        due, kind = pending[0]
         if message.id != due:
             raise ProtocolError(f"a reply to {message.id} where {due} is due")
         # A bare Reply stands for the answer to a verb that is not understood, of which there is no good one.
         if (type(message) is not kind or kind is Reply) and isinstance(message, Reply):
             raise ProtocolError(f"a {type(message).__name__} where a {kind.__name__} is due")
         if message.last:
-            if len(self._pending) == 1 and not self._directions[_CLIENT].between_frames:
+            if len(pending) == 1 and not self._directions[_CLIENT].between_frames:
                 raise ProtocolError("a reply before its request's body has ended")
-            self._pending.popleft()
-        direction.header(message.body_length)
+            pending.popleft()
+        if (length := message.body_length) is not None:
+            direction.header(length)

@@ -227,7 +227,7 @@ def test_file_is_created_read_and_moved(beneath: Beneath, root: Path) -> None:
         directory.rename_noreplace("new", deep, "moved")
         directory.sync()
         deep.sync()
-    fd = beneath.open_file(path("dir/deep/moved"))
+    fd, _ = beneath.open_file(path("dir/deep/moved"))
     assert os.read(fd, 100) == b"content"
     os.close(fd)
     assert (root / "dir/deep/moved").stat().st_mode & 0o777 == 0o640
@@ -330,7 +330,7 @@ def flipping(root: Path, outside: Path) -> Iterator[None]:
 
 
 def read_beneath(beneath: Beneath, root: Path) -> bytes:
-    fd = beneath.open_file(path("flip/file"))
+    fd, _ = beneath.open_file(path("flip/file"))
     try:
         return os.read(fd, 100)
     finally:

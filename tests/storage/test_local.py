@@ -36,7 +36,7 @@ from ftpy.storage.base import MIB, MOST_PARTS, PART_BYTES, NewFile, Storage, par
 from ftpy.storage.beneath import Door
 from ftpy.storage.local import LocalStorage
 from ftpy.storage.remembered import _LOOK, _LOOK_ALL, Remembered
-from ftpy.storage.versions import Version
+from ftpy.storage.versions import Digests, Version
 from tests.paths import NOT_PORTABLE
 from tests.storage.contract import (
     MTIME,
@@ -360,6 +360,15 @@ def test_descriptors_and_threads_return_to_base(root: Path, tmp_path: Path) -> N
 def settled() -> None:
     """Wait until what was written is old enough for its times to tell later writes apart."""
     time.sleep(0.03)
+
+
+def test_digest_that_is_remembered_after_a_listing_is_known(tmp_path: Path) -> None:
+    version = Version(1, 2, 3, 4, 5)
+    with Remembered(tmp_path / "digests.sqlite") as remembered:
+        remembered.keep([(version, Digests(md5="a"))])
+        assert remembered.look_all([version]) == {version: Digests(md5="a")}
+        remembered.keep([(version, Digests(blake3="b"))])
+        assert remembered.look(version) == Digests(md5="a", blake3="b")
 
 
 def test_digests_of_many_files_are_looked_up_without_reading_all_that_is_remembered(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a put and a get cost in memory on either side, and that it does not grow with the file.
+"""What a put and a get cost in memory on either side, and that it does not grow with the file, or the number of files.
 
 Counted is VmHWM, the kernel's own high-water mark of a process's resident memory: anonymous memory, mapped
 programs and libraries, mapped shared memory (``processes.memory_of``). It is exact for the server, where the mark is
@@ -9,6 +9,8 @@ files themselves is the kernel's and belongs to no process.
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
 import subprocess
 import time
 from dataclasses import dataclass, field
@@ -20,6 +22,9 @@ MOST_ABOVE_IDLE = 96 * MIB
 """Bytes that a transfer may cost either side above what it holds at rest."""
 MOST_GROWTH = 16 * MIB
 """Bytes by which the cost of a large file may exceed that of a small one: flat in the size."""
+MOST_GROWTH_OF_TREES = 32 * MIB
+"""The same for many files and few: few may be through before as many are under way as may be (16,384)."""
+FILES_IN_A_FOLDER = 1000
 SAMPLE_SECONDS = 0.003
 TRANSFER_SECONDS = 1800.0
 VERBS = ("put", "get")
@@ -27,8 +32,10 @@ VERBS = ("put", "get")
 
 @dataclass
 class Report:
-    """Peaks above idle in bytes, by (side, verb, size of the file); sentences for what must not be."""
+    """Peaks above idle in bytes, by (side, verb, size); sentences for what must not be. Sizes are in ``unit``s."""
 
+    unit: str = "bytes"
+    most_growth: int = MOST_GROWTH
     idle: dict[str, int] = field(default_factory=dict)
     peaks: dict[tuple[str, str, int], int] = field(default_factory=dict)
     violations: list[str] = field(default_factory=list)
@@ -37,7 +44,8 @@ class Report:
         """The figures, MiB."""
         idle = ", ".join(f"{side} {count / MIB:.0f}" for side, count in self.idle.items())
         peaks = ", ".join(
-            f"{side} {verb} of {size / MIB:.0f}: {count / MIB:.1f}" for (side, verb, size), count in self.peaks.items()
+            f"{side} {verb} of {size:,} {self.unit}: {count / MIB:.1f}"
+            for (side, verb, size), count in self.peaks.items()
         )
         return f"rig-memory (MiB): idle {idle}; above idle {peaks}; {len(self.violations)} violations"
 
@@ -54,6 +62,49 @@ def rig_memory(host: ProcessHost, sizes: tuple[int, int]) -> Report:
         _measure(host, report, size, source)
     _judge(report, sizes)
     return report
+
+
+def rig_tree_memory(host: ProcessHost, counts: tuple[int, int]) -> Report:
+    """put -r and get -r of folders with so many empty files, the smaller first; ``host`` has just been started."""
+    report = Report(unit="files", most_growth=MOST_GROWTH_OF_TREES)
+    source, target = host.folder / "source", host.folder / "target"
+    _sparse(source, 0)
+    _, client = _run(host, "put", str(source), "empty")
+    report.idle = {"server": host.at_rest().resident, "client": client}
+    source.unlink()
+    for count in counts:
+        _tree(source, count)
+        for verb, pair in (("put", (source, "tree")), ("get", ("tree", target))):
+            reset_peak(host.pid)
+            code, client = _run_tree(host, verb, *map(str, pair))
+            report.peaks["server", verb, count] = host.usage().peak - report.idle["server"]
+            report.peaks["client", verb, count] = client - report.idle["client"]
+            if code:
+                report.violations.append(f"{verb} of {count} files ended with {code}")
+            if verb == "put":
+                shutil.rmtree(source)  # the machine's memory holds them all
+        arrived = sum(len(files) for _, _, files in os.walk(target))
+        if arrived != count:
+            report.violations.append(f"a get of {count} files brought {arrived}")
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.rmtree(host.root / "tree", ignore_errors=True)
+    _judge(report, counts)
+    return report
+
+
+def _tree(top: Path, count: int) -> None:
+    for number in range(count):
+        folder = top / f"{number // FILES_IN_A_FOLDER:05}"
+        if number % FILES_IN_A_FOLDER == 0:
+            folder.mkdir(parents=True)
+        os.close(os.open(folder / f"file-{number:08}", os.O_CREAT | os.O_WRONLY))
+
+
+def _run_tree(host: ProcessHost, verb: str, source: str, target: str) -> tuple[int, int]:
+    """Run a client process to its end: its exit code, and its high-water mark in bytes."""
+    process = host.ftpy(verb, "-q", "-r", source, target)
+    peak = _watch(process)
+    return outcome(process, 1)[0], peak
 
 
 def _measure(host: ProcessHost, report: Report, size: int, source: Path) -> None:
@@ -76,10 +127,10 @@ def _judge(report: Report, sizes: tuple[int, int]) -> None:
     small, large = sizes
     for (side, verb, size), above in report.peaks.items():
         if above > MOST_ABOVE_IDLE:
-            report.violations.append(f"{side} {verb} of {size} bytes: {above / MIB:.1f} MiB above idle")
-        if size == large and above - report.peaks[side, verb, small] > MOST_GROWTH:
+            report.violations.append(f"{side} {verb} of {size} {report.unit}: {above / MIB:.1f} MiB above idle")
+        if size == large and above - report.peaks[side, verb, small] > report.most_growth:
             growth = (above - report.peaks[side, verb, small]) / MIB
-            report.violations.append(f"{side} {verb}: {growth:.1f} MiB more for {large} bytes than for {small}")
+            report.violations.append(f"{side} {verb}: {growth:.1f} MiB more for {large} {report.unit} than for {small}")
 
 
 def _sparse(path: Path, size: int) -> None:
@@ -90,12 +141,18 @@ def _sparse(path: Path, size: int) -> None:
 def _run(host: ProcessHost, *arguments: str) -> tuple[str | None, int]:
     """Run a client process to its end: the md5 that it says, and its high-water mark in bytes."""
     process = host.ftpy(arguments[0], "--json", *arguments[1:])
+    peak = _watch(process)
+    code, said, error = outcome(process, 1)
+    return (said.get("md5") if code == 0 else f"{code}: {error.strip()}"), peak
+
+
+def _watch(process: subprocess.Popen[str]) -> int:
+    """The high-water mark of a process that is waited for, bytes."""
     peak, end = 0, time.monotonic() + TRANSFER_SECONDS
     while process.poll() is None and time.monotonic() < end:
         peak = max(peak, _peak(process))
         time.sleep(SAMPLE_SECONDS)
-    code, said, error = outcome(process, 1)
-    return (said.get("md5") if code == 0 else f"{code}: {error.strip()}"), peak
+    return peak
 
 
 def _peak(process: subprocess.Popen[str]) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.rigs.memory import rig_memory
+from tests.rigs.memory import rig_memory, rig_tree_memory
 from tests.rigs.processes import MIB, serving
 
 pytestmark = [
@@ -21,5 +21,13 @@ def test_memory_of_both_sides_is_small_and_flat_in_the_size() -> None:
     fast = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="ftpy-", dir=fast) as folder, serving(Path(folder) / "host") as host:
         report = rig_memory(host, (64 * MIB, 512 * MIB))
+    assert report.violations == []
+    assert len(report.peaks) == 8 and all(above > 0 for above in report.peaks.values())
+
+
+def test_memory_of_both_sides_is_small_and_flat_in_the_number_of_files() -> None:
+    fast = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="ftpy-", dir=fast) as folder, serving(Path(folder) / "host") as host:
+        report = rig_tree_memory(host, (5_000, 60_000))
     assert report.violations == []
     assert len(report.peaks) == 8 and all(above > 0 for above in report.peaks.values())

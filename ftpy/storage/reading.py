@@ -50,6 +50,13 @@ class LocalReader(Reader):
         except OSError as error:
             raise refusal(error, self.info.path) from error
 
+    def read(self, offset: int, count: int) -> bytes:
+        """A small piece."""
+        try:
+            return os.pread(self._descriptor(), count, offset)
+        except OSError as error:
+            raise refusal(error, self.info.path) from error
+
     def fileno(self) -> int | None:
         """The descriptor."""
         return self._descriptor()

@@ -163,3 +163,18 @@ def test_the_glance_at_plain_paths_says_what_the_close_look_says(text: str) -> N
             check_portable(path)
     else:
         check_portable(path)
+
+
+@given(st.lists(texts, max_size=4))
+def test_names_that_one_glance_admits_are_legal_one_by_one(names: list[str]) -> None:
+    for above in (RemotePath(), RemotePath.parse("a/b c")):
+        if above.admits(names):
+            assert [above / name for name in names] == [RemotePath((*above.parts, name)) for name in names]
+
+
+def test_one_glance_admits_plain_names_and_nothing_doubtful() -> None:
+    above = RemotePath.parse("usr/include")
+    assert above.admits(["stdio.h", "c++", "a b", "x" * (COMPONENT_BYTES - len("usr/include/"))])
+    for name in ("", ".", "..", ".hidden", RESERVED_PREFIX, "a/b", "\0", "\n", "é", "x" * COMPONENT_BYTES):
+        assert not above.admits(["stdio.h", name])
+    assert not RemotePath(("a",) * DEPTH).admits(["b"])

@@ -61,6 +61,8 @@ FINAL = (AlreadyExists, Changed, InvalidPath, IsADirectory, NotADirectory, Permi
 
 LISTING_ROUND_TRIPS = 5
 """What another connection takes to be ready, round trips: TCP, TLS, two of authentication, and the first request."""
+LISTING_SECONDS = 0.25
+"""How long a listing is waited for in any case: beside it the transfer of small files is slower, at both ends."""
 
 T = TypeVar("T")
 Notify = Callable[[str], None]
@@ -331,8 +333,8 @@ class Client:
     def _listing(self, where: RemotePath, there: bool) -> Iterator[Listing | None]:
         """What is below ``where``, read ahead beside the transfers; None where nothing is ``there``.
 
-        On a long line the connection that there is serves for both, one after the other, unless the listing takes
-        longer than another connection would.
+        The connection that there is serves for both, one after the other, unless the listing takes longer than another
+        connection would on a long line, or than a look at some ten thousand files does on any.
         """
         if not there:
             yield None
@@ -342,7 +344,7 @@ class Client:
         connection = self._connected()
         try:
             with Listing(where, connection, self._another) as listing:
-                if not listing.wait(LISTING_ROUND_TRIPS * connection.round_trip_seconds):
+                if not listing.wait(max(LISTING_SECONDS, LISTING_ROUND_TRIPS * connection.round_trip_seconds)):
                     self._line.take()  # it is the listing's until that is through
                 yield listing
         finally:

@@ -21,8 +21,8 @@ from ftpy.storage.base import Closing
 from ftpy.wire.messages import Entry, LsReply, LsRequest, entry_to_info
 from ftpy.wire.spelling import path_to_wire
 
-PAGES_AT_HAND = 32
-"""Pages kept in memory, some 10,000 entries; what comes while they are not taken waits on disk."""
+PAGES_AT_HAND = 128
+"""Pages kept in memory, some 15,000 entries; what comes while they are not taken waits on disk."""
 LISTING_TRIES = 5
 """Connections that one listing may take without a single new entry."""
 SPARE_BYTES = 256 * 1024 * 1024

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from ftpy.client.beside import Beside, Folder
 from ftpy.client.connection import Connection
 from ftpy.client.putting import FilePut, Put
 from ftpy.client.source import Source, local_error, version
@@ -118,8 +119,8 @@ class TreePut:
         for found in unnameable(self._root, self._target):
             foreseen.add(found.local)
             self._tell_failed(found)
-        there = _Beside(iter(self._theirs) if self._theirs is not None else iter(()))
-        folders: list[_Folder] = []
+        there = Beside(iter(self._theirs) if self._theirs is not None else iter(()))
+        folders: list[Folder] = []
         for found in self._walk:
             match found.kind:
                 case "file":
@@ -131,7 +132,7 @@ class TreePut:
                     theirs = there.at(found.path)
                     if folders and theirs is None:
                         folders[-1].touched = True
-                    folders.append(_Folder(theirs))
+                    folders.append(Folder(theirs))
                 case "end":
                     if (end := self._end(found, folders.pop())) is not None:
                         yield end
@@ -172,7 +173,7 @@ class TreePut:
         except LocalFileError:
             return None
 
-    def _end(self, found: Found, folder: _Folder) -> FolderEnd | None:
+    def _end(self, found: Found, folder: Folder) -> FolderEnd | None:
         """What is still to be done to a folder, unless it is as it should be."""
         status, there = found.status, folder.there
         if not found.path.parts or self._only_some or self._options.dry_run or status is None:
@@ -402,28 +403,3 @@ class TreePut:
             return  # an old server: it has made the folders of all files, without their times
         except RequestError as error:
             self.tally.tell(Told("failed", end.path, end.name, error=error))
-
-
-class _Folder:
-    """A folder that the walk is in: what the server has in its place, and whether anything in it will be sent."""
-
-    __slots__ = ("there", "touched")
-
-    def __init__(self, there: FileInfo | None) -> None:
-        self.there = there
-        self.touched = False
-
-
-class _Beside:
-    """The other side's listing, followed in step with the walk: both are in the order of paths."""
-
-    def __init__(self, entries: Iterator[FileInfo]) -> None:
-        self._entries = entries
-        self._next = next(entries, None)
-
-    def at(self, path: RemotePath) -> FileInfo | None:
-        """What the other side has at ``path``; paths are asked for in their order."""
-        while self._next is not None and self._next.path < path:
-            self._next = next(self._entries, None)
-        found = self._next
-        return found if found is not None and found.path == path else None

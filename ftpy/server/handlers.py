@@ -177,7 +177,9 @@ def _send_range(reader: Reader, offset: int, length: int, name: DigestName, cont
             digest = KnownDigest(name, known)
             # While it is measured, the disk must be told from the line: sendfile waits for both.
             sends_files = context.channel.sends_files and timing.measuring() is None
-            if descriptor is not None and length > JOIN_BYTES and sends_files:
+            if length <= JOIN_BYTES:
+                context.channel.send_body(_piece(reader, offset, length))
+            elif descriptor is not None and sends_files:
                 context.channel.send_file(descriptor, offset, length)
             else:
                 for view in _chunks(reader, offset, length):
@@ -189,6 +191,13 @@ def _send_range(reader: Reader, offset: int, length: int, name: DigestName, cont
     if whole and known is None:
         reader.remember(digest)
     return digest
+
+
+def _piece(reader: Reader, offset: int, length: int) -> bytes:
+    data = reader.read(offset, length)
+    if len(data) != length:
+        raise EOFError
+    return data
 
 
 def _chunks(reader: Reader, offset: int, length: int) -> Iterator[memoryview]:

@@ -85,6 +85,10 @@ class Reader(Closing, abc.ABC):
         """Fill ``view`` from ``offset`` (as far as the file goes): the bytes read. Raises Changed, IoError."""
 
     @abc.abstractmethod
+    def read(self, offset: int, count: int) -> bytes:
+        """A small piece: ``count`` bytes from ``offset``, fewer only where the file ends. Raises IoError."""
+
+    @abc.abstractmethod
     def fileno(self) -> int | None:
         """A descriptor for sendfile, or None where there is none."""
 

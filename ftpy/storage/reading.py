@@ -16,7 +16,7 @@ from ftpy.storage.beneath import Beneath, Directory
 from ftpy.storage.positional import read_at
 from ftpy.storage.refusals import refusal, translating
 from ftpy.storage.remembered import Remembered
-from ftpy.storage.versions import NO_DIGESTS, Version, digests, file_info, version_of
+from ftpy.storage.versions import NO_DIGESTS, digests, file_info, version_of
 
 log = logging.getLogger("ftpy.storage")
 
@@ -47,6 +47,13 @@ class LocalReader(Reader):
         """Fill ``view`` from ``offset``."""
         try:
             return read_at(self._descriptor(), offset, view)
+        except OSError as error:
+            raise refusal(error, self.info.path) from error
+
+    def read(self, offset: int, count: int) -> bytes:
+        """A small piece."""
+        try:
+            return os.pread(self._descriptor(), count, offset)
         except OSError as error:
             raise refusal(error, self.info.path) from error
 
@@ -138,10 +145,7 @@ def _batch(directory: Directory, remembered: Remembered, paths: list[RemotePath]
             continue  # removed since its name was read
         except OSError as error:
             raise refusal(error, path) from error
-    versions: dict[RemotePath, Version] = {
-        path: version_of(status) for path, status in found if stat.S_ISREG(status.st_mode)
-    }
-    known = remembered.look_all(list(versions.values()))
-    for path, status in found:
-        version = versions.get(path)
+    versions = [version_of(status) if stat.S_ISREG(status.st_mode) else None for _, status in found]
+    known = remembered.look_all([version for version in versions if version is not None])
+    for (path, status), version in zip(found, versions, strict=True):
         yield file_info(path, status, known.get(version, NO_DIGESTS) if version else NO_DIGESTS, version)

@@ -88,13 +88,14 @@ class Remembered(Closing):
         """What is remembered of several versions, in one query; at most some thousand."""
         if not versions:
             return {}
-        names = [_signed(number) for version in versions for number in version[:2]]
+        keys = [_key(version) for version in versions]
+        names = [number for key in keys for number in key[:2]]
         query = _LOOK_ALL.format(",".join(["(?,?)"] * len(versions)))
         rows: list[tuple[Any, ...]] = self._safely(lambda database: database.execute(query, names).fetchall(), [])
         found = {row[:5]: Digests(row[5], row[6]) for row in rows}
         if len(self._listed) + len(versions) > MOST_LISTED:
             self._listed.clear()
-        known = {version: digests for version in versions if (digests := found.get(_key(version))) is not None}
+        known = {version: found[key] for version, key in zip(versions, keys, strict=True) if key in found}
         self._listed.update(known)
         return known
 
@@ -160,4 +161,6 @@ class Remembered(Closing):
 
 def _key(version: Version) -> tuple[int, int, int, int, int]:
     dev, ino, size, mtime_ns, ctime_ns = version
+    if dev < 2**63 and ino < 2**63:
+        return version  # as nearly always
     return _signed(dev), _signed(ino), size, mtime_ns, ctime_ns

@@ -489,12 +489,6 @@ def digest_of(name: DigestName, value: str) -> DigestOf:
     return DigestOf(md5=value) if name == "md5" else DigestOf(blake3=value)
 
 
-def trailer_of(name: DigestName | PartDigestName, value: str) -> Trailer:
-    """A ``Trailer`` from a digest's name and hexadecimal value."""
-    assert len(value) == HEX_LENGTH[name]
-    return Trailer(**{name: value})
-
-
 def info_to_entry(info: FileInfo, below: RemotePath) -> Entry:
     """``info`` as an entry of a listing of ``below``."""
     return Entry(

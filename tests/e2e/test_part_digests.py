@@ -17,7 +17,6 @@ from ftpy.wire.messages import (
     StoredReply,
     UploadReply,
     digest_of,
-    trailer_of,
 )
 from tests.rig import FAST, Host
 
@@ -39,7 +38,7 @@ def test_parts_of_either_digest_make_one_file_and_others_are_refused(host: Host)
                 )
             )
             live.channel.send_body(parts[number])
-            live.channel.send(trailer_of(sent, hexdigest(sent, parts[of])))
+            live.channel.send_trailer(sent, hexdigest(sent, parts[of]))
             live.wait(PartReply)
 
         for named, sent in (PART_DIGEST_NAMES, PART_DIGEST_NAMES[::-1]):

@@ -410,7 +410,11 @@ def test_a_tree_that_is_none_is_refused_before_anything_is_made(tmp_path: Path, 
     assert not (tmp_path / "back").exists()
 
 
-def test_a_listing_is_read_to_its_end_while_nobody_takes_from_it(tmp_path: Path, plain_host: Host) -> None:
+@pytest.mark.parametrize("at_hand", [2, 100])
+def test_a_listing_is_read_to_its_end_while_nobody_takes_from_it(
+    plain_host: Host, monkeypatch: pytest.MonkeyPatch, at_hand: int
+) -> None:
+    monkeypatch.setattr(listing, "PAGES_AT_HAND", at_hand)
     (plain_host.root / "tree").mkdir()
     for number in range(3_000):
         (plain_host.root / f"tree/{number:05}").touch()

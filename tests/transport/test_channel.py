@@ -222,6 +222,44 @@ def test_receive_is_none_between_frames_and_lost_before_a_trailer(ends: Ends) ->
     other.close()
 
 
+@pytest.mark.parametrize("spelling", ['{{"md5":"{}"}}', '{{ "md5" : "{}" }}'])
+def test_trailer_is_compared_however_it_is_spelt(ends: Ends, spelling: str) -> None:
+    right, wrong = hashlib.md5(b"abc").hexdigest(), "0" * 32
+    for number, (sent, other) in enumerate([(right, None), (wrong, Trailer(md5=wrong))], 1):
+        say(ends.client, *inline_put(number, b"abc")[:2])
+        ends.client.flush()
+        ends.client_socket.sendall(frame(spelling.format(sent).encode()))
+        ends.client.session.outgoing.trailer()
+        ends.server.receive()
+        ends.server.receive_body()
+        assert ends.server.compare_trailer("md5", right) == other
+        assert ends.server.session.incoming.between_frames
+
+
+def test_another_name_in_the_trailer_is_no_match(ends: Ends) -> None:
+    say(ends.client, *inline_put(1, b"abc"))
+    ends.client.flush()
+    ends.server.receive()
+    ends.server.receive_body()
+    assert ends.server.compare_trailer("blake3", "0" * 64) == Trailer(md5=hashlib.md5(b"abc").hexdigest())
+
+
+def test_replies_wait_for_each_other_while_requests_are_at_hand(ends: Ends) -> None:
+    for number in (1, 2):
+        ends.client.send(StatRequest(id=number, path="a"))
+    ends.client.flush()
+    ends.server.receive()
+    ends.server.send(FailureReply(id=1, error=NotFound.code))
+    assert ends.server.receive() == StatRequest(id=2, path="a")
+    assert not ends.client.readable()
+    ends.server.send(FailureReply(id=2, error=NotFound.code))
+    assert ends.server.receive_held() is None
+    ends.server.flush()
+    assert [ends.client.receive(), ends.client.receive()] == [
+        FailureReply(id=number, error=NotFound.code) for number in (1, 2)
+    ]
+
+
 def test_another_message_than_the_trailer_is_refused(ends: Ends) -> None:
     say(ends.client, *inline_put(1, b"abc")[:2])
     ends.client.flush()

@@ -20,7 +20,7 @@ from ftpy.digests import DIGEST_NAMES, HEX_LENGTH
 from ftpy.errors import CODES, InvalidPath, ProtocolError, RequestError
 from ftpy.files import FileInfo, RemotePath
 from ftpy.wire import codec, messages
-from ftpy.wire.codec import encode
+from ftpy.wire.codec import encode, trailer_header
 from ftpy.wire.framing import HANDSHAKE_HEADER_BYTES, HEADER_BYTES
 from ftpy.wire.messages import (
     MOST_PARTS,
@@ -42,7 +42,6 @@ from ftpy.wire.messages import (
     entry_to_info,
     info_to_entry,
     reply_type,
-    trailer_of,
 )
 from ftpy.wire.spelling import b64decode, b64encode, path_to_wire, wire_to_path
 
@@ -362,9 +361,10 @@ def test_digest_of_a_name_tells_both(name):
 
 
 @pytest.mark.parametrize("name", HEX_LENGTH)
-def test_trailer_of_a_name_tells_both(name):
-    trailer = trailer_of(name, "a" * HEX_LENGTH[name])
+def test_trailer_tells_its_digest_and_name(name):
+    trailer = Trailer(**{name: "a" * HEX_LENGTH[name]})
     assert (trailer.name, trailer.hex) == (name, "a" * HEX_LENGTH[name])
+    assert encode(trailer) == trailer_header(name, trailer.hex)
     assert json.loads(encode(trailer)) == {name: "a" * HEX_LENGTH[name]}
 
 

@@ -303,7 +303,8 @@ class Client:
         with self._listing(where, True) as theirs:
             assert theirs is not None
             with Landing(os.fspath(target), dry_run=options.dry_run) as landing:
-                tree = TreeGet(where, landing, options, self._connected().inline_bytes, theirs)
+                inline_bytes, several = self._connected().inline_bytes, self._streams.several
+                tree = TreeGet(where, landing, options, inline_bytes, theirs, several=several)
                 result = self._run_tree(tree, options)
             if where.parts and not options.dry_run:
                 landing.finish(mode=folder.mode | OWNER_BITS, mtime_ns=folder.mtime_ns)

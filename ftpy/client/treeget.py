@@ -12,20 +12,19 @@ from typing import TYPE_CHECKING, NamedTuple
 from ftpy.client.connection import Connection
 from ftpy.client.landing import Landing
 from ftpy.client.source import Source
+from ftpy.client.streams import Alone
 from ftpy.client.trees import (
     FILE_TRIES,
     MOST_BYTES_IN_FLIGHT,
     MOST_IN_FLIGHT,
     OWNER_BITS,
-    Ends,
-    Job,
     Tally,
     Told,
     TreeOptions,
     Verdict,
-    Work,
     same_time,
 )
+from ftpy.client.work import SHARED_BYTES, Ends, Job, Joint, SharedLine, Work, check_step
 from ftpy.digests import hexdigest
 from ftpy.errors import (
     Changed,
@@ -82,11 +81,22 @@ class _Folder(NamedTuple):
 
 
 class TreeGet:
-    """One tree; ``worker`` on each of any number of connections until it returns, then ``finish``."""
+    """One tree; ``worker`` on each of any number of connections until it returns.
+
+    Where there may be ``several``, large files are fetched in ranges.
+    """
 
     def __init__(
-        self, path: RemotePath, landing: Landing, options: TreeOptions, inline_bytes: int, theirs: Listing
+        self,
+        path: RemotePath,
+        landing: Landing,
+        options: TreeOptions,
+        inline_bytes: int,
+        theirs: Listing,
+        *,
+        several: bool,
     ) -> None:
+        self._several = several
         self._path, self._landing, self._options, self._theirs = path, landing, options, theirs
         self._inline_bytes = inline_bytes
         self._filter = options.selection.compiled()
@@ -215,6 +225,8 @@ class TreeGet:
                 batch = None if connection.leaving.is_set() else self.work.take(idle=not flying and not group)
                 if isinstance(batch, FileJob):
                     self._fetch_large(connection, batch)
+                elif isinstance(batch, Joint):
+                    self.work.join(connection, batch)
                 elif batch is None:
                     if flying:
                         self._take_replies(connection, flying, group)
@@ -316,13 +328,15 @@ class TreeGet:
                     notify=lambda _: None,
                     directory=self._landing.open_dir(job.below.parent),
                 )
-            fetched = job.transfer.attempt(connection)
+            shared = self._several and job.size >= SHARED_BYTES
+            fetched = job.transfer.fetch(SharedLine(connection, self.work) if shared else Alone(connection))
         except ConnectionFailed:
             self.work.give_back([job])
             raise
         except FtpyError as error:
             self._close(job)
             self._fail(job, error)
+            check_step(connection)
         except BaseException:
             self._close(job)
             raise

@@ -12,19 +12,18 @@ from ftpy.client.beside import Beside, Folder
 from ftpy.client.connection import Connection
 from ftpy.client.putting import FilePut, Put
 from ftpy.client.source import Source, local_error, version
+from ftpy.client.streams import Alone
 from ftpy.client.trees import (
     FILE_TRIES,
     MOST_IN_FLIGHT,
     OWNER_BITS,
-    Ends,
-    Job,
     Tally,
     Told,
     TreeOptions,
-    Work,
     same_time,
 )
 from ftpy.client.walking import Found, Walk, unnameable
+from ftpy.client.work import SHARED_BYTES, Ends, Job, Joint, SharedLine, Work, check_step
 from ftpy.digests import hexdigest
 from ftpy.errors import (
     ConnectionFailed,
@@ -198,6 +197,8 @@ class TreePut:
                 batch = None if connection.leaving.is_set() else self.work.take(idle=not flying)
                 if isinstance(batch, FileJob):
                     self._send_large(connection, batch)
+                elif isinstance(batch, Joint):
+                    self.work.join(connection, batch)
                 elif batch is None:
                     if not flying:
                         return
@@ -325,19 +326,21 @@ class TreePut:
                 self.tally.tell(Told("identical", job.path, job.name, job.size))
                 return
             transfer = self._transfer(job)
+            lines = SharedLine(connection, self.work) if job.size >= SHARED_BYTES else Alone(connection)
             try:
-                transfer.attempt(connection)
+                transfer.send(lines)
             except (DigestMismatch, UnknownUpload) as error:
                 if isinstance(error, DigestMismatch) and not transfer.resumed:
                     raise
                 transfer.start_over()  # what an earlier run left was of other bytes, or is gone
-                transfer.attempt(connection)
+                transfer.send(lines)
         except ConnectionFailed:
             self.work.give_back([job])
             raise
         except FtpyError as error:
             self._close(job)
             self._fail(job, error)
+            check_step(connection)
         except BaseException:
             self._close(job)
             raise

@@ -15,6 +15,8 @@ from msgspec import structs
 from ftpy.client import streams as policy
 from ftpy.client.client import Client
 from ftpy.client.results import Progress
+from ftpy.client.trees import Tally
+from ftpy.client.work import Job
 from ftpy.config.server import Limits
 from ftpy.errors import Changed, ConnectionLost, DigestMismatch, SourceChanged
 from ftpy.server import handlers
@@ -414,3 +416,65 @@ def test_an_interrupt_ends_all_connections(plain_host: Host, tmp_path: Path, way
     if way == "get":
         assert hashlib.md5((plain_host.root / "there").read_bytes()).hexdigest()
         assert len(partials(tmp_path)) == 2
+
+
+# ------------------------------------------------------------------ a large file of a tree
+
+
+def a_tree_with_one_large_file(folder: Path) -> bytes:
+    (folder / "below").mkdir(parents=True)
+    for number in range(20):
+        (folder / "below" / f"{number}").write_bytes(bytes([number]) * 100)
+    return make(folder / "large", 96 * MIB)
+
+
+@pytest.mark.parametrize("way", [0, 1], ids=["put", "get"])
+@pytest.mark.parametrize("lost", [None, 0, 2], ids=["whole", "first-lost", "third-lost"])
+def test_connections_with_nothing_else_to_do_join_in_at_a_large_file(
+    plain_host: Host, tmp_path: Path, way: int, lost: int | None
+) -> None:
+    source, target = (tmp_path, plain_host.root)[:: 1 if way == 0 else -1]
+    data = a_tree_with_one_large_file(source / "tree")
+    faults = [slow(13 * MIB) if number == lost else slow() for number in range(4)]
+    with Proxy(plain_host.address, *faults, PASS) as proxy, over(plain_host, 4, proxy) as client:
+        result = client.put_tree(source / "tree", "tree") if way == 0 else client.get_tree("tree", target / "tree")
+    assert (result.files, result.failed) == (21, 0) and (target / "tree" / "large").read_bytes() == data
+    assert all((target / "tree" / "below" / f"{n}").read_bytes() == bytes([n]) * 100 for n in range(20))
+    moved = [passed[way] for passed in proxy.by_connection]
+    assert sorted(moved)[-2] > 5 * MIB and sum(moved) < (96 + 13 + 2) * MIB
+    assert plain_host.uploads == [] and partials(tmp_path / "tree") == []
+
+
+@pytest.mark.parametrize("way", ["put", "get"])
+def test_a_large_file_that_fails_ends_for_those_who_joined_in_and_stops_no_other(
+    plain_host: Host, tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path if way == "put" else plain_host.root
+    a_tree_with_one_large_file(source / "tree")
+    before = set(threading.enumerate())
+    broken = threading.Event()
+
+    def spoil(progress: Progress) -> None:
+        if progress.done > 40 * MIB and not broken.is_set():
+            broken.set()
+            large = source / "tree" / "large"
+            os.truncate(large, 50 * MIB)
+            if way == "get":
+                large.unlink()
+
+    watch = Tally.watch
+
+    def watched(tally: Tally, job: Job) -> Callable[[Progress], None]:
+        said = watch(tally, job)
+        return lambda progress: (spoil(progress), said(progress))[1]
+
+    monkeypatch.setattr(Tally, "watch", watched)
+    with Proxy(plain_host.address, slow()) as proxy, over(plain_host, 4, proxy) as client:
+        if way == "put":
+            result = client.put_tree(source / "tree", "tree")
+        else:
+            result = client.get_tree("tree", tmp_path / "tree")
+        assert client.stat("tree").type == "directory"
+    assert result.files == 20 and result.failed == 1 and broken.is_set()
+    assert not ((tmp_path if way == "get" else plain_host.root) / "tree" / "large").exists()
+    only_threads_of(before)

@@ -17,7 +17,7 @@ from ftpy.client.partial import Partial, Partials, check_space
 from ftpy.client.rangeget import BUFFER_BYTES, RangedGet
 from ftpy.client.results import Fetched, OnProgress, Progress
 from ftpy.client.source import Source, local_error
-from ftpy.client.streams import Alone, Lines
+from ftpy.client.streams import Lines
 from ftpy.digests import DigestName, new_hasher
 from ftpy.errors import Changed, DigestMismatch, LocalFileError, ProtocolError, TargetExists
 from ftpy.files import RemotePath, display
@@ -102,8 +102,7 @@ class Get(Struct):
 
 
 class FileGet(Closing):
-    """One file on its way into a target, over as many connections as it takes: ``fetch`` over lines that see to lost
-    connections, or ``attempt`` with one connection after the other.
+    """One file on its way into a target, over as many connections as it takes.
 
     What has come lies beside the target as a ``Partial``. ``directory`` is the folder that the target is in, opened
     without following links where others may have made it; it is closed with this.
@@ -127,12 +126,8 @@ class FileGet(Closing):
         """Let go of the folder; a partial stays for the next get."""
         self._directory.close()
 
-    def attempt(self, connection: Connection) -> Fetched:
-        """Fetch what is missing, verify, put it in place. Raises TargetExists, LocalFileError, DigestMismatch, …."""
-        return self.fetch(Alone(connection))
-
     def fetch(self, lines: Lines) -> Fetched:
-        """The same over one connection or several."""
+        """Fetch what is missing, verify, put it in place. Raises TargetExists, LocalFileError, DigestMismatch, …."""
         with self._translated():
             identical = lines.persist(self._look_at_target)
             if identical is not None:

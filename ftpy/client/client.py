@@ -169,7 +169,11 @@ class Client:
         """Another one for this thread to do its work on, which is measured where that is wanted."""
         connection = self._another()
         if self._ledger is not None:
-            self._ledger.opened(connection)
+            try:
+                self._ledger.opened(connection)
+            except BaseException:
+                connection.close()
+                raise
         return connection
 
     def explain(self, way: Literal["put", "get"]) -> Explanation | None:

@@ -38,6 +38,7 @@ from ftpy.errors import (
 )
 from ftpy.files import FileInfo, RemotePath, display
 from ftpy.storage.base import KnownDigest
+from ftpy.timing import DISK
 from ftpy.wire.messages import (
     DigestReply,
     DigestRequest,
@@ -254,7 +255,8 @@ class TreePut:
     def _send_small(self, connection: Connection, job: FileJob) -> bool:
         """Read, hash and send one file whole: whether it was sent. One that cannot be read is told and through."""
         try:
-            body = self._read(job)
+            with DISK:
+                body = self._read(job)
         except LocalFileError as error:
             self._fail(job, error)
             return False

@@ -56,12 +56,14 @@ class RequestHandler(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         """TLS, authenticate, then requests until the peer leaves; every way out is logged."""
         limits = self.service.config.limits
-        if self.service.draining.is_set() or not self.service.admission.is_stranger(self.key):
+        if not self._may_begin():
             return  # accepted in the last moment, or had to make room before this thread began
         try:
             deadline = Deadline(limits.handshake_seconds, "authentication")
             if self.service.tls_context is not None:
                 self.request = tls.wrap(self.request, self.service.tls_context, server_side=True)
+                if not self._may_begin():
+                    return  # it was to be broken off while its socket changed hands
                 tls.shake_hands(self.request, deadline.remaining())
             self.stream = Stream(self.request, silence_seconds=limits.stall_seconds)
             self.stream.expect_tls(tls.ALPN)
@@ -76,6 +78,9 @@ class RequestHandler(socketserver.BaseRequestHandler):
             self._note(logging.WARNING, "login-denied")
         except ConnectionFailed as error:
             self._note(logging.INFO, "connection-ended", reason=str(error))
+
+    def _may_begin(self) -> bool:
+        return not self.service.draining.is_set() and self.service.admission.is_stranger(self.key)
 
     def finish(self) -> None:
         """Let go of what the connection held; unfinished uploads stay and can be resumed."""

@@ -18,10 +18,12 @@ import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from blake3 import blake3
 
+from ftpy import transport
 from ftpy.client.connection import Connection
 from ftpy.config.client import Transfer
 from ftpy.config.server import Limits
@@ -147,6 +149,33 @@ def test_silent_strangers_lock_nobody_out(tmp_path: Path, tls: bool) -> None:
         for sock in silent[:7]:
             assert sock.recv(1) == b""
         eventually(lambda: connections(host) <= 3)
+
+
+def test_who_had_to_make_room_while_its_socket_changed_hands_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is broken off then is a socket that TLS has already taken over."""
+    wrap, break_off, ended = transport.tls.wrap, Service.break_off, threading.Event()
+
+    def breaking_off(service: Service, stranger: int) -> None:
+        break_off(service, stranger)
+        ended.set()
+
+    def crowded(*arguments: Any, **options: Any) -> Any:
+        wrapped = wrap(*arguments, **options)
+        if not ended.is_set():
+            second.append(dial(host))
+            assert ended.wait(10)
+        return wrapped
+
+    second: list[socket.socket] = []
+    limits = Limits(connections_unauthenticated=1, handshake_seconds=60)
+    monkeypatch.setattr(Service, "break_off", breaking_off)
+    monkeypatch.setattr(transport.tls, "wrap", crowded)
+    with running(tmp_path / "host", limits=limits) as host:
+        with dial(host) as first:
+            assert first.recv(1) == b""
+        second[0].close()
 
 
 def test_who_had_to_make_room_while_it_authenticated_is_not_let_in(

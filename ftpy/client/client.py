@@ -351,6 +351,8 @@ class Client:
             with Listing(where, connection, self._another) as listing:
                 if not listing.wait(max(LISTING_SECONDS, LISTING_ROUND_TRIPS * connection.round_trip_seconds)):
                     self._line.take()  # it is the listing's until that is through
+                    if self._ledger is not None:
+                        self._ledger.forget(connection)
                 yield listing
         finally:
             if self._line.connection is not connection:

@@ -110,11 +110,9 @@ class Ledger:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._here: dict[Stopwatch, dict[str, float]] = {}
-        """Of each thread that works on connections: its seconds, from one connection's beginning to its end."""
         self._open: dict[Connection, Stopwatch] = {}
-        self._line_here = Counter[str]()
-        self._there = End()
+        """With the stopwatch of the thread that works on it; a thread's time counts when its last one closes."""
+        self._here, self._there = End(), End()
 
     def opened(self, connection: Connection) -> None:
         """Measure this thread and the server's end of ``connection`` from now on; it is this thread's to use."""
@@ -122,7 +120,7 @@ class Ledger:
             connection.call(TimesRequest(id=connection.next_id()), TimesReply)
         except Unsupported:
             pass  # an older server: its end stays unknown
-        stopwatch = Stopwatch()
+        stopwatch = timing.measuring() or Stopwatch()
         timing.attach(stopwatch)
         with self._changed:
             self._open[connection] = stopwatch
@@ -131,18 +129,24 @@ class Ledger:
     def closing(self, connection: Connection) -> None:
         """Ask what the server's end has done, as long as it can be asked; in the thread that worked on it."""
         try:
-            self._collect(connection, self._open[connection])
+            self._collect(connection)
         finally:
-            timing.attach(None)
             with self._changed:
-                del self._open[connection]
+                stopwatch = self._open.pop(connection)
+                if stopwatch not in self._open.values():
+                    self._here.add(stopwatch.lap(), {})
+                    timing.attach(None)
                 self._changed.notify_all()
 
-    def _collect(self, connection: Connection, stopwatch: Stopwatch) -> None:
-        line = connection.channel.stream.line_times()
+    def forget(self, connection: Connection) -> None:
+        """It is not this thread's any more, and not for what is to be explained."""
+        connection.closing = None
         with self._changed:
-            self._here[stopwatch] = stopwatch.lap()
-            self._line_here.update(line._asdict())
+            del self._open[connection]
+
+    def _collect(self, connection: Connection) -> None:
+        with self._changed:
+            self._here.add({}, connection.channel.stream.line_times()._asdict())
         if not connection.in_step:
             return
         try:
@@ -162,15 +166,12 @@ class Ledger:
         for connection in still_open:
             connection.closing = None
             self.closing(connection)
-        here = End()
-        for seconds in self._here.values():
-            here.add(seconds, {})
-        here.line.update(self._line_here)
+        here, there = self._here, self._there
         if not here.total:
             return None
-        sender, receiver = (here, self._there) if way == "put" else (self._there, here)
+        sender, receiver = (here, there) if way == "put" else (there, here)
         limit = max(LIMITS, key=lambda one: one.share(sender, receiver))
         share = limit.share(sender, receiver)
         if limit.share is _line and sender.window_share > WINDOW_SHARE:
             limit = WINDOW
-        return Explanation(here, self._there, limit.name, share, limit.advice)
+        return Explanation(here, there, limit.name, share, limit.advice)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,9 @@ import pytest
 from msgspec import structs
 
 from ftpy import timing
+from ftpy.client import client as client_module
 from ftpy.client.explaining import LIMITS, End
+from ftpy.client.listing import Listing
 from ftpy.errors import Unsupported
 from ftpy.server import verbs
 from ftpy.storage import following, syscalls
@@ -64,6 +67,13 @@ def test_the_largest_share_of_one_end_limits_and_the_line_where_both_wait(
     assert max(LIMITS, key=lambda one: one.share(*ends)).name == limit
 
 
+def placed(host: Host, source: Path, size: int) -> None:
+    """A file on both sides."""
+    make(source, size)
+    with host.client() as client:
+        client.put(source, "x")
+
+
 def explained(host: Host, source: Path, way: str, **options: Any) -> Any:
     with host.client(explains=True, **options) as client:
         if way == "put":
@@ -77,9 +87,7 @@ def explained(host: Host, source: Path, way: str, **options: Any) -> Any:
 
 @pytest.mark.parametrize("way", ["put", "get"])
 def test_both_ends_account_for_the_whole_time(host: Host, tmp_path: Path, way: str) -> None:
-    make(tmp_path / "source", 40 * MIB)
-    with host.client() as client:
-        client.put(tmp_path / "source", "x")
+    placed(host, tmp_path / "source", 40 * MIB)
     began = time.monotonic()
     explanation = explained(host, tmp_path / ("source" if way == "put" else "target"), way)
     taken = time.monotonic() - began
@@ -91,9 +99,7 @@ def test_both_ends_account_for_the_whole_time(host: Host, tmp_path: Path, way: s
 
 @pytest.mark.parametrize("way", ["put", "get"])
 def test_a_slow_line_is_told(plain_host: Host, tmp_path: Path, way: str) -> None:
-    make(tmp_path / "source", 8 * MIB)
-    with plain_host.client() as client:
-        client.put(tmp_path / "source", "x")
+    placed(plain_host, tmp_path / "source", 8 * MIB)
     slow = Fault(pause_seconds=0.005)
     with Proxy(plain_host.address, (slow, slow)) as proxy:
         explanation = explained(plain_host, tmp_path / "source", way, address=proxy.address)
@@ -102,9 +108,7 @@ def test_a_slow_line_is_told(plain_host: Host, tmp_path: Path, way: str) -> None
 
 @pytest.mark.parametrize("way", ["put", "get"])
 def test_a_limit_is_kept_and_told(host: Host, tmp_path: Path, way: str) -> None:
-    make(tmp_path / "source", 2 * MIB)
-    with host.client() as client:
-        client.put(tmp_path / "source", "x")
+    placed(host, tmp_path / "source", 2 * MIB)
     began = time.monotonic()
     explanation = explained(host, tmp_path / "source", way, limit=2 * MIB)
     assert time.monotonic() - began > 0.8 and explanation.limit == "--limit"
@@ -123,9 +127,7 @@ def test_a_disk_that_syncs_slowly_is_told(host: Host, tmp_path: Path, monkeypatc
 
 
 def test_slow_hashing_there_is_told(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make(tmp_path / "source", 40 * MIB)
-    with host.client() as client:
-        client.put(tmp_path / "source", "x")
+    placed(host, tmp_path / "source", 40 * MIB)
     update = following.Follower._hash
 
     def slow(self: Any, view: memoryview) -> None:
@@ -148,6 +150,32 @@ def test_every_connection_of_several_counts(plain_host: Host, tmp_path: Path) ->
         explanation = explained(plain_host, tmp_path / "source", "put", address=proxy.address, transfer=four)
         taken = time.monotonic() - began
     assert explanation.here.total > 2 * taken and explanation.there.total > 2 * taken
+
+
+@pytest.mark.parametrize("way", ["put", "get"])
+def test_a_connection_that_went_to_a_long_listing_does_not_count(
+    host: Host, tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "LISTING_SECONDS", 0.0)
+    monkeypatch.setattr(client_module, "LISTING_ROUND_TRIPS", 0)
+    (tmp_path / "tree").mkdir()
+    make(tmp_path / "tree" / "large", 40 * MIB)
+    with host.client() as client:
+        client.put_tree(tmp_path / "tree", "tree")
+    listed = Listing.wait
+    monkeypatch.setattr(Listing, "wait", lambda self, seconds: bool(seconds) and listed(self, seconds))
+    began = time.monotonic()
+    with host.client(explains=True) as client:
+        if way == "put":
+            os.utime(tmp_path / "tree" / "large", (1, 1))
+            client.put_tree(tmp_path / "tree", "tree")
+        else:
+            client.get_tree("tree", tmp_path / "back")
+        explanation = client.explain(way)  # type: ignore[arg-type]
+    taken = time.monotonic() - began
+    assert explanation is not None
+    for side in (explanation.here, explanation.there):
+        assert 0.3 * taken < side.total < taken + 0.05
 
 
 def test_the_end_of_an_old_server_stays_unknown(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
+from msgspec import Struct
 
 from ftpy.cli.common import EPILOG
 from ftpy.digests import DIGEST_NAMES, DigestName
@@ -65,8 +65,7 @@ digest_option = click.option(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TransferOptions:
+class TransferOptions(Struct, frozen=True, kw_only=True):
     """What put and get have in common."""
 
     recursive: bool
@@ -126,7 +125,7 @@ def transfer_options(command: F) -> F:
 
     @functools.wraps(command)
     def with_options(**given: Any) -> Any:
-        options = TransferOptions(**{field.name: given.pop(field.name) for field in fields(TransferOptions)})
+        options = TransferOptions(**{name: given.pop(name) for name in TransferOptions.__struct_fields__})
         options.check()
         return command(options=options, **given)
 

@@ -174,9 +174,7 @@ class FileGet(Closing):
             raise TargetExists(f"{display(self._target)}: {TargetExists.sentence()}")
         theirs = get.known(connection, there)
         with Source(self._target, get.digest) as local:
-            for _ in local.chunks(0, local.size):
-                pass
-            if local.hexdigest() != theirs:
+            if local.read_digest() != theirs:
                 raise TargetExists(f"{display(self._target)}: {TargetExists.sentence()}")
             fsync(local.fileno())  # whoever wrote it may not have waited for the disk
         digest = KnownDigest(get.digest, theirs)

@@ -190,9 +190,7 @@ class TreeGet:
         if known is None:
             return False
         with Source(name, self._options.digest) as source:
-            for _ in source.chunks(0, source.size):
-                pass
-            return source.hexdigest() == known
+            return source.read_digest() == known
 
     def _end(self, folder: _Folder) -> Iterator[FolderEnd]:
         """What is still to be done to a folder, unless it is as it should be."""

@@ -167,9 +167,7 @@ class TreePut:
         """The digest of a file of this side; None where it cannot be had, which is told when it is to be sent."""
         try:
             with Source(name, self._options.digest) as source:
-                for _ in source.chunks(0, source.size):
-                    pass
-                return source.hexdigest()
+                return source.read_digest()
         except LocalFileError:
             return None
 

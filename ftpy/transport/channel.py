@@ -89,9 +89,8 @@ class Channel:
 
     def receive(self, *, silence_seconds: float | None = None) -> Message | None:
         """The next message, or None where the peer ended the stream between two frames."""
-        session = self.session
-        header = self.stream.held_header(session.header_limit) or self.receive_raw(silence_seconds=silence_seconds)
-        return None if header is None else session.receive(header)
+        header = self.receive_raw(silence_seconds=silence_seconds)
+        return None if header is None else self.session.receive(header)
 
     def receive_raw(self, *, silence_seconds: float | None = None) -> bytes | None:
         """The next header's bytes, which the handshake hashes; hand them to ``session.receive``."""

@@ -30,8 +30,8 @@ from ftpy.wire.spelling import b64decode, b64encode
 
 RIGHTS = ("ls", "get", "put")
 """What a user can be allowed; a verb names the right that it needs."""
-LOOK_SECONDS = 1.0
-"""Least time between two looks at the file for open sessions, seconds: how long a removed user may go on."""
+LOOK_SECONDS = 0.25
+"""Least time between two looks at the file for open sessions, seconds."""
 
 log = logging.getLogger(__name__)
 

@@ -45,6 +45,7 @@ class RequestHandler(socketserver.BaseRequestHandler):
         self.service = self.server.service
         self.key = id(self.request)
         self.source = self.server.describe(self.client_address)
+        self.session = self.service.new_session()
         self.stream: Stream | None = None
         self.context: Context | None = None
         self.waiting = False
@@ -96,11 +97,11 @@ class RequestHandler(socketserver.BaseRequestHandler):
         """Whether the account that authenticated still stands; true before one did."""
         return self.context is None or self.service.accounts.is_current(self.context.account)
 
-    def dismiss(self) -> None:
-        """From any thread: end the session of who is welcome no longer."""
+    def dismiss(self, reason: str = "the user was removed or changed") -> None:
+        """From any thread: end the session, and say why."""
         if not self.dismissed:
             self.dismissed = True
-            self._note(logging.WARNING, "session-ended", reason="the user was removed or changed")
+            self._note(logging.WARNING, "session-ended", reason=reason)
         self.abandon()
 
     def abandon(self) -> None:
@@ -225,15 +226,19 @@ class RequestHandler(socketserver.BaseRequestHandler):
         channel.flush()
         channel.stream.farewell(FAREWELL_SECONDS)
 
+    @property
+    def _who(self) -> dict[str, object]:
+        """What is in every line about this connection."""
+        return {"user": self.user, "source": self.source, "session": self.session}
+
     def _note(self, level: int, event: str, **fields: object) -> None:
-        log.log(level, event, extra={"event": event, "fields": {"user": self.user, "source": self.source, **fields}})
+        log.log(level, event, extra={"event": event, "fields": self._who | fields})
 
     def _write_trail(self, event: str, each: list[dict[str, Any]]) -> None:
         if len(each) == 1:
             self._note(logging.INFO, event, **each[0])
         else:
-            fields = {"user": self.user, "source": self.source}
-            log.info(event, extra={"event": event, "fields": fields, "each": each})
+            log.info(event, extra={"event": event, "fields": self._who, "each": each})
 
 
 def _verb(request: Request | UnknownRequest) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import logging
 import os
 import signal
@@ -44,8 +45,8 @@ log = logging.getLogger("ftpy.server")
 
 SWEEP_SECONDS = 3600.0
 """How often expired uploads are looked for."""
-WATCH_SECONDS = 1.0
-"""How often open sessions are compared with the accounts."""
+WATCH_SECONDS = 0.25
+"""How often open sessions are compared with the accounts. With LOOK_SECONDS: how long a removed user may go on."""
 CROWD = 256
 """Connections less after which free memory is given back: of each the C library would keep some 40 KiB."""
 LAST_SECONDS = 5.0
@@ -86,6 +87,7 @@ class Service:
             self.binding = Binding(certificate_sha256(config.certificate))
         self.admission: Admission[int] | SharedAdmission = parent.admission if parent else Admission(config.limits)
         self.draining = threading.Event()
+        self._sessions = itertools.count(1)
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._roots: dict[str, _Root] = {}
@@ -172,6 +174,11 @@ class Service:
         with self._none_open:
             return self._none_open.wait_for(lambda: not self._handlers, timeout)
 
+    def new_session(self) -> str:
+        """A short name for a connection, unlike that of any other one of this server, whichever process has it."""
+        number = next(self._sessions)
+        return f"{self._parent.generation}-{number}" if self._parent else str(number)
+
     def opened(self, handler: RequestHandler) -> None:
         """A connection's thread has begun."""
         with self._lock:
@@ -192,7 +199,11 @@ class Service:
                 "stranger-ended",
                 extra={
                     "event": "stranger-ended",
-                    "fields": {"source": handler.source, "limit": "connections_unauthenticated"},
+                    "fields": {
+                        "source": handler.source,
+                        "session": handler.session,
+                        "limit": "connections_unauthenticated",
+                    },
                 },
             )
             handler.abandon()

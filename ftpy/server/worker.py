@@ -99,8 +99,10 @@ class RootNeighbours:
 class Parent:
     """The parent as a worker sees it. Every method is safe in any thread; without a parent the worker is to end."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, generation: int) -> None:
         self._link = link
+        self.generation = generation
+        """Which worker this is, counted from the server's start: no two have the same."""
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._asked: dict[int, queue.SimpleQueue[tuple[bool, Any]]] = {}
@@ -200,9 +202,9 @@ def _link(descriptor: int) -> Link:
     return Link(socket.socket(fileno=descriptor))
 
 
-def run_worker(config: ServerConfig, settings: str, listeners: Sequence[Listener], link: Link) -> int:
+def run_worker(config: ServerConfig, settings: str, listeners: Sequence[Listener], link: Link, generation: int) -> int:
     """Serve until the parent says stop, or is gone: the exit code."""
-    parent = Parent(link)
+    parent = Parent(link, generation)
     try:
         service = Service(config, settings, parent)
         parent.serve(service)

@@ -7,6 +7,7 @@ process without other threads is safe, takes milliseconds, and hands over settin
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import selectors
@@ -55,6 +56,8 @@ class Worker:
     slot: Slot
     pid: int
     link: Link
+    generation: int = 0
+    """Which one it is, counted from the server's start; its sessions' names begin with it."""
     started: float = field(default_factory=time.monotonic)
     connections: dict[int, str] = field(default_factory=dict)
     """Its connections' sources."""
@@ -103,6 +106,7 @@ class Workers(Closing):
         self._admission: Admission[_Connection] = Admission(config.limits)
         self._owners: dict[_Key, Worker] = {}
         self._swept: dict[str, float] = {}
+        self._generations = itertools.count(1)
         self._slots = [Slot() for _ in range(worker_count(config))]
         self._selector = selectors.DefaultSelector()
         self._signals, self._signalled = socket.socketpair()
@@ -195,15 +199,16 @@ class Workers(Closing):
         # Until it ignores them, a signal to all processes of a terminal or a service must not reach it.
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         sys.stderr.flush()
+        generation = next(self._generations)
         pid = os.fork()
         if pid == 0:
-            self._become_worker(mine, its)
+            self._become_worker(mine, its, generation)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         its.close()
-        slot.worker = worker = Worker(slot, pid, mine)
+        slot.worker = worker = Worker(slot, pid, mine, generation)
         self._selector.register(mine, selectors.EVENT_READ, partial(self._serve, worker))
 
-    def _become_worker(self, mine: Link, its: Link) -> None:
+    def _become_worker(self, mine: Link, its: Link, generation: int) -> None:
         """In the new process: it never returns into what its parent was doing."""
         code = FAILED
         try:
@@ -218,7 +223,7 @@ class Workers(Closing):
             self.close()
             for listener in self._listeners:
                 listener.file = None  # the parent's to remove
-            code = run_worker(self._config, self._settings, self._listeners, its)
+            code = run_worker(self._config, self._settings, self._listeners, its, generation)
         except BaseException:
             log.exception("worker-failed", extra={"event": "worker-failed", "fields": {"pid": os.getpid()}})
         finally:

@@ -9,6 +9,7 @@ import selectors
 import signal
 import socket
 import subprocess
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -74,14 +75,14 @@ class Crew(Daemon):
         (line,) = [line for line in self.log.splitlines() if " workers pids=" in line]
         self.workers = [int(pid) for pid in line.partition("pids=")[2].split(",")]
 
-    def connect(self, stack: ExitStack, worker: int) -> Connection:
+    def connect(self, stack: ExitStack, worker: int, user: str = "alice") -> Connection:
         """A connection that this worker serves, by its number: the others are stopped meanwhile."""
-        return stack.enter_context(self.served_by(worker))
+        return stack.enter_context(self.served_by(worker, user))
 
     @contextlib.contextmanager
-    def served_by(self, worker: int) -> Iterator[Connection]:
+    def served_by(self, worker: int, user: str = "alice") -> Iterator[Connection]:
         with self.only(worker):
-            connection = Connection.open(self.host.profile(), ONCE)
+            connection = Connection.open(self.host.profile(user), ONCE)
         try:
             yield connection
         finally:
@@ -194,6 +195,40 @@ def test_what_a_dead_worker_held_of_the_limits_is_free_again(host: Host) -> None
         eventually(lambda: "worker-died" in daemon.log)
         with host.client(transfer=ONCE) as client:
             assert client.stat("").type == "directory"
+
+
+def sessions(daemon: Crew, event: str) -> list[str]:
+    return re.findall(rf" {event} .*session=(\S+)", daemon.log)
+
+
+def test_sessions_of_all_workers_have_names_of_their_own_and_so_have_those_of_a_replaced_one(host: Host) -> None:
+    with Crew(host, workers=2) as daemon, ExitStack() as stack:
+        for worker in (0, 0, 1):
+            assert served(daemon.connect(stack, worker))
+        assert sessions(daemon, "login") == ["1-1", "1-2", "2-1"]
+        os.kill(daemon.workers[0], signal.SIGKILL)
+        eventually(lambda: "worker-died" in daemon.log)
+        os.kill(daemon.workers[1], signal.SIGSTOP)
+        eventually(lambda: states(daemon.workers[1]) == {"T"})
+        with host.client(transfer=ONCE) as client:
+            assert client.stat("").type == "directory"
+        os.kill(daemon.workers[1], signal.SIGCONT)
+        assert sessions(daemon, "login")[-1] == "3-1"
+
+
+def test_a_removed_users_sessions_end_within_a_second_at_every_worker(host: Host) -> None:
+    took = []
+    with Crew(host, workers=2) as daemon:
+        for name in ("bob", "carol", "dave"):
+            host.add_user(name)
+            with ExitStack() as stack:
+                lives = [daemon.connect(stack, worker, name) for worker in (0, 1)]
+                host.accounts.remove(name)
+                begin = time.monotonic()
+                assert [live.channel.receive(silence_seconds=10) for live in lives] == [None, None]
+                took.append(time.monotonic() - begin)
+        assert daemon.log.count(" session-ended ") == 6
+    assert min(took) < 1, took  # the others may have had to wait for a processor
 
 
 def test_parts_of_one_upload_over_several_workers_make_one_file(host: Host, data: bytes) -> None:

@@ -17,13 +17,9 @@ from ftpy.client.trees import OWNER_BITS, TreeOptions, TreeResult
 from ftpy.config.client import Profile, Transfer, choose_profile, client_config_path, load_client_config
 from ftpy.digests import DigestName
 from ftpy.errors import (
-    AlreadyExists,
-    Changed,
     ConnectionFailed,
     DigestMismatch,
     FtpyError,
-    InvalidPath,
-    IsADirectory,
     LocalFileError,
     NotADirectory,
     NotFound,
@@ -36,8 +32,6 @@ from ftpy.files import FileInfo, RemotePath, display
 from ftpy.storage.base import Condition, KnownDigest
 from ftpy.transport.pace import Pace
 from ftpy.wire.messages import (
-    AbortReply,
-    AbortRequest,
     DigestReply,
     DigestRequest,
     LsReply,
@@ -55,9 +49,6 @@ if TYPE_CHECKING:
     from ftpy.client.streamput import StreamPut
     from ftpy.client.treeget import TreeGet
     from ftpy.client.treeput import TreePut
-
-FINAL = (AlreadyExists, Changed, InvalidPath, IsADirectory, NotADirectory, PermissionDenied)
-"""Refusals that will not change by going on: what was sent of the file is dropped."""
 
 LISTING_ROUND_TRIPS = 5
 """What another connection takes to be ready, round trips: TCP, TLS, two of authentication, and the first request."""
@@ -225,7 +216,9 @@ class Client:
 
     @contextlib.contextmanager
     def _dropped_if_refused(self, transfer: FilePut | StreamPut) -> Iterator[None]:
-        """What the server holds of a put that will never end well is dropped; it would expire, but why wait."""
+        """What the server holds of a put that will never end well is dropped."""
+        from ftpy.client.putting import FINAL
+
         try:
             yield
         except (LocalFileError, *FINAL):
@@ -233,13 +226,12 @@ class Client:
             raise
 
     def _drop(self, transfer: FilePut | StreamPut) -> None:
+        from ftpy.client.putting import drop
+
         if transfer.upload is None:
             return
         try:
-            connection = self._connected()
-            connection.call(AbortRequest(id=connection.next_id(), upload=transfer.upload), AbortReply)
-        except UnknownUpload:
-            return  # the server has dropped it itself
+            drop(self._connected(), transfer.upload)
         except (ConnectionFailed, RequestError) as error:
             self.close()
             self._notify(f"what was sent stays on the server until it expires: {error}")

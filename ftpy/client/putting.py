@@ -15,8 +15,11 @@ from ftpy.client.source import Source
 from ftpy.client.streams import Lines
 from ftpy.digests import DigestName, hexdigest
 from ftpy.errors import (
+    AlreadyExists,
     Changed,
+    InvalidPath,
     IsADirectory,
+    NotADirectory,
     NotAFile,
     NotFound,
     PermissionDenied,
@@ -27,6 +30,8 @@ from ftpy.files import RemotePath
 from ftpy.storage.base import Condition, KnownDigest
 from ftpy.wire.messages import (
     MOST_PARTS,
+    AbortReply,
+    AbortRequest,
     CommitRequest,
     DigestReply,
     DigestRequest,
@@ -38,6 +43,20 @@ from ftpy.wire.messages import (
     digest_of,
 )
 from ftpy.wire.spelling import path_to_wire
+
+FINAL = (AlreadyExists, Changed, InvalidPath, IsADirectory, NotADirectory, PermissionDenied)
+"""Refusals that will not change by going on: what was sent of the file is dropped."""
+
+
+def drop(connection: Connection, upload: str) -> None:
+    """Have the server forget what it holds of a put that will never end well; it would expire, but why wait.
+
+    Raises ConnectionFailed, RequestError.
+    """
+    try:
+        connection.call(AbortRequest(id=connection.next_id(), upload=upload), AbortReply)
+    except UnknownUpload:
+        return  # it has done so itself
 
 
 class Put(Struct):

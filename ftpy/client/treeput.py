@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections import deque
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ftpy.client.beside import Beside, Folder
 from ftpy.client.connection import Connection
-from ftpy.client.putting import FilePut, Put
+from ftpy.client.putting import FINAL, FilePut, Put, drop
 from ftpy.client.source import Source, local_error, version
 from ftpy.client.streams import Alone
 from ftpy.client.trees import (
@@ -105,6 +106,8 @@ class TreePut:
         self._inline_bytes = inline_bytes
         self.tally = Tally(options)
         self.work: Work[FileJob, FolderEnd] = Work(self._found())
+        self._doomed: deque[str] = deque()
+        """Uploads of files that failed for good, to be dropped."""
 
     def dry_run(self) -> None:
         """Tell what would be sent; what differs only in content is found by its digest in a real run only."""
@@ -193,6 +196,8 @@ class TreePut:
         flying: deque[FileJob] = deque()
         try:
             while True:
+                while self._doomed and not flying:
+                    self._drop(connection, self._doomed.popleft())
                 batch = None if connection.leaving.is_set() else self.work.take(idle=not flying)
                 if isinstance(batch, FileJob):
                     self._send_large(connection, batch)
@@ -338,6 +343,8 @@ class TreePut:
             self.work.give_back([job])
             raise
         except FtpyError as error:
+            if isinstance(error, (LocalFileError, *FINAL)) and job.transfer and job.transfer.upload:
+                self._doomed.append(job.transfer.upload)
             self._close(job)
             self._fail(job, error)
             check_step(connection)
@@ -347,6 +354,11 @@ class TreePut:
         else:
             self._close(job)
             self._succeed([job])
+
+    def _drop(self, connection: Connection, upload: str) -> None:
+        """What the server holds of a file that failed for good is dropped, by the first connection that is free."""
+        with contextlib.suppress(RequestError):  # it expires
+            drop(connection, upload)
 
     def _transfer(self, job: FileJob) -> FilePut:
         if job.transfer is None:

@@ -1,6 +1,6 @@
-"""kill -9 of server, worker or client at random moments of a put; one checker after each (promises 1, 2, 4, 5, 7).
+"""kill -9 of server, worker or client at random moments of a put; one checker (``book``) after each.
 
-The checker reads the disk itself, beside the server: what it compares with is what was sent, never what ftpy says.
+Promises 1, 2, 4, 5, 7 of what must hold are asked for.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from blake3 import blake3
-
 from ftpy.client.client import Client
 from ftpy.client.parts import BYTES_IN_FLIGHT
 from ftpy.config.client import Transfer
@@ -23,6 +21,7 @@ from ftpy.errors import FtpyError
 from ftpy.files import FileInfo
 from ftpy.storage.base import PART_BYTES
 from ftpy.storage.journal import parse
+from tests.rigs.book import Book, Truth, version_of
 from tests.rigs.processes import MIB, SERVED_SECONDS, Meter, ProcessHost, Usage, kill, outcome, until, write_noise
 
 PUT_SECONDS = 120.0
@@ -35,53 +34,6 @@ TOO_LATE = "after the acknowledgement"
 RESIDENT_SLACK = 32 * MIB
 """What the allocator may keep of memory that was freed: buffers of the last large put, bytes."""
 PATIENT = Transfer(stall_seconds=10.0, connect_seconds=5.0, retries=30)
-
-
-@dataclass(frozen=True)
-class Version:
-    """One content that was sent: its size and BLAKE3."""
-
-    size: int
-    blake3: str
-
-
-@dataclass
-class Truth:
-    """What was sent where: the version acknowledged last, and the one that is on its way."""
-
-    acknowledged: Version | None = None
-    under_way: Version | None = None
-
-    @property
-    def allowed(self) -> list[Version]:
-        """What a reader may see."""
-        return [version for version in (self.acknowledged, self.under_way) if version is not None]
-
-
-@dataclass
-class Book:
-    """Every path that was put to, and what is true of it. Safe in any thread."""
-
-    truths: dict[str, Truth] = field(default_factory=dict)
-    acknowledgements: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def begin(self, path: str, version: Version) -> None:
-        """A put begins."""
-        with self._lock:
-            self.truths.setdefault(path, Truth()).under_way = version
-
-    def acknowledge(self, path: str) -> None:
-        """The put of ``path`` was acknowledged."""
-        with self._lock:
-            truth = self.truths[path]
-            truth.acknowledged, truth.under_way = truth.under_way, None
-            self.acknowledgements += 1
-
-    def copy(self) -> dict[str, Truth]:
-        """What is true now."""
-        with self._lock:
-            return {path: Truth(truth.acknowledged, truth.under_way) for path, truth in self.truths.items()}
 
 
 @dataclass
@@ -120,32 +72,9 @@ class Report:
         )
 
 
-def version_of(path: Path) -> Version:
-    """What is on disk."""
-    return Version(path.stat().st_size, blake3().update_mmap(path).hexdigest())
-
-
-def visible(root: Path) -> dict[str, Path]:
-    """Every file that a reader could see."""
-    return {
-        path.relative_to(root).as_posix(): path
-        for path in root.rglob("*")
-        if not path.is_dir() and path.relative_to(root).parts[0] != ".ftpy"
-    }
-
-
 def check_disk(host: ProcessHost, book: Book, report: Report) -> None:
     """Every acknowledged put is there, and whatever is visible is one whole version that was sent."""
-    truths = book.copy()  # before the disk: an acknowledgement that is read meanwhile is of what is under way here
-    found = visible(host.root)
-    for path, truth in truths.items():
-        if truth.acknowledged is not None and path not in found:
-            report.violations.append(f"{path} was acknowledged and is gone")
-    for path, file in found.items():
-        if path not in truths:
-            report.violations.append(f"{path} is visible and was never put")
-        elif (seen := version_of(file)) not in truths[path].allowed:
-            report.violations.append(f"{path} is torn or old: {seen} where {truths[path]} is known")
+    report.violations += book.faults(host.root)
 
 
 def check_served(host: ProcessHost, book: Book, report: Report, since: float) -> None:
@@ -156,7 +85,7 @@ def check_served(host: ProcessHost, book: Book, report: Report, since: float) ->
     book.begin("probe", version)
     back = host.folder / "probe-back"
     back.unlink(missing_ok=True)
-    with _connected(host, since) as client:
+    with connected(host, since) as client:
         client.put(probe, "probe")
         book.acknowledge("probe")
         client.get("probe", back)
@@ -174,15 +103,15 @@ def check_served(host: ProcessHost, book: Book, report: Report, since: float) ->
 def _check_listing(listed: dict[str, FileInfo], book: Book, report: Report) -> None:
     truths = book.copy()
     for path, truth in truths.items():
-        if truth.acknowledged is not None and path not in listed:
+        if None not in truth.allowed and path not in listed:
             report.violations.append(f"{path} was acknowledged and is not listed")
     for path, info in listed.items():
-        sizes = [version.size for version in truths.get(path, Truth()).allowed]
+        sizes = [version.size for version in truths.get(path, Truth()).allowed if version is not None]
         if info.type == "file" and info.size not in sizes:
             report.violations.append(f"{path} is listed, unfinished or never put: {info}")
 
 
-def _connected(host: ProcessHost, since: float) -> Client:
+def connected(host: ProcessHost, since: float) -> Client:
     """A client as soon as the server takes one."""
     while True:
         client = host.client()

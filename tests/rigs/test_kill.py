@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.rigs import kill
+from tests.rigs.book import Book, version_of
 from tests.rigs.processes import HAS_PROC, MIB, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not HAS_PROC, reason="needs Linux's /proc")]
@@ -46,11 +47,11 @@ def test_small_puts_that_were_acknowledged_are_there_when_the_server_is_killed(t
 def test_the_checker_tells_what_a_bad_server_would_leave(tmp_path: Path, damage: object, said: str) -> None:
     """The control: each kind of damage done by hand is found, here and in a listing."""
     with serving(tmp_path / "host") as host:
-        book = kill.Book()
+        book = Book()
         for name in ("old", "large"):
             source = host.folder / name
             source.write_bytes(name.encode() * 1000)
-            book.begin(name, kill.version_of(source))
+            book.begin(name, version_of(source))
             with host.client() as client:
                 client.put(source, name)
             book.acknowledge(name)

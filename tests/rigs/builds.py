@@ -1,0 +1,129 @@
+"""Builds of the server that differ in one thing: the broken ones are the controls of the rigs, which must tell them.
+
+``python -m tests.rigs.builds BUILD[,BUILD…] run -c FILE`` is ``ftpy-server run -c FILE`` of such a build.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import sys
+from collections.abc import Callable
+
+KIB = 1024
+
+
+def _is_directory(fd: int) -> bool:
+    return stat.S_ISDIR(os.fstat(fd).st_mode)
+
+
+def no_directory_sync() -> None:
+    """A file is made durable, its name is not."""
+    from ftpy.storage import syscalls
+
+    real, syscalls.HAS_SYNCFS = syscalls.fsync, False
+    syscalls.fsync = lambda fd: None if _is_directory(fd) else real(fd)
+
+
+def no_file_sync() -> None:
+    """A name is made durable, the file is not."""
+    from ftpy.storage import journal, syncing, syscalls
+
+    real, syscalls.HAS_SYNCFS = syscalls.fsync, False
+    syscalls.fsync = lambda fd: real(fd) if _is_directory(fd) else None
+    journal.sync_data = vars(syncing)["sync_data"] = lambda _: None
+
+
+def deaf_sync() -> None:
+    """What a sync says is not listened to."""
+    from ftpy.storage import syscalls
+
+    real, syscalls.HAS_SYNCFS = syscalls.fsync, False
+
+    def fsync(fd: int) -> None:
+        try:
+            real(fd)
+        except OSError:
+            return
+
+    syscalls.fsync = fsync
+
+
+def retried_sync() -> None:
+    """A sync that failed is tried again, when the kernel has forgotten what it could not write (fsync(2))."""
+    from ftpy.storage import syscalls
+
+    real, syscalls.HAS_SYNCFS = syscalls.fsync, False
+
+    def fsync(fd: int) -> None:
+        try:
+            real(fd)
+        except OSError:
+            real(fd)
+
+    syscalls.fsync = fsync
+
+
+def no_reservation() -> None:
+    """The space for an upload is not reserved: that it is missing shows in the middle."""
+    from ftpy.storage import uploadfiles
+
+    vars(uploadfiles)["reserve"] = os.ftruncate
+
+
+def swallowed_no_space() -> None:
+    """A write for which there is no space is taken for done."""
+    from ftpy.storage import partwriting, positional, staging, upload
+
+    real = positional.write_at
+
+    def write_at(fd: int, offset: int, view: memoryview) -> None:
+        try:
+            real(fd, offset, view)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+
+    for module in (positional, partwriting, staging, upload):
+        vars(module)["write_at"] = write_at
+
+
+def small_parts() -> None:
+    """Not broken: parts of 128 KiB, made durable in the background from 256 KiB on, so that little time has many."""
+    from ftpy.storage import base, syncing
+
+    base.PART_BYTES, base.STREAM_PART_BYTES, base.MIB = 128 * KIB, 128 * KIB, KIB
+    syncing.SYNC_BYTES, syncing.MOST_UNSYNCED = 256 * KIB, 1024 * KIB
+
+
+BUILDS: dict[str, Callable[[], None]] = {
+    build.__name__.replace("_", "-"): build
+    for build in (
+        no_directory_sync,
+        no_file_sync,
+        deaf_sync,
+        retried_sync,
+        no_reservation,
+        swallowed_no_space,
+        small_parts,
+    )
+}
+
+
+def apply(names: str) -> None:
+    """Make this process one of these builds, whose names are joined by commas."""
+    for name in filter(None, names.split(",")):
+        BUILDS[name]()
+
+
+def command(*names: str) -> list[str]:
+    """What runs ``ftpy-server`` of these builds, from the root of the repository."""
+    return [sys.executable, "-m", "tests.rigs.builds", ",".join(names)]
+
+
+if __name__ == "__main__":
+    from ftpy.cli.server import main
+
+    apply(sys.argv.pop(1))
+    main()

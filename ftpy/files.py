@@ -112,6 +112,17 @@ def is_reserved(name: str) -> bool:
     return name.casefold().startswith(RESERVED_PREFIX)
 
 
+def fold(name: str) -> str:
+    """``name`` as a file system sees it that folds case (ext4's casefold, macOS): equal for what it takes for one.
+
+    Unicode's canonical caseless matching, without what such a file system passes over.
+    """
+    if name.isascii():
+        return name.lower()
+    folded = unicodedata.normalize("NFD", _IGNORABLE.sub("", name)).casefold()
+    return _IGNORABLE.sub("", unicodedata.normalize("NFD", folded))
+
+
 def _refusal(part: str) -> str | None:
     """Why a component is not legal anywhere, or None."""
     if part in ("", ".", ".."):

@@ -20,7 +20,7 @@ from typing import Any, Self
 from ftpy.client.client import Client
 from ftpy.config.client import Profile, Transfer
 from ftpy.config.server import Limits, ServerConfig
-from ftpy.server.accounts import RIGHTS, Accounts
+from ftpy.server.accounts import Accounts
 from ftpy.server.identity import certificate_sha256, make_identity
 from ftpy.server.server import Service
 from ftpy.wire.spelling import b64encode
@@ -61,7 +61,6 @@ class Host:
 
     def add_user(self, name: str, **options: Any) -> None:
         """A user with a fresh key."""
-        options.setdefault("rights", RIGHTS)
         self.keys[name] = self.accounts.add(name, **options)
 
     @property

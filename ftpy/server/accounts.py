@@ -21,15 +21,14 @@ import msgspec
 from msgspec import Meta, Struct
 
 from ftpy.durable import check_private, locked, read_file, replace_file, writing
-from ftpy.errors import ConfigError, ProtocolError
-from ftpy.files import display
+from ftpy.errors import ConfigError, InvalidPath, ProtocolError
+from ftpy.files import RemotePath, display
+from ftpy.server.rights import RIGHTS, Permissions, Rule, in_order
 from ftpy.toml import unknown
 from ftpy.wire.auth import KEY_BYTES, Verifier, verifier
 from ftpy.wire.messages import UserName
 from ftpy.wire.spelling import b64decode, b64encode
 
-RIGHTS = ("ls", "get", "put")
-"""What a user can be allowed; a verb names the right that it needs."""
 LOOK_SECONDS = 0.25
 """Least time between two looks at the file for open sessions, seconds."""
 
@@ -39,7 +38,18 @@ _Secret = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{43}\Z")]
 """32 bytes, base64url."""
 
 
-class _User(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+_Quantity = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+_Positive = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+
+
+class _Rule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Rights at a path and below it, in place of the user's."""
+
+    path: str
+    rights: list[str]
+
+
+class _User(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """One user in the file; ``root`` null is the server's root, relative ones are relative to the file's folder."""
 
     name: UserName
@@ -47,6 +57,11 @@ class _User(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     server_key: _Secret
     root: Annotated[str, Meta(min_length=1)] | None = None
     rights: list[str]
+    rules: list[_Rule] = []
+    quota_bytes: _Quantity | None = None
+    quota_files: _Quantity | None = None
+    rate: _Positive | None = None
+    connections: _Positive | None = None
     created_ns: int
 
     def __repr__(self) -> str:
@@ -65,14 +80,28 @@ class _File(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A user: ``root`` is an absolute path, or None for the server's root; ``rights`` out of RIGHTS."""
+    """A user: ``root`` is an absolute path, or None for the server's root; ``rights`` out of RIGHTS, but for ``rules``.
+
+    ``quota_bytes`` and ``quota_files`` are for all that is below the root, whoever stored it; ``rate`` in bytes a
+    second, both ways and over all connections of the user; ``connections`` at once. None: not limited.
+    """
 
     name: str
     root: str | None
     rights: frozenset[str]
+    rules: tuple[Rule, ...] = ()
+    quota_bytes: int | None = None
+    quota_files: int | None = None
+    rate: int | None = None
+    connections: int | None = None
     created_ns: int = 0
     stored_key: str = field(default="", repr=False)
     """Tells an account from the same one with another key."""
+
+    @property
+    def permissions(self) -> Permissions:
+        """The rights, path by path."""
+        return Permissions(self.rights, self.rules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,21 +189,25 @@ class Accounts:
             self._look()
             return [account for _, (_, account) in sorted(self._known.users.items())]
 
-    def add(self, name: str, *, root: str | None = None, rights: tuple[str, ...] = RIGHTS) -> bytes:
-        """Add a user: the key to hand over, 32 bytes, kept nowhere. Raises ConfigError."""
+    def add(self, name: str, **fields: Any) -> bytes:
+        """Add a user: the key to hand over, 32 bytes, kept nowhere. ``fields`` as of ``change``. Raises ConfigError."""
         check_user_name(name)
         with self._edited() as users:
             if name in users:
                 raise ConfigError(f"there is a user {name} already; `user rotate` gives a new key")
             key, keys = _fresh_keys(name)
-            users[name] = _User(
-                name=name,
-                root=os.path.abspath(root) if root is not None else None,
-                rights=[right for right in RIGHTS if right in rights],
-                created_ns=time.time_ns(),
-                **keys,
-            )
+            fields = {"rights": RIGHTS} | fields
+            users[name] = _User(name=name, created_ns=time.time_ns(), **_stored(fields), **keys)
         return key
+
+    def change(self, name: str, **fields: Any) -> None:
+        """Give a user other fields, those of ``Account``, rules as (path, rights); what is not named stays.
+
+        Open sessions end. Raises ConfigError.
+        """
+        with self._edited() as users:
+            _check_known(name, users)
+            users[name] = msgspec.structs.replace(users[name], **_stored(fields))
 
     def rotate(self, name: str) -> bytes:
         """Replace a user's key: the new one; the old one is worth nothing from now on. Raises ConfigError."""
@@ -216,21 +249,42 @@ class Accounts:
         for user in file.users:
             if user.name in users:
                 raise ConfigError(f"{display(self._path)}: user {user.name} is there twice")
-            for right in user.rights:
-                if right not in RIGHTS:
-                    message = unknown(f"user {user.name}: unknown right {display(right)}", right, RIGHTS)
-                    raise ConfigError(f"{display(self._path)}: {message}")
             users[user.name] = (
                 Verifier(stored_key=self._secret(user.stored_key), server_key=self._secret(user.server_key)),
                 Account(
                     name=user.name,
                     root=os.path.join(os.path.dirname(self._path), user.root) if user.root is not None else None,
-                    rights=frozenset(user.rights),
+                    rights=self._rights(user, user.rights),
+                    rules=self._rules(user),
+                    quota_bytes=user.quota_bytes,
+                    quota_files=user.quota_files,
+                    rate=user.rate,
+                    connections=user.connections,
                     created_ns=user.created_ns,
                     stored_key=user.stored_key,
                 ),
             )
         return _Known(decoy_key=self._secret(file.decoy_key), users=users)
+
+    def _rights(self, user: _User, rights: list[str]) -> frozenset[str]:
+        for right in rights:
+            if right not in RIGHTS:
+                message = unknown(f"user {user.name}: unknown right {display(right)}", right, RIGHTS)
+                raise ConfigError(f"{display(self._path)}: {message}")
+        return frozenset(rights)
+
+    def _rules(self, user: _User) -> tuple[Rule, ...]:
+        """The rules of a user, no two for one path, be it in other letters: which of them counts must be plain."""
+        rules: dict[tuple[str, ...], Rule] = {}
+        for stored in user.rules:
+            try:
+                rule = Rule(RemotePath.parse(stored.path), self._rights(user, stored.rights))
+            except InvalidPath as error:
+                raise ConfigError(f"{display(self._path)}: user {user.name}: {error}") from None
+            if (other := rules.setdefault(rule.folded, rule)) is not rule:
+                both = f"{display(str(other.path))} and {display(stored.path)}"
+                raise ConfigError(f"{display(self._path)}: user {user.name}: the rules for {both} are for one path")
+        return tuple(rules.values())
 
     def _secret(self, text: str) -> bytes:
         try:
@@ -252,6 +306,18 @@ def check_user_name(name: str) -> None:
 def legal_user_name(name: str) -> str:
     """A legal user name that resembles ``name``; ``user`` where nothing is left of it."""
     return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).lstrip("._-")[:64] or "user"
+
+
+def _stored(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields as the file has them."""
+    stored = dict(fields)
+    if stored.get("root") is not None:
+        stored["root"] = os.path.abspath(stored["root"])
+    if "rights" in stored:
+        stored["rights"] = in_order(stored["rights"])
+    if "rules" in stored:
+        stored["rules"] = [_Rule(path=path, rights=in_order(rights)) for path, rights in stored["rules"]]
+    return stored
 
 
 def _check_known(name: str, users: dict[str, _User]) -> None:

@@ -15,7 +15,7 @@ from ftpy.errors import (
 )
 from ftpy.files import FileInfo, RemotePath
 from ftpy.server.context import Context, stored
-from ftpy.storage.base import Condition, KnownDigest, NewDirectory, NewFile, Reader
+from ftpy.storage.base import Admits, Condition, KnownDigest, NewDirectory, NewFile, Reader
 from ftpy.storage.following import CHUNK_BYTES, HashedRead
 from ftpy.transport.channel import JOIN_BYTES
 from ftpy.wire.messages import (
@@ -50,9 +50,9 @@ PAGE_BYTES = 48 * 1024
 """A page of a listing is cut at about this many bytes, safely inside the longest header."""
 
 
-def handle_put(request: PutRequest, context: Context) -> UploadReply | None:
-    """Store a small file whole, or open (or find again) the upload of a large one."""
-    file = _new_file(request)
+def handle_put(request: PutRequest, context: Context, *, replacing: bool) -> UploadReply | None:
+    """Store a small file whole, or open (or find again) the upload of a large one; not ``replacing``: a new one."""
+    file = _new_file(request, replacing=replacing)
     if request.length is not None:
         _put_inline(request, file, context)
         return None
@@ -91,14 +91,14 @@ def handle_part(request: PartRequest, context: Context) -> PartReply:
     return PartReply(id=request.id)
 
 
-def handle_commit(request: CommitRequest, context: Context) -> StoredReply:
-    """Verify the whole of an upload and publish it."""
+def handle_commit(request: CommitRequest, context: Context, *, replacing: bool) -> StoredReply:
+    """Verify the whole of an upload and publish it; not ``replacing``: only where nothing is."""
     upload = context.upload(request.upload)
     digest = _known(request.digest)
 
     def commit() -> FileInfo:
         try:
-            info = upload.commit(digest, request.file_size)
+            info = upload.commit(digest, request.file_size, replacing=replacing)
         except DigestMismatch:
             context.release(upload.id)
             raise
@@ -123,10 +123,17 @@ def handle_abort(request: AbortRequest, context: Context) -> AbortReply:
     return AbortReply(id=request.id)
 
 
-def handle_mkdir(request: MkdirRequest, context: Context) -> None:
-    """Make a folder in its turn among the small files; replied to when its group is durable."""
+def handle_mkdir(request: MkdirRequest, context: Context, *, replacing: bool) -> None:
+    """Make a folder in its turn among the small files; replied to when its group is durable.
+
+    Not ``replacing``: one that is there stays as it is.
+    """
     wanted = NewDirectory(
-        path=request.remote_path(), parents=request.parents, mode=request.mode, mtime_ns=request.mtime_ns
+        path=request.remote_path(),
+        parents=request.parents,
+        mode=request.mode,
+        mtime_ns=request.mtime_ns,
+        untouched=not replacing,
     )
     context.commits.add(request.id, context.storage.stage_directory(wanted))
 
@@ -211,12 +218,12 @@ def _chunks(reader: Reader, offset: int, length: int) -> Iterator[memoryview]:
         yield view
 
 
-def handle_ls(request: LsRequest, context: Context) -> LsReply:
+def handle_ls(request: LsRequest, context: Context, *, admits: Admits) -> LsReply:
     """List a directory in pages; the last one says that it is complete."""
     path = request.remote_path()
     entries: list[Entry] = []
     size = 0
-    for info in context.storage.ls(path, recursive=request.recursive):
+    for info in context.storage.ls(path, recursive=request.recursive, admits=admits):
         entry = info_to_entry(info, path)
         cost = 2 * len(entry.name) + 2 * len(entry.name_b64 or "") + 2 * len(entry.name.encode()) + 256
         if len(entries) >= PAGE_ENTRIES or size + cost > PAGE_BYTES:
@@ -275,11 +282,11 @@ def _compute(reader: Reader, name: DigestName, context: Context) -> str:
     return digest
 
 
-def _new_file(request: PutRequest) -> NewFile:
+def _new_file(request: PutRequest, *, replacing: bool) -> NewFile:
     path = request.remote_path()
     if path == RemotePath():
         raise InvalidPath("the path names no file")
-    wanted = request.condition
+    wanted = request.condition if replacing else "absent"
     condition: Condition = _known(wanted) if isinstance(wanted, DigestOf) else wanted
     return NewFile(
         path=path,

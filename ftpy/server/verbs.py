@@ -1,4 +1,4 @@
-"""A row per verb: who answers it and which right it takes. Permission is checked once, here."""
+"""A row per verb: who answers it, and which rights it takes at which path. Permission is checked once, here."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ftpy.errors import PermissionDenied, Unsupported
+from ftpy.files import RemotePath, display
 from ftpy.server import handlers
 from ftpy.server.context import Context
+from ftpy.server.rights import Permissions
 from ftpy.wire.messages import (
     AbortRequest,
     CommitRequest,
+    DigestOf,
     DigestRequest,
     GetRequest,
     LsRequest,
@@ -25,29 +28,72 @@ from ftpy.wire.messages import (
     UnknownRequest,
 )
 
+PathOf = Callable[[Any, Context], RemotePath]
+"""Which path of a request a right is needed at."""
+Of = Callable[[Any], bool]
+"""Whether something is so of a request."""
+
+
+def _named(request: Any, context: Context) -> RemotePath:  # noqa: ARG001
+    path: RemotePath = request.remote_path()
+    return path
+
+
+def _of_upload(request: Any, context: Context) -> RemotePath:
+    return context.upload(request.upload).path
+
+
+def _always(request: Any) -> bool:  # noqa: ARG001
+    return True
+
+
+def _never(request: Any) -> bool:  # noqa: ARG001
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """A right that a request takes at a path: where ``when`` is so, and everywhere ``below`` where that is so."""
+
+    right: str
+    path: PathOf = _named
+    below: Of = _never
+    when: Of = _always
+
 
 @dataclass(frozen=True, slots=True)
 class Verb:
     """How one verb is answered: ``handler`` returns the reply, or None when it has spoken or will speak itself.
 
-    ``right`` is what it takes; None where it is about the connection alone.
+    It takes what it ``needs``; nothing where it is about the connection alone. With ``replaces`` the handler is told
+    whether the user may replace what is at that path, as ``replacing``; with ``shows`` which paths may be told of,
+    those with that right, as ``admits`` (None: all).
     """
 
-    handler: Callable[[Any, Context], Reply | None]
-    right: str | None
+    handler: Callable[..., Reply | None]
+    needs: tuple[Need, ...] = ()
+    replaces: PathOf | None = None
+    shows: str | None = None
 
+
+def _compares(request: PutRequest) -> bool:
+    """Whether a put is to replace the content that it names."""
+    return isinstance(request.condition, DigestOf)
+
+
+_WRITE_UPLOAD = Need("write", path=_of_upload)
 
 VERBS: dict[type[Request], Verb] = {
-    PutRequest: Verb(handlers.handle_put, right="put"),
-    PartRequest: Verb(handlers.handle_part, right="put"),
-    CommitRequest: Verb(handlers.handle_commit, right="put"),
-    AbortRequest: Verb(handlers.handle_abort, right="put"),
-    MkdirRequest: Verb(handlers.handle_mkdir, right="put"),
-    GetRequest: Verb(handlers.handle_get, right="get"),
-    DigestRequest: Verb(handlers.handle_digest, right="get"),
-    LsRequest: Verb(handlers.handle_ls, right="ls"),
-    StatRequest: Verb(handlers.handle_stat, right="ls"),
-    TimesRequest: Verb(handlers.handle_times, right=None),
+    PutRequest: Verb(handlers.handle_put, (Need("write"), Need("replace", when=_compares)), replaces=_named),
+    PartRequest: Verb(handlers.handle_part, (_WRITE_UPLOAD,)),
+    CommitRequest: Verb(handlers.handle_commit, (_WRITE_UPLOAD,), replaces=_of_upload),
+    AbortRequest: Verb(handlers.handle_abort, (_WRITE_UPLOAD,)),
+    MkdirRequest: Verb(handlers.handle_mkdir, (Need("write"),), replaces=_named),
+    GetRequest: Verb(handlers.handle_get, (Need("read"),)),
+    DigestRequest: Verb(handlers.handle_digest, (Need("read"),)),
+    LsRequest: Verb(handlers.handle_ls, (Need("list"),), shows="list"),
+    StatRequest: Verb(handlers.handle_stat, (Need("list"),)),
+    TimesRequest: Verb(handlers.handle_times),
 }
 
 
@@ -56,6 +102,23 @@ def dispatch(request: Request | UnknownRequest, context: Context) -> Reply | Non
     if isinstance(request, UnknownRequest):
         raise Unsupported(f"this server does not know the verb {request.cmd!r}")
     verb = VERBS[type(request)]
-    if verb.right is not None and verb.right not in context.account.rights:
-        raise PermissionDenied(f"user {context.account.name} has no right to {verb.right}")
-    return verb.handler(request, context)
+    allowed = context.account.permissions
+    for need in verb.needs:
+        if need.when(request):
+            _check(need, request, context, allowed)
+    more: dict[str, Any] = {}
+    if verb.replaces is not None:
+        more["replacing"] = "replace" in allowed.at(verb.replaces(request, context))
+    if (shown := verb.shows) is not None:
+        more["admits"] = (lambda path: shown in allowed.at(path)) if allowed.rules else None
+    return verb.handler(request, context, **more)
+
+
+def _check(need: Need, request: Request, context: Context, allowed: Permissions) -> None:
+    refused = f"user {context.account.name} has no right to {need.right}"
+    if not allowed.ever(need.right):
+        raise PermissionDenied(refused)  # before anything is looked up
+    path = need.path(request, context)
+    held = allowed.below(path) if need.below(request) else allowed.at(path)
+    if need.right not in held:
+        raise PermissionDenied(f"{refused} {display(str(path)) or '/'}")

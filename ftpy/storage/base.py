@@ -11,7 +11,7 @@ Nothing here needs rename, append or a local lock to be correct: an object store
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Literal, Self
 
@@ -46,6 +46,10 @@ class KnownDigest(Struct, frozen=True, gc=False):
 
 Condition = Literal["absent"] | KnownDigest | None
 """What must be true of the path at publication: nothing there, this content there, or anything."""
+
+
+Admits = Callable[[RemotePath], bool] | None
+"""Whether a listing may tell of a path and of what is below it; None: of all."""
 
 
 class NewFile(Struct, frozen=True):
@@ -121,6 +125,7 @@ class Upload(Closing, abc.ABC):
 
     id: str
     """32 hexadecimal digits."""
+    path: RemotePath
     file_size: int | None
     part_size: int
 
@@ -136,9 +141,10 @@ class Upload(Closing, abc.ABC):
         """
 
     @abc.abstractmethod
-    def commit(self, digest: KnownDigest, file_size: int | None) -> FileInfo:
+    def commit(self, digest: KnownDigest, file_size: int | None, *, replacing: bool = True) -> FileInfo:
         """Verify the whole, publish it, make it durable; ``file_size`` where it was not known before.
 
+        Not ``replacing``: as if this hand's condition were "absent".
         Raises Incomplete (go on sending), DigestMismatch (the upload is dropped), AlreadyExists, Changed, NoSpace.
         """
 
@@ -160,13 +166,14 @@ class Upload(Closing, abc.ABC):
 class NewDirectory(Struct, frozen=True):
     """A directory that a client wants: with ``parents`` those above it too, and it may be there already.
 
-    ``mode`` and ``mtime_ns`` become its where they are given, also if it was there.
+    ``mode`` and ``mtime_ns`` become its where they are given, also if it was there; ``untouched``: only if it was not.
     """
 
     path: RemotePath
     parents: bool = False
     mode: int | None = None
     mtime_ns: int | None = None
+    untouched: bool = False
 
 
 class Staged(Closing, abc.ABC):
@@ -187,8 +194,8 @@ class Storage(Closing, abc.ABC):
         """What is at ``path``; symlinks are reported, never followed."""
 
     @abc.abstractmethod
-    def ls(self, path: RemotePath, *, recursive: bool) -> Iterator[FileInfo]:
-        """What is below a directory, each directory before its content, in the order of names.
+    def ls(self, path: RemotePath, *, recursive: bool, admits: Admits = None) -> Iterator[FileInfo]:
+        """What is below a directory, each directory before its content, in the order of names, if it ``admits`` them.
 
         Memory stays flat in the depth-first sense: one directory's names at a time.
         """

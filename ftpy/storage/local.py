@@ -15,7 +15,7 @@ from pathlib import Path
 from ftpy.errors import IoError, IsADirectory, RequestError, Unsupported
 from ftpy.files import FileInfo, RemotePath, check_portable, display
 from ftpy.storage.area import Area
-from ftpy.storage.base import KnownDigest, NewDirectory, NewFile, Reader, Staged, Storage, Upload
+from ftpy.storage.base import Admits, KnownDigest, NewDirectory, NewFile, Reader, Staged, Storage, Upload
 from ftpy.storage.beneath import Beneath, Door, best_door, check_parts
 from ftpy.storage.following import HashedRead
 from ftpy.storage.publishing import Publisher
@@ -88,11 +88,11 @@ class LocalStorage(Storage):
             return info
         return file_info(path, found, self._remembered.look(version_of(found)))
 
-    def ls(self, path: RemotePath, *, recursive: bool) -> Iterator[FileInfo]:
+    def ls(self, path: RemotePath, *, recursive: bool, admits: Admits = None) -> Iterator[FileInfo]:
         """What is below a directory; refuses at once what cannot be listed."""
         with translating(path):
             self._beneath.open_dir(path).close()
-        return listing(self._beneath, self._remembered, path, recursive=recursive)
+        return listing(self._beneath, self._remembered, path, recursive=recursive, admits=admits)
 
     def open(self, path: RemotePath) -> Reader:
         """Open a regular file."""

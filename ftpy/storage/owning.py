@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ftpy.errors import InternalError, RequestError
@@ -93,10 +94,11 @@ class Guest:
         self._parts.discard(number)
         hand.live.part_abandoned(number, None)
 
-    def commit(self, hand: LocalUpload, digest: KnownDigest, file_size: int | None) -> FileInfo:
+    def commit(self, hand: LocalUpload, digest: KnownDigest, file_size: int | None, replacing: bool) -> FileInfo:
         """Commit, and say meanwhile how far it is. It goes on when nobody hears that any more."""
         outcome: list[tuple[str, Any]] = []
-        thread = start_thread(lambda: outcome.append(_attempt(lambda: hand.commit(digest, file_size))), "ftpy-work")
+        commit = partial(hand.commit, digest, file_size, replacing=replacing)
+        thread = start_thread(lambda: outcome.append(_attempt(commit)), "ftpy-work")
         thread.join(VERIFIED_SECONDS)
         while thread.is_alive():
             with contextlib.suppress(OSError):

@@ -120,6 +120,8 @@ class Publication(Closing):
         self._directories: dict[RemotePath, Directory] = {}
         self._changed: dict[RemotePath, None] = {}
         self._made: set[RemotePath] = set()
+        self._new: set[RemotePath] = set()
+        """Directories that were not there until this publication made them."""
 
     def close(self) -> None:
         """Close the directories."""
@@ -143,13 +145,17 @@ class Publication(Closing):
     def make(self, wanted: NewDirectory) -> os.stat_result:
         """Make a directory, or give one that is there its mode and time. Raises OSError, RequestError."""
         path = wanted.path
+        was_new = path in self._new
         if not wanted.parents:
             try:
                 self._directory_that_is(path.parent).mkdir(path.name)
             except FileExistsError:
                 raise AlreadyExists(f"{display(str(path))}: something is already there") from None
+            self._new.add(path)
             self._changed[path.parent] = None
         directory = self._directory(path)
+        if wanted.untouched and (was_new or path not in self._new):
+            return os.fstat(directory.fd)
         if wanted.mode is not None:
             os.fchmod(directory.fd, os.fstat(directory.fd).st_mode & 0o7000 | wanted.mode)  # setgid is inherited
         if wanted.mtime_ns is not None:
@@ -198,6 +204,7 @@ class Publication(Closing):
         self._made.add(path)
         try:
             parent.mkdir(path.name)
+            self._new.add(path)
         except FileExistsError:
             pass  # another publication was first, or it is no directory: opening it tells
         self._changed[path.parent] = None

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from ftpy.errors import Changed, InvalidPath
 from ftpy.files import FileInfo, RemotePath, display, is_reserved
-from ftpy.storage.base import KnownDigest, Reader
+from ftpy.storage.base import Admits, KnownDigest, Reader
 from ftpy.storage.beneath import Beneath, Directory
 from ftpy.storage.positional import read_at
 from ftpy.storage.refusals import refusal, translating
@@ -81,19 +81,21 @@ class LocalReader(Reader):
         return self._fd
 
 
-def listing(beneath: Beneath, remembered: Remembered, path: RemotePath, *, recursive: bool) -> Iterator[FileInfo]:
-    """What is below a directory, lazily, each directory before its content. Raises RequestError.
+def listing(
+    beneath: Beneath, remembered: Remembered, path: RemotePath, *, recursive: bool, admits: Admits = None
+) -> Iterator[FileInfo]:
+    """What is below a directory, lazily, each directory before its content, if it ``admits`` them. Raises RequestError.
 
     A directory that cannot be read ends the listing with an error: a listing never looks complete when it is not.
     """
     with translating(path):
         directory = beneath.open_dir(path)
-    yield from _below(directory, remembered, recursive=recursive)
+    yield from _below(directory, remembered, admits, recursive=recursive)
 
 
-def _below(directory: Directory, remembered: Remembered, *, recursive: bool) -> Iterator[FileInfo]:
+def _below(directory: Directory, remembered: Remembered, admits: Admits, *, recursive: bool) -> Iterator[FileInfo]:
     with directory:
-        for info in _entries(directory, remembered):
+        for info in _entries(directory, remembered, admits):
             yield info
             if recursive and info.type == "directory":
                 try:
@@ -102,16 +104,16 @@ def _below(directory: Directory, remembered: Remembered, *, recursive: bool) -> 
                     continue  # removed or replaced since it was listed
                 except OSError as error:
                     raise refusal(error, info.path) from error
-                yield from _below(inner, remembered, recursive=True)
+                yield from _below(inner, remembered, admits, recursive=True)
 
 
-def _entries(directory: Directory, remembered: Remembered) -> Iterator[FileInfo]:
-    """One directory's entries in the order of names, without what no peer could name."""
+def _entries(directory: Directory, remembered: Remembered, admits: Admits) -> Iterator[FileInfo]:
+    """One directory's entries in the order of names, without what no peer could name or may be told of."""
     with translating(directory.path):
         names = directory.names()
     names.sort()
     skipped: list[str] = []
-    paths = _legal(directory.path, names, skipped)
+    paths = filter(admits, _legal(directory.path, names, skipped))  # None lets all pass
     while batch := list(itertools.islice(paths, LISTED_TOGETHER)):
         yield from _batch(directory, remembered, batch)
     if skipped:

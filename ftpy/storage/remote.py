@@ -35,6 +35,7 @@ class RemoteUpload(Upload):
         self, upload_id: str, link: Link, meta: Meta, descriptors: list[int], left: Callable[[RemoteUpload], None]
     ) -> None:
         self.id = upload_id
+        self.path = meta.file.path
         self.file_size = meta.file.file_size
         self.part_size = meta.part_size
         self.meta = meta
@@ -168,9 +169,9 @@ class RemoteUpload(Upload):
         with contextlib.suppress(Busy, ShuttingDown):  # an owner that is gone has forgotten it already
             self._ask("part_abandoned", number)
 
-    def commit(self, digest: KnownDigest, file_size: int | None) -> FileInfo:
+    def commit(self, digest: KnownDigest, file_size: int | None, *, replacing: bool = True) -> FileInfo:
         """Verify and publish."""
-        info: FileInfo = self._ask("commit", digest, file_size)
+        info: FileInfo = self._ask("commit", digest, file_size, replacing)
         self._verified = info.size
         return info
 

@@ -58,6 +58,7 @@ class LocalUpload(Upload):
         self.live, self._condition, self._hold, self._let_go = live, condition, hold, let_go
         self._closed = False
         self.id = live.id
+        self.path = live.meta.file.path
         self.file_size = live.meta.file.file_size
         self.part_size = live.meta.part_size
 
@@ -80,9 +81,9 @@ class LocalUpload(Upload):
             self._let_go()
             raise
 
-    def commit(self, digest: KnownDigest, file_size: int | None) -> FileInfo:
+    def commit(self, digest: KnownDigest, file_size: int | None, *, replacing: bool = True) -> FileInfo:
         """Verify and publish."""
-        return self.live.commit(digest, file_size, self._condition)
+        return self.live.commit(digest, file_size, self._condition if replacing else "absent")
 
     @property
     def verified(self) -> int:

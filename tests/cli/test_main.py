@@ -580,10 +580,10 @@ def test_exit_code_is_5_when_what_arrives_is_not_what_was_sent(tmp_path: Path) -
 
 @pytest.mark.slow
 def test_users_of_one_right_can_use_it(desk: Desk, root: Path, host: Host) -> None:
-    for right in ("put", "get", "ls"):
-        if right not in host.keys:
-            host.add_user(right, rights=(right,))
-        desk.pair(right, user=right)
+    for name, rights in {"put": ("write", "replace"), "get": ("read",), "ls": ("list",)}.items():
+        if name not in host.keys:
+            host.add_user(name, rights=rights)
+        desk.pair(name, user=name)
     data = desk.make("f", 100)
     large = desk.make("large", 3 * MIB)
     for name in ("f", "large"):
@@ -591,15 +591,15 @@ def test_users_of_one_right_can_use_it(desk: Desk, root: Path, host: Host) -> No
         assert desk("put", "-s", "put", name, f"new {name}").code == 0
         assert desk("put", "-s", "put", name, "to/").code == 0
     assert (root / "new f").read_bytes() == data and (root / "to/large").read_bytes() == large
-    desk("get", "-s", "put", "f", "g").failed(1, "no right to get")
-    desk("ls", "-s", "put").failed(1, "no right to ls")
+    desk("get", "-s", "put", "f", "g").failed(1, "no right to read")
+    desk("ls", "-s", "put").failed(1, "no right to list")
     assert desk("get", "-s", "get", "f", "g").code == 0
     assert "identical" in desk("get", "-s", "get", "f", "g").out
     (desk.folder / "g").write_bytes(b"mine")
     desk("get", "-s", "get", "f", "g").failed(1, "--force replaces it")
-    desk("put", "-s", "get", "f").failed(1, "no right to put")
+    desk("put", "-s", "get", "f").failed(1, "no right to write")
     assert desk("ls", "-s", "ls").out == "f\nlarge\nnew f\nnew large\nto/\n"
-    desk("get", "-s", "ls", "f", "h").failed(1, "no right to get")
+    desk("get", "-s", "ls", "f", "h").failed(1, "no right to read")
 
 
 # ------------------------------------------------------------------ interrupted

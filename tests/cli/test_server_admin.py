@@ -5,86 +5,22 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 
 import pytest
-from click.testing import CliRunner
 
 import ftpy
-from ftpy.cli.server import cli
 from ftpy.config.server import ServerConfig, load_server_config
-from ftpy.errors import ConfigError
-from ftpy.server.accounts import RIGHTS, Accounts
+from ftpy.server.accounts import Accounts
 from ftpy.server.identity import certificate_sha256, make_identity
 from ftpy.toml import to_toml
 from ftpy.wire.auth import verifier
 from ftpy.wire.spelling import b64decode
-from ftpy.wire.token import PairingToken
+from tests.cli.administering import invoke, refused, run, token_of
 
 posix = pytest.mark.skipif(os.name != "posix", reason="modes of files mean nothing on Windows")
 as_user = pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere, whatever the mode says"
 )
-
-
-def invoke(*arguments: object):
-    """Run in this process: the result; a refusal is its ``exception``."""
-    result = CliRunner().invoke(cli, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, ConfigError | SystemExit):
-        raise result.exception
-    return result
-
-
-def refused(*arguments: object) -> str:
-    """Run what must be refused: the error's line."""
-    result = invoke(*arguments)
-    assert isinstance(result.exception, ConfigError), result.output
-    assert result.stdout == ""
-    message = str(result.exception)
-    assert message.isprintable()
-    return message
-
-
-def run(*arguments: object, cwd=None, **env: str) -> tuple[int, str, str]:
-    """Run as a process: exit code, standard output, standard error."""
-    process = subprocess.run(
-        [sys.executable, "-c", "from ftpy.cli.server import main; main()", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={name: value for name, value in os.environ.items() if not name.startswith("FTPY_")} | env,
-        timeout=60,
-        check=False,
-    )
-    return process.returncode, process.stdout, process.stderr
-
-
-def token_of(stdout: str) -> PairingToken:
-    """The token, which must be all there is."""
-    assert stdout.count("\n") == 1
-    return PairingToken.from_text(stdout)
-
-
-@pytest.fixture
-def made(tmp_path):
-    """A server's folder with the user alice: the path of its settings."""
-    result = invoke("init", tmp_path / "srv", "--user", "alice", "--listen", "127.0.0.1:7421")
-    assert result.exit_code == 0
-    return tmp_path / "srv" / "server.toml"
-
-
-@pytest.fixture
-def edited(made):
-    """Changes the settings: a function from what is replaced to what replaces it."""
-
-    def edit(old: str, new: str):
-        text = made.read_text()
-        assert old in text
-        made.write_text(text.replace(old, new))
-        return made
-
-    return edit
 
 
 # ------------------------------------------------------------------ init
@@ -262,100 +198,6 @@ def test_run_is_refused_in_one_line_when_the_settings_are_wrong(edited):
     assert re.fullmatch(r"ftpy-server: .*server\.toml:\d+: `log\.level`: .*\n", err)
 
 
-# ------------------------------------------------------------------ users
-
-
-def test_user_add_prints_the_token_alone_and_the_user_may_come_in(made):
-    code, out, err = run("user", "add", "bob", "-c", made)
-    assert code == 0
-    token = token_of(out)
-    keys, account = Accounts(made.parent / "users.json").lookup("bob")
-    assert keys == verifier(b64decode(token.key), "bob")
-    assert (account.rights, account.root) == (frozenset(RIGHTS), None)
-    assert (token.user, token.addresses) == ("bob", ["127.0.0.1:7421"])
-    assert token.certificate_sha256 == certificate_sha256(str(made.parent / "certificate.pem")).hex()
-    assert "bob" in err
-    assert token.key not in err
-
-
-def test_user_add_keeps_to_the_rights_and_the_root_that_are_given(made, tmp_path):
-    (tmp_path / "bob").mkdir()
-    invoke("user", "add", "bob", "--right", "get", "--right", "ls", "--root", tmp_path / "bob", "-c", made)
-    account = Accounts(made.parent / "users.json").lookup("bob")[1]
-    assert (account.rights, account.root) == (frozenset({"ls", "get"}), str(tmp_path / "bob"))
-
-
-def test_user_add_reads_the_settings_from_the_environment(made):
-    code, out, _ = run("user", "add", "bob", FTPY_SERVER_CONFIG=str(made))
-    assert code == 0
-    token_of(out)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["alice"], "already"),
-        (["Bob"], "a user's name"),
-        (["bob", "--root", "/nowhere/at/all"], "not a folder"),
-        (["bob", "--root", "/"], "lies below it"),
-    ],
-)
-def test_user_add_changes_nothing_when_it_is_refused(made, arguments, said):
-    before = (made.parent / "users.json").read_bytes()
-    assert said in refused("user", "add", *arguments, "-c", made)
-    assert (made.parent / "users.json").read_bytes() == before
-
-
-@pytest.mark.parametrize("change", [("add", "bob"), ("rotate", "alice")])
-def test_no_key_is_made_when_its_token_could_not_be(made, edited, change):
-    before = (made.parent / "users.json").read_bytes()
-    edited('listen = ["127.0.0.1:7421"]', 'listen = ["127.0.0.1:0"]')
-    assert "could not know the port" in refused("user", *change, "-c", made)
-    edited('listen = ["127.0.0.1:0"]', 'listen = ["127.0.0.1:1"]')
-    (made.parent / "certificate.pem").unlink()
-    assert "certificate.pem" in refused("user", *change, "-c", made)
-    assert (made.parent / "users.json").read_bytes() == before
-
-
-def test_user_rotate_prints_a_token_alone_and_the_old_key_is_worth_nothing(made):
-    old = token_of(invoke("user", "add", "bob", "-c", made).stdout)
-    code, out, _ = run("user", "rotate", "bob", "-c", made)
-    assert code == 0
-    keys = Accounts(made.parent / "users.json").lookup("bob")[0]
-    assert keys == verifier(b64decode(token_of(out).key), "bob") != verifier(b64decode(old.key), "bob")
-
-
-def test_user_remove_ends_the_user_and_keeps_the_files(made):
-    (made.parent / "files" / "a").touch()
-    code, out, err = run("user", "remove", "alice", "-c", made)
-    assert (code, out, err) == (0, "", "removed the user alice\n")
-    assert Accounts(made.parent / "users.json").all() == []
-    assert (made.parent / "files" / "a").exists()
-
-
-@pytest.mark.parametrize("verb", ["remove", "rotate"])
-def test_user_change_names_the_nearest_when_the_user_is_unknown(made, verb):
-    code, out, err = run("user", verb, "alic", "-c", made)
-    assert (code, out, err) == (2, "", "ftpy-server: there is no user alic; did you mean alice?\n")
-
-
-def test_user_list_shows_who_may_what_and_no_secret(made, tmp_path):
-    (tmp_path / "bob").mkdir()
-    invoke("user", "add", "bob", "--right", "get", "--root", tmp_path / "bob", "-c", made)
-    code, out, err = run("user", "list", "-c", made)
-    assert (code, err) == (0, "")
-    head, alice, bob = out.splitlines()
-    assert head.split() == ["NAME", "RIGHTS", "SINCE", "ROOT"]
-    assert re.fullmatch(r"alice +ls,get,put +\d{4}-\d\d-\d\d +\(the server's\)", alice)
-    assert re.fullmatch(rf"bob +get +\d{{4}}-\d\d-\d\d +{tmp_path}/bob", bob)
-    lines = [json.loads(line) for line in invoke("user", "list", "--json", "-c", made).stdout.splitlines()]
-    assert [(line["name"], line["rights"], line["root"]) for line in lines] == [
-        ("alice", ["ls", "get", "put"], None),
-        ("bob", ["get"], f"{tmp_path}/bob"),
-    ]
-    assert all(set(line) == {"name", "rights", "root", "created_ns"} for line in lines)
-
-
 # ------------------------------------------------------------------ usage
 
 
@@ -371,7 +213,7 @@ def test_version_is_the_packages():
         ["run"],
         ["check-config"],
         ["user"],
-        *(["user", verb] for verb in ("add", "list", "remove", "rotate")),
+        *(["user", verb] for verb in ("add", "change", "list", "remove", "rotate")),
     ],
     ids=" ".join,
 )

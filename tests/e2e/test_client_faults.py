@@ -183,7 +183,7 @@ def test_the_next_address_is_tried_when_one_belongs_to_another_server(tls_host: 
         profile = tls_host.profile()
         both = structs.replace(profile, addresses=[other.address, tls_host.address])
         with Client(both, FAST) as client:
-            assert "put" in client.rights
+            assert "write" in client.rights
 
 
 def test_an_address_that_is_no_host_name_is_a_failed_connection(plain_host: Host) -> None:

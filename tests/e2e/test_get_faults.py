@@ -66,7 +66,7 @@ def test_a_file_that_changes_all_the_time_is_given_up(
         asked.append(request.etag)
         raise Changed
 
-    monkeypatch.setitem(verbs.VERBS, GetRequest, verbs.Verb(always_changed, right="get"))
+    monkeypatch.setitem(verbs.VERBS, GetRequest, verbs.Verb(always_changed))
     with host.client() as client, pytest.raises(Changed):
         client.get("x", tmp_path / "t")
     assert len(asked) == 3 and handlers.handle_get is not always_changed

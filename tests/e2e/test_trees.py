@@ -383,7 +383,7 @@ def test_put_tree_works_for_who_may_only_put(tmp_path: Path) -> None:
     (source / "d").mkdir(parents=True)
     (source / "d/f").write_bytes(b"1")
     host = Host(tmp_path / "host", tls=False)
-    host.add_user("dropper", rights=("put",))
+    host.add_user("dropper", rights=("write", "replace"))
     host.start()
     try:
         with host.client("dropper") as client:

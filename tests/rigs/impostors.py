@@ -177,7 +177,7 @@ def false_welcome(proof: bytes = bytes(32)) -> bytes:
                 time_ns=1,
                 limits=WireLimits(inline_bytes=1024, requests=16),
                 digests=["md5", "blake3"],
-                rights=["get", "ls", "put"],
+                rights=["list", "read", "write"],
             )
         )
     )

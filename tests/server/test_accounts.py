@@ -14,7 +14,8 @@ import pytest
 
 from ftpy.errors import ConfigError
 from ftpy.server import accounts as module
-from ftpy.server.accounts import RIGHTS, Account, Accounts, legal_user_name
+from ftpy.server.accounts import Account, Accounts, legal_user_name
+from ftpy.server.rights import RIGHTS
 from ftpy.wire.auth import verifier
 
 posix = pytest.mark.skipif(os.name != "posix", reason="modes and owners of files mean nothing on Windows")
@@ -51,11 +52,11 @@ def edit(path, **changes):
 
 
 def test_lookup_gives_the_verifier_of_the_key_that_add_returned(accounts):
-    key = accounts.add("alice", root="/srv/alice", rights=("get", "ls"))
+    key = accounts.add("alice", root="/srv/alice", rights=("read", "list"))
     keys, account = accounts.lookup("alice")
     assert keys == verifier(key, "alice")
     assert account is not None
-    assert (account.name, account.root, account.rights) == ("alice", "/srv/alice", frozenset({"ls", "get"}))
+    assert (account.name, account.root, account.rights) == ("alice", "/srv/alice", frozenset({"list", "read"}))
 
 
 def test_add_gives_every_right_and_the_servers_root_when_nothing_is_said(accounts):
@@ -111,7 +112,7 @@ def test_changes_of_another_process_are_seen_when_somebody_comes_in(accounts, pa
         lambda other, path: other.rotate("alice"),
         lambda other, path: other.remove("alice"),
         lambda other, path: (other.remove("alice"), other.add("alice")),
-        lambda other, path: edit(path, rights=["ls"]),
+        lambda other, path: edit(path, rights=["list"]),
         lambda other, path: edit(path, root="/elsewhere"),
     ],
     ids=["rotated", "removed", "removed and added again", "other rights", "other root"],
@@ -284,7 +285,7 @@ def test_create_is_refused_when_there_is_a_file_already(accounts, path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"rights": ["ls", "gett"]}, "user alice: unknown right gett; did you mean get?"),
+        ({"rights": ["list", "raed"]}, "user alice: unknown right raed; did you mean read?"),
         ({"name": "Alice"}, "users[0].name"),
         ({"stored_key": "short"}, "users[0].stored_key"),
         ({"stored_key": "_" * 43}, "not base64url"),

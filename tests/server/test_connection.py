@@ -601,21 +601,21 @@ def test_a_commit_is_in_the_log_when_its_client_has_left_meanwhile(
 # ------------------------------------------------------------------ rights and roots
 
 ASK: dict[str, tuple[str, Callable[[Connection, str], Any]]] = {
-    "put inline": ("put", lambda live, _: (put_small(live, "new", b"x"), live.wait(StoredReply))),
-    "put upload": ("put", lambda live, _: open_upload(live, "new", 9 * MIB)),
-    "part": ("put", lambda live, upload: (send_part(live, upload, 0, bytes(8 * MIB)), live.wait(PartReply))),
+    "put inline": ("write", lambda live, _: (put_small(live, "new", b"x"), live.wait(StoredReply))),
+    "put upload": ("write", lambda live, _: open_upload(live, "new", 9 * MIB)),
+    "part": ("write", lambda live, upload: (send_part(live, upload, 0, bytes(8 * MIB)), live.wait(PartReply))),
     "commit": (
-        "put",
+        "write",
         lambda live, upload: live.call(
             CommitRequest(id=live.next_id(), upload=upload, digest=digest_of("md5", "0" * 32)), StoredReply
         ),
     ),
-    "abort": ("put", lambda live, upload: live.call(AbortRequest(id=live.next_id(), upload=upload), Reply)),
-    "mkdir": ("put", lambda live, _: live.call(MkdirRequest(id=live.next_id(), path="new"), MkdirReply)),
-    "get": ("get", lambda live, _: fetch(live, "old")),
-    "digest": ("get", lambda live, _: live.call(DigestRequest(id=live.next_id(), path="old"), DigestReply)),
-    "ls": ("ls", lambda live, _: live.call(LsRequest(id=live.next_id()), LsReply)),
-    "stat": ("ls", lambda live, _: live.call(StatRequest(id=live.next_id(), path="old"), StatReply)),
+    "abort": ("write", lambda live, upload: live.call(AbortRequest(id=live.next_id(), upload=upload), Reply)),
+    "mkdir": ("write", lambda live, _: live.call(MkdirRequest(id=live.next_id(), path="new"), MkdirReply)),
+    "get": ("read", lambda live, _: fetch(live, "old")),
+    "digest": ("read", lambda live, _: live.call(DigestRequest(id=live.next_id(), path="old"), DigestReply)),
+    "ls": ("list", lambda live, _: live.call(LsRequest(id=live.next_id()), LsReply)),
+    "stat": ("list", lambda live, _: live.call(StatRequest(id=live.next_id(), path="old"), StatReply)),
 }
 """How each verb is asked for, with the right that it takes."""
 
@@ -625,7 +625,7 @@ def snapshot(host: Host) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in sorted(host.root.rglob("*")) if path.is_file()}
 
 
-@pytest.mark.parametrize("right", ["get", "put", "ls", None])
+@pytest.mark.parametrize("right", ["read", "write", "list", "replace", "delete", None])
 def test_every_verb_is_refused_to_who_has_no_right_to_it_and_changes_nothing(tmp_path: Path, right: str | None) -> None:
     host = Host(tmp_path / "host", tls=False)
     host.add_user("only", rights=(right,) if right else ())
@@ -643,7 +643,7 @@ def test_every_verb_is_refused_to_who_has_no_right_to_it_and_changes_nothing(tmp
                             ask(live, upload)
                         assert snapshot(host) == before, name
                 assert live.in_step
-                if right != "put":
+                if right != "write":
                     return
                 for name in ("part", "commit", "abort"):  # an upload belongs to its user
                     with pytest.raises(UnknownUpload):

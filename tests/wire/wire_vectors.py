@@ -19,7 +19,7 @@ CHALLENGE = f'{{"cmd":"challenge","server_nonce":"{NONCE}"}}'.encode()
 PROOF = f'{{"cmd":"proof","client_proof":"{NONCE}"}}'.encode()
 WELCOME = (
     f'{{"cmd":"welcome","server_proof":"{NONCE}","server":"ftpy","time_ns":0,'
-    '"limits":{"inline_bytes":1048576,"requests":256},"digests":["blake3","md5","xxh128"],"rights":["get","ls","put"]}'
+    '"limits":{"inline_bytes":1048576,"requests":256},"digests":["blake3","md5","xxh128"],"rights":["list","read","write"]}'
 ).encode()
 
 

@@ -149,7 +149,7 @@ class RequestHandler(socketserver.BaseRequestHandler):
         return account
 
     def _serve(self, channel: Channel, account: Account) -> None:
-        storage = self.service.storage_for(account)
+        storage = self.service.roots.storage_for(account)
         commits = Commits(storage, channel, self.trail)
         context = self.context = Context(
             channel=channel,

@@ -20,19 +20,17 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ftpy.config.addresses import Address
-from ftpy.config.server import ServerConfig, exposed_by, worker_count
-from ftpy.errors import Busy, ConfigError, InternalError, RequestError
+from ftpy.config.server import ServerConfig, worker_count
+from ftpy.errors import ConfigError, RequestError
 from ftpy.files import display
-from ftpy.server.accounts import Account, Accounts
+from ftpy.server.accounts import Accounts
 from ftpy.server.admission import Admission, source_of
 from ftpy.server.connection import RequestHandler
 from ftpy.server.identity import certificate_sha256, check_identity
 from ftpy.server.listening import Listener, listen_on_all
 from ftpy.server.logs import setup_logging
+from ftpy.server.roots import Roots
 from ftpy.storage import syscalls
-from ftpy.storage.base import Storage
-from ftpy.storage.local import LocalStorage
-from ftpy.storage.sharing import Link
 from ftpy.transport import tls
 from ftpy.wire.auth import Channel as Binding
 
@@ -59,14 +57,6 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STARVED_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
-class _Root:
-    """A folder that is served, and its storage once somebody needed it."""
-
-    def __init__(self) -> None:
-        self.opening = threading.Lock()  # one for each: a disk that hangs keeps only its own users waiting
-        self.storage: LocalStorage | None = None
-
-
 class Service:
     """What all listening sockets share: settings, accounts, storages, the open connections, the drain.
 
@@ -78,6 +68,7 @@ class Service:
         self.config = config
         self._settings = settings
         self._parent = parent
+        self.roots = Roots(config, settings, parent.neighbours if parent else None)
         self.accounts = Accounts(config.users)
         self.tls_context: ssl.SSLContext | None = None
         self.binding = Binding()
@@ -90,7 +81,6 @@ class Service:
         self._sessions = itertools.count(1)
         self._stopped = threading.Event()
         self._lock = threading.Lock()
-        self._roots: dict[str, _Root] = {}
         self._handlers: dict[int, RequestHandler] = {}
         self._none_open = threading.Condition(self._lock)
         self._servers: list[Server] = []
@@ -101,7 +91,7 @@ class Service:
     def check(self) -> None:
         """Whether the root can be served. Raises ConfigError."""
         try:
-            self._storage_at(self.config.root)
+            self.roots.open(self.config.root)
         except RequestError as error:
             raise ConfigError(f"the root {display(self.config.root)} cannot be served: {error}") from None
 
@@ -144,8 +134,7 @@ class Service:
             if handler.waiting or handler.context is None:  # nothing is under way there
                 handler.abandon()
         if not self._wait_closed(self.config.limits.drain_seconds):
-            for storage in self._storages():
-                storage.interrupt()  # first: a commit that hashes a large file does not look at its connection
+            self.roots.interrupt()  # first: a commit that hashes a large file does not look at its connection
             for handler in self._open_handlers():
                 handler.abandon()
         ended = self._wait_closed(LAST_SECONDS)
@@ -156,15 +145,13 @@ class Service:
         for thread in self._threads:
             thread.join(LAST_SECONDS)
         if ended:
-            for storage in self._storages():
-                storage.close()
+            self.roots.close()
         self._note("stopped", all_ended=ended)
         return ended
 
     def close(self) -> None:
         """Close what ``check`` opened, without ever having started."""
-        for storage in self._storages():
-            storage.close()
+        self.roots.close()
 
     def _open_handlers(self) -> list[RequestHandler]:
         with self._lock:
@@ -208,60 +195,12 @@ class Service:
             )
             handler.abandon()
 
-    # ---- storages
-
-    def storage_for(self, account: Account) -> Storage:
-        """The storage of this user's root; users with one root share it. Raises Busy, InternalError."""
-        root = account.root or self.config.root
-        try:
-            # Asked at every login: users and links change while the server runs.
-            if exposed := exposed_by(self.config, root, self._settings):
-                raise InternalError(f"the server's own `{exposed}` lies below it, so the user could read or change it")
-            return self._storage_at(root)
-        except Busy:
-            raise
-        except RequestError as error:
-            fields = {"user": account.name, "root": root, "reason": str(error)}
-            log.error("root-unusable", extra={"event": "root-unusable", "fields": fields})
-            raise InternalError("the server cannot open your folder; its log says why") from error
-
-    def _storage_at(self, root: str) -> Storage:
-        real = os.path.realpath(root)
-        with self._lock:
-            place = self._roots.setdefault(real, _Root())
-        with place.opening:
-            if place.storage is None:
-                place.storage = LocalStorage(
-                    real,
-                    self.config.state,
-                    portable_names=self.config.portable_names,
-                    neighbours=self._parent.neighbours(real) if self._parent else None,
-                )
-            return place.storage
-
-    def _storages(self) -> list[LocalStorage]:
-        return list(self._open_roots().values())
-
-    def _open_roots(self) -> dict[str, LocalStorage]:
-        with self._lock:
-            return {root: place.storage for root, place in self._roots.items() if place.storage is not None}
-
-    def welcome(self, root: str, link: Link) -> None:
-        """Another process asks for an upload of this root that is open here."""
-        try:
-            self._open_roots()[root].welcome(link)
-        except (KeyError, RequestError):
-            link.close()  # not open any more, or no thread for it: who asked tries again
-
-    def look_after_remote(self) -> None:
-        """Another process has ended: let go of uploads that it had open."""
-        for storage in self._storages():
-            storage.look_after_remote()
+    # ---- in the background
 
     def _sweep(self) -> None:
         expire = self.config.uploads.expire_days * 86400
         while True:
-            for root, storage in self._open_roots().items():
+            for root, storage in self.roots.by_root().items():
                 if self._parent is not None and not self._parent.may_sweep(root):
                     continue
                 try:

@@ -179,11 +179,11 @@ class Parent:
 
     def _welcome(self, root: str, link: Link) -> None:
         assert self._service is not None
-        self._service.welcome(root, link)
+        self._service.roots.welcome(root, link)
 
     def _died(self) -> None:
         assert self._service is not None
-        self._service.look_after_remote()
+        self._service.roots.look_after_remote()
 
 
 _WORDS: dict[str, Callable[..., None]] = {

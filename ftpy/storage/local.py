@@ -47,7 +47,7 @@ class LocalStorage(Storage):
     ) -> None:
         if not hasattr(os, "preadv") or not hasattr(os, "fchmod") or (door or best_door()) == "path":
             raise Unsupported("this system lacks preadv(2), fchmod(2) or openat(2): it can be a client, not a server")
-        self._portable_names = portable_names
+        self.portable_names = portable_names
         with ExitStack() as opened:
             with translating(RemotePath()):
                 Path(state).mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -157,7 +157,7 @@ class LocalStorage(Storage):
             raise IsADirectory
         with translating(path):
             check_parts(path.parts)
-        if self._portable_names:
+        if self.portable_names:
             check_portable(path)
 
     def _check_place(self, path: RemotePath) -> None:

@@ -720,9 +720,10 @@ def test_a_user_whose_root_holds_the_settings_is_refused(tmp_path: Path) -> None
     host.add_user("ann", root=str(tmp_path / "data"))
     ann = host.accounts.lookup("ann")[1]
     assert ann is not None
-    assert Service(host.config, str(tmp_path / "server.toml")).storage_for(ann).stat(RemotePath()).type == "directory"
+    storage = Service(host.config, str(tmp_path / "server.toml")).roots.storage_for(ann)
+    assert storage.stat(RemotePath()).type == "directory"
     with pytest.raises(FtpyError, match="cannot open your folder"):
-        Service(host.config, str(tmp_path / "data" / "server.toml")).storage_for(ann)
+        Service(host.config, str(tmp_path / "data" / "server.toml")).roots.storage_for(ann)
 
 
 def test_a_root_that_hangs_keeps_only_its_own_users_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,108 @@
+"""The folders that are served, each by one storage that all its users share."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+
+from ftpy.config.server import ServerConfig, exposed_by
+from ftpy.errors import Busy, InternalError, RequestError
+from ftpy.server.accounts import Account
+from ftpy.storage.base import Storage
+from ftpy.storage.local import LocalStorage
+from ftpy.storage.sharing import Link, Neighbours
+
+log = logging.getLogger("ftpy.server")
+
+
+class _Root:
+    """A folder that is served, and its storage once somebody needed it."""
+
+    def __init__(self) -> None:
+        self.opening = threading.Lock()  # one for each: a disk that hangs keeps only its own users waiting
+        self.storage: LocalStorage | None = None
+
+
+class Roots:
+    """Every storage that is open. Safe in any thread.
+
+    ``settings`` is the file that ``config`` came from, if any: no user may reach it. One of several processes sees
+    the others as ``neighbours`` of a root.
+    """
+
+    def __init__(
+        self, config: ServerConfig, settings: str | None, neighbours: Callable[[str], Neighbours] | None
+    ) -> None:
+        self._config, self._settings, self._neighbours = config, settings, neighbours
+        self._lock = threading.Lock()
+        self._roots: dict[str, _Root] = {}
+
+    def reload(self, config: ServerConfig) -> None:
+        """Other settings count from now on, but for the root and the state folder."""
+        self._config = config
+        for storage in self.storages():
+            storage.portable_names = config.portable_names
+
+    def storage_for(self, account: Account) -> Storage:
+        """The storage of this user's root; users with one root share it. Raises Busy, InternalError."""
+        root = account.root or self._config.root
+        try:
+            # Asked at every login: users and links change while the server runs.
+            if exposed := exposed_by(self._config, root, self._settings):
+                raise InternalError(f"the server's own `{exposed}` lies below it, so the user could read or change it")
+            return self.open(root)
+        except Busy:
+            raise
+        except RequestError as error:
+            fields = {"user": account.name, "root": root, "reason": str(error)}
+            log.error("root-unusable", extra={"event": "root-unusable", "fields": fields})
+            raise InternalError("the server cannot open your folder; its log says why") from error
+
+    def open(self, root: str) -> LocalStorage:
+        """The storage of a folder. Raises RequestError."""
+        real = os.path.realpath(root)
+        with self._lock:
+            place = self._roots.setdefault(real, _Root())
+        with place.opening:
+            if place.storage is None:
+                place.storage = LocalStorage(
+                    real,
+                    self._config.state,
+                    portable_names=self._config.portable_names,
+                    neighbours=self._neighbours(real) if self._neighbours else None,
+                )
+                place.storage.portable_names = self._config.portable_names  # a reload may not have seen it
+            return place.storage
+
+    def by_root(self) -> dict[str, LocalStorage]:
+        """Those that are open, by their folder's real path."""
+        with self._lock:
+            return {root: place.storage for root, place in self._roots.items() if place.storage is not None}
+
+    def storages(self) -> list[LocalStorage]:
+        """Those that are open."""
+        return list(self.by_root().values())
+
+    def interrupt(self) -> None:
+        """The time to drain is over."""
+        for storage in self.storages():
+            storage.interrupt()
+
+    def close(self) -> None:
+        """Close all, after those who use them have ended."""
+        for storage in self.storages():
+            storage.close()
+
+    def welcome(self, root: str, link: Link) -> None:
+        """Another process asks for an upload of this root that is open here."""
+        try:
+            self.by_root()[root].welcome(link)
+        except (KeyError, RequestError):
+            link.close()  # not open any more, or no thread for it: who asked tries again
+
+    def look_after_remote(self) -> None:
+        """Another process has ended: let go of uploads that it had open."""
+        for storage in self.storages():
+            storage.look_after_remote()

@@ -31,6 +31,7 @@ from ftpy.errors import (
 from ftpy.files import FileInfo, RemotePath, display
 from ftpy.storage.base import Condition, KnownDigest
 from ftpy.transport.pace import Pace
+from ftpy.wire.entries import entry_to_info
 from ftpy.wire.messages import (
     DigestReply,
     DigestRequest,
@@ -38,7 +39,6 @@ from ftpy.wire.messages import (
     LsRequest,
     StatReply,
     StatRequest,
-    entry_to_info,
 )
 from ftpy.wire.spelling import path_to_wire
 

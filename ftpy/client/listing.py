@@ -18,7 +18,8 @@ from ftpy.client.source import local_error
 from ftpy.errors import ConnectionFailed, FtpyError, LocalFileError, NotFound, ProtocolError
 from ftpy.files import FileInfo, RemotePath
 from ftpy.storage.base import Closing
-from ftpy.wire.messages import Entry, LsReply, LsRequest, entry_to_info
+from ftpy.wire.entries import Entry, entry_to_info
+from ftpy.wire.messages import LsReply, LsRequest
 from ftpy.wire.spelling import path_to_wire
 
 PAGES_AT_HAND = 128

@@ -28,8 +28,8 @@ from ftpy.errors import (
 )
 from ftpy.files import RemotePath
 from ftpy.storage.base import Condition, KnownDigest
+from ftpy.wire.fields import MOST_PARTS, digest_of
 from ftpy.wire.messages import (
-    MOST_PARTS,
     AbortReply,
     AbortRequest,
     CommitRequest,
@@ -40,7 +40,6 @@ from ftpy.wire.messages import (
     PutRequest,
     StoredReply,
     UploadReply,
-    digest_of,
 )
 from ftpy.wire.spelling import path_to_wire
 

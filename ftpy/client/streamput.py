@@ -12,14 +12,8 @@ from ftpy.client.results import Progress, Stored
 from ftpy.digests import hexdigest, new_hasher
 from ftpy.errors import LocalFileError, ProtocolError
 from ftpy.storage.base import KnownDigest
-from ftpy.wire.messages import (
-    CommitRequest,
-    PartReply,
-    PartRequest,
-    StoredReply,
-    UploadReply,
-    digest_of,
-)
+from ftpy.wire.fields import digest_of
+from ftpy.wire.messages import CommitRequest, PartReply, PartRequest, StoredReply, UploadReply
 
 MOST_PART_BYTES = 256 * 1024 * 1024
 """Largest part of a stream, bytes: it is held in memory until the server has it."""

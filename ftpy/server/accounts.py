@@ -26,7 +26,7 @@ from ftpy.files import RemotePath, display
 from ftpy.server.rights import RIGHTS, Permissions, Rule, in_order
 from ftpy.toml import unknown
 from ftpy.wire.auth import KEY_BYTES, Verifier, verifier
-from ftpy.wire.messages import UserName
+from ftpy.wire.fields import UserName
 from ftpy.wire.spelling import b64decode, b64encode
 
 LOOK_SECONDS = 0.25

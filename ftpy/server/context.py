@@ -14,7 +14,8 @@ from ftpy.server.accounts import Account
 from ftpy.server.trail import Trail
 from ftpy.storage.base import KnownDigest, NewFile, Staged, Storage, Upload
 from ftpy.transport.channel import Channel
-from ftpy.wire.messages import FailureReply, MkdirReply, Reply, StoredReply, digest_of
+from ftpy.wire.fields import digest_of
+from ftpy.wire.messages import FailureReply, MkdirReply, Reply, StoredReply
 
 GROUP_FILES = 256
 """Most small files made durable together."""

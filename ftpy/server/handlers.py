@@ -18,15 +18,15 @@ from ftpy.server.context import Context, stored
 from ftpy.storage.base import Admits, Condition, KnownDigest, NewDirectory, NewFile, Reader
 from ftpy.storage.following import CHUNK_BYTES, HashedRead
 from ftpy.transport.channel import JOIN_BYTES
+from ftpy.wire.entries import Entry, info_to_entry
+from ftpy.wire.fields import DigestOf, digest_of
 from ftpy.wire.messages import (
     PAGE_ENTRIES,
     AbortReply,
     AbortRequest,
     CommitRequest,
-    DigestOf,
     DigestReply,
     DigestRequest,
-    Entry,
     GetReply,
     GetRequest,
     Line,
@@ -42,8 +42,6 @@ from ftpy.wire.messages import (
     TimesReply,
     TimesRequest,
     UploadReply,
-    digest_of,
-    info_to_entry,
 )
 
 PAGE_BYTES = 48 * 1024

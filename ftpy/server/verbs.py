@@ -11,10 +11,10 @@ from ftpy.files import RemotePath, display
 from ftpy.server import handlers
 from ftpy.server.context import Context
 from ftpy.server.rights import Permissions
+from ftpy.wire.fields import DigestOf
 from ftpy.wire.messages import (
     AbortRequest,
     CommitRequest,
-    DigestOf,
     DigestRequest,
     GetRequest,
     LsRequest,

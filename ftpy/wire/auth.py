@@ -13,13 +13,7 @@ from dataclasses import dataclass, field
 
 from ftpy.errors import Denied, ProtocolError, ServerNotTrusted
 from ftpy.wire.codec import encode
-from ftpy.wire.messages import (
-    PROTOCOL_VERSION,
-    Binding,
-    Challenge,
-    Hello,
-    Proof,
-)
+from ftpy.wire.handshake import PROTOCOL_VERSION, Binding, Challenge, Hello, Proof
 from ftpy.wire.spelling import b64decode, b64encode
 
 KEY_BYTES = 32

@@ -10,20 +10,9 @@ from msgspec import Struct
 
 from ftpy.digests import DigestName, PartDigestName
 from ftpy.errors import ProtocolError
-from ftpy.wire.messages import (
-    VERBS,
-    AnyReply,
-    ConnectionId,
-    FailureReply,
-    Handshake,
-    ProgressReply,
-    Reply,
-    Request,
-    RequestId,
-    Requests,
-    Size,
-    UnknownRequest,
-)
+from ftpy.wire.fields import ConnectionId, RequestId, Size
+from ftpy.wire.handshake import Handshake
+from ftpy.wire.messages import VERBS, AnyReply, FailureReply, ProgressReply, Reply, Request, Requests, UnknownRequest
 
 T = TypeVar("T")
 

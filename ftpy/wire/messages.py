@@ -1,4 +1,4 @@
-"""One struct per message, decoded strictly; the wire's whole vocabulary on one page (docs/protocol.md).
+"""One struct per request and reply, decoded strictly: all that is said once a connection is open (docs/protocol.md).
 
 A header that is not exactly one of these raises ProtocolError: wrong types, numbers out of range,
 unknown fields, a field twice. Paths and what a request *means* are judged later, with their own codes.
@@ -10,137 +10,35 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
-from ftpy.digests import HEX_LENGTH, DigestName, PartDigestName
+from ftpy.digests import DigestName, PartDigestName
 from ftpy.errors import ProtocolError, RequestError, request_error
-from ftpy.files import FileInfo, FileType, RemotePath
-from ftpy.wire.spelling import path_to_wire, wire_to_path
+from ftpy.files import RemotePath
+from ftpy.wire.entries import Entry
+from ftpy.wire.fields import (
+    TEXT_CHARACTERS,
+    ActivityName,
+    Base64,
+    ConnectionId,
+    DigestOf,
+    Etag,
+    Hex32,
+    Hex64,
+    Message,
+    Mode,
+    PartNumber,
+    RequestId,
+    Size,
+    Text,
+    Time,
+    UploadId,
+)
+from ftpy.wire.spelling import wire_to_path
 
-PROTOCOL_VERSION = 1
-MOST_PARTS = 10_000
-"""Most parts of one upload: what the strictest object stores allow."""
 PAGE_ENTRIES = 1_000
 """Most entries in one page of a listing."""
 
-Size = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-RequestId = Annotated[int, Meta(ge=1, le=2**53 - 1)]
-ConnectionId = Annotated[int, Meta(ge=0, le=2**53 - 1)]
-Time = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-Mode = Annotated[int, Meta(ge=0, le=0o777)]
-PartNumber = Annotated[int, Meta(ge=0, lt=MOST_PARTS)]
-Hex32 = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
-Hex64 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
-Etag = Hex32
-UploadId = Hex32
-Base64 = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]*\Z")]
-Secret32 = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]\Z")]
-"""32 bytes (a nonce, a proof) as canonical base64url: the two bits that the last digit has too many are 0."""
-TEXT_CHARACTERS = 1024
-"""Longest text that is meant for people, characters."""
-Text = Annotated[str, Meta(max_length=TEXT_CHARACTERS)]
-ActivityName = Annotated[str, Meta(pattern=r"^[a-z][a-z-]{0,31}\Z")]
-UserName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
-Binding = Literal["tls-cert-sha256", "none"]
-
-
-class Message(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What every header has in common: fields by name only, none unknown."""
-
-
-# ------------------------------------------------------------------ handshake
-
-
-class Hello(Message, frozen=True, kw_only=True, tag_field="cmd", tag="hello"):
-    """Client: who I am, and what binds this proof to this channel."""
-
-    protocol: Annotated[int, Meta(ge=1, le=65_535)]
-    user: UserName
-    client_nonce: Secret32
-    binding: Binding
-
-
-class Challenge(Message, frozen=True, kw_only=True, tag_field="cmd", tag="challenge"):
-    """Server: prove it, for this nonce."""
-
-    server_nonce: Secret32
-
-
-class Proof(Message, frozen=True, kw_only=True, tag_field="cmd", tag="proof"):
-    """Client: the proof."""
-
-    client_proof: Secret32
-
-
-class Limits(Message, frozen=True, kw_only=True):
-    """What the server takes: largest inline body in bytes, most requests under way on a connection."""
-
-    inline_bytes: Size
-    requests: Annotated[int, Meta(ge=1, le=1_000_000)]
-
-
-class Welcome(Message, frozen=True, kw_only=True, tag_field="cmd", tag="welcome"):
-    """Server: my own proof; requests may follow."""
-
-    server_proof: Secret32
-    server: Text
-    time_ns: Time
-    limits: Limits
-    digests: list[str]
-    rights: list[str]
-
-
-class Denied(Message, frozen=True, kw_only=True, tag_field="cmd", tag="denied"):
-    """Server: no. The same for an unknown user and a wrong key."""
-
-
-Handshake = Hello | Challenge | Proof | Welcome | Denied
-
 
 # ------------------------------------------------------------------ requests
-
-
-class DigestOf(Message, frozen=True, kw_only=True):
-    """A digest with its name: exactly one of the fields."""
-
-    md5: Hex32 | None = None
-    blake3: Hex64 | None = None
-
-    def __post_init__(self) -> None:
-        if (self.md5 is None) == (self.blake3 is None):
-            raise ValueError("exactly one of md5 and blake3 is due")
-
-    @property
-    def name(self) -> DigestName:
-        """Which digest it is."""
-        return "md5" if self.md5 is not None else "blake3"
-
-    @property
-    def hex(self) -> str:
-        """The digest, lower-case hexadecimal."""
-        return self.md5 or self.blake3 or ""
-
-
-class Trailer(Message, frozen=True, kw_only=True):
-    """Follows every body: the digest of its bytes, exactly one of the fields; ``xxh128`` only behind a part."""
-
-    md5: Hex32 | None = None
-    blake3: Hex64 | None = None
-    xxh128: Hex32 | None = None
-
-    def __post_init__(self) -> None:
-        if (self.md5 is None) + (self.blake3 is None) + (self.xxh128 is None) != 2:
-            raise ValueError("exactly one of md5, blake3 and xxh128 is due")
-
-    @property
-    def name(self) -> DigestName | PartDigestName:
-        """Which digest it is."""
-        if self.md5 is not None:
-            return "md5"
-        return "blake3" if self.blake3 is not None else "xxh128"
-
-    @property
-    def hex(self) -> str:
-        """The digest, lower-case hexadecimal."""
-        return self.md5 or self.blake3 or self.xxh128 or ""
 
 
 class Request(Message, frozen=True, kw_only=True, tag_field="cmd"):
@@ -358,20 +256,6 @@ class Line(Message, frozen=True, kw_only=True):
     resent: Size = 0
 
 
-class Entry(Message, frozen=True, kw_only=True):
-    """One file in a listing, or the answer to stat: ``name`` below what was listed."""
-
-    name: str = ""
-    name_b64: Base64 | None = None
-    type: FileType
-    size: Size
-    mtime_ns: Time
-    mode: Mode
-    etag: Etag | None = None
-    md5: Hex32 | None = None
-    blake3: Hex64 | None = None
-
-
 class LsReply(Reply, frozen=True, kw_only=True):
     """A page of a listing; only the one that says ``complete`` ends it."""
 
@@ -478,41 +362,3 @@ def reply_type(request: Request) -> type[Reply]:
 
 VERBS = frozenset(str(kind.__struct_config__.tag) for kind in REPLIES)
 """The names of the verbs."""
-
-
-# ------------------------------------------------------------------ between the wire and the rest
-
-
-def digest_of(name: DigestName, value: str) -> DigestOf:
-    """A ``DigestOf`` from a digest's name and hexadecimal value."""
-    assert len(value) == HEX_LENGTH[name]
-    return DigestOf(md5=value) if name == "md5" else DigestOf(blake3=value)
-
-
-def info_to_entry(info: FileInfo, below: RemotePath) -> Entry:
-    """``info`` as an entry of a listing of ``below``."""
-    return Entry(
-        **path_to_wire(RemotePath(info.path.parts[len(below.parts) :]), "name"),
-        type=info.type,
-        size=info.size,
-        mtime_ns=info.mtime_ns,
-        mode=info.mode,
-        etag=info.etag,
-        md5=info.md5,
-        blake3=info.blake3,
-    )
-
-
-def entry_to_info(entry: Entry, below: RemotePath) -> FileInfo:
-    """A listing's entry with its whole path. Raises InvalidPath: a server's names are not trusted either."""
-    name = wire_to_path(entry.name, entry.name_b64)
-    return FileInfo(
-        path=RemotePath(below.parts + name.parts),
-        type=entry.type,
-        size=entry.size,
-        mtime_ns=entry.mtime_ns,
-        mode=entry.mode,
-        etag=entry.etag,
-        md5=entry.md5,
-        blake3=entry.blake3,
-    )

@@ -14,12 +14,7 @@ from msgspec import Meta
 from ftpy.errors import ConfigError, ProtocolError
 from ftpy.wire.auth import KEY_BYTES
 from ftpy.wire.codec import decode, encode
-from ftpy.wire.messages import (
-    Hex64,
-    Message,
-    Text,
-    UserName,
-)
+from ftpy.wire.fields import Hex64, Message, Text, UserName
 from ftpy.wire.spelling import b64decode, b64encode
 
 PREFIX = "ftpy1"

@@ -26,7 +26,8 @@ from ftpy.errors import (
 )
 from ftpy.server import context
 from ftpy.storage.base import Condition, KnownDigest
-from ftpy.wire.messages import StoredReply, UploadReply, digest_of
+from ftpy.wire.fields import digest_of
+from ftpy.wire.messages import StoredReply, UploadReply
 from tests.rig import FAST, Fault, Host, Proxy, running
 
 MIB = 1024 * 1024

@@ -9,15 +9,8 @@ import pytest
 from ftpy.client.connection import Connection
 from ftpy.digests import PART_DIGEST_NAMES, PartDigestName, hexdigest
 from ftpy.errors import DigestMismatch, InvalidRequest
-from ftpy.wire.messages import (
-    CommitRequest,
-    PartReply,
-    PartRequest,
-    PutRequest,
-    StoredReply,
-    UploadReply,
-    digest_of,
-)
+from ftpy.wire.fields import digest_of
+from ftpy.wire.messages import CommitRequest, PartReply, PartRequest, PutRequest, StoredReply, UploadReply
 from tests.rig import FAST, Host
 
 MIB = 1024 * 1024

@@ -25,12 +25,8 @@ from ftpy.transport.stream import Stream
 from ftpy.wire import auth
 from ftpy.wire.codec import decode, encode
 from ftpy.wire.framing import HANDSHAKE_HEADER_BYTES, HEADER_BYTES, FrameBuffer, frame
-from ftpy.wire.messages import (
-    Challenge,
-    Proof,
-    Welcome,
-)
-from ftpy.wire.messages import Limits as WireLimits
+from ftpy.wire.handshake import Challenge, Proof, Welcome
+from ftpy.wire.handshake import Limits as WireLimits
 from ftpy.wire.spelling import b64decode, b64encode
 from tests.rig import FAST, Host
 

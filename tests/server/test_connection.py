@@ -48,6 +48,7 @@ from ftpy.storage.partwriting import LocalPartWriter
 from ftpy.storage.uploads import LocalUpload
 from ftpy.transport.channel import Channel
 from ftpy.transport.stream import TICK_SECONDS, Stream
+from ftpy.wire.fields import Trailer, digest_of
 from ftpy.wire.framing import frame
 from ftpy.wire.messages import (
     AbortRequest,
@@ -69,9 +70,7 @@ from ftpy.wire.messages import (
     StatReply,
     StatRequest,
     StoredReply,
-    Trailer,
     UploadReply,
-    digest_of,
 )
 from ftpy.wire.session import Side
 from tests.rig import FAST, Fault, Host, Proxy, eventually, running

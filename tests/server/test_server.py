@@ -32,17 +32,8 @@ from ftpy.server.accounts import Accounts
 from ftpy.server.connection import RequestHandler
 from ftpy.server.server import Service
 from ftpy.storage.positional import read_at
-from ftpy.wire.messages import (
-    CommitRequest,
-    PartReply,
-    PartRequest,
-    PutRequest,
-    StatReply,
-    StatRequest,
-    Trailer,
-    UploadReply,
-    digest_of,
-)
+from ftpy.wire.fields import Trailer, digest_of
+from ftpy.wire.messages import CommitRequest, PartReply, PartRequest, PutRequest, StatReply, StatRequest, UploadReply
 from tests.rig import ENVIRONMENT, FAST, Daemon, Fault, Host, Proxy, eventually, running
 
 MIB = 1024 * 1024

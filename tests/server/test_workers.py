@@ -26,6 +26,7 @@ from ftpy.errors import Busy, ConnectionFailed
 from ftpy.server import workers as workers_module
 from ftpy.server.workers import Slot, Worker, Workers
 from ftpy.storage.sharing import Link
+from ftpy.wire.fields import Trailer, digest_of
 from ftpy.wire.messages import (
     CommitRequest,
     PartReply,
@@ -34,9 +35,7 @@ from ftpy.wire.messages import (
     StatReply,
     StatRequest,
     StoredReply,
-    Trailer,
     UploadReply,
-    digest_of,
 )
 from tests.rig import Daemon, Host, eventually
 

@@ -18,24 +18,20 @@ from ftpy.transport.channel import JOIN_BYTES, PROGRESS_SECONDS, Channel
 from ftpy.transport.stream import Stream
 from ftpy.wire.auth import NONCE_BYTES, ClientHandshake, ServerHandshake, verifier
 from ftpy.wire.auth import Channel as Binding
+from ftpy.wire.fields import Trailer, digest_of
 from ftpy.wire.framing import frame
+from ftpy.wire.handshake import Hello, Limits, Proof, Welcome
 from ftpy.wire.messages import (
     FailureReply,
     GetReply,
     GetRequest,
-    Hello,
-    Limits,
     PartReply,
     PartRequest,
     ProgressReply,
-    Proof,
     PutRequest,
     StatRequest,
     StoredReply,
-    Trailer,
     UnknownRequest,
-    Welcome,
-    digest_of,
 )
 from ftpy.wire.session import Side
 

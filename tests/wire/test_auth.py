@@ -15,13 +15,7 @@ from ftpy.wire import auth, messages
 from ftpy.wire.auth import Channel, ClientHandshake, ServerHandshake, Verifier, client_key, transcript, verifier
 from ftpy.wire.codec import decode, encode
 from ftpy.wire.framing import FrameBuffer
-from ftpy.wire.messages import (
-    Challenge,
-    Hello,
-    Limits,
-    Proof,
-    Welcome,
-)
+from ftpy.wire.handshake import Challenge, Hello, Limits, Proof, Welcome
 from ftpy.wire.session import Message, Session, Side
 from ftpy.wire.spelling import b64decode, b64encode
 

@@ -21,26 +21,20 @@ from ftpy.errors import CODES, InvalidPath, ProtocolError, RequestError
 from ftpy.files import FileInfo, RemotePath
 from ftpy.wire import codec, messages
 from ftpy.wire.codec import encode, trailer_header
+from ftpy.wire.entries import Entry, entry_to_info, info_to_entry
+from ftpy.wire.fields import MOST_PARTS, DigestOf, Trailer, digest_of
 from ftpy.wire.framing import HANDSHAKE_HEADER_BYTES, HEADER_BYTES
+from ftpy.wire.handshake import Hello, Limits, Welcome
 from ftpy.wire.messages import (
-    MOST_PARTS,
-    DigestOf,
-    Entry,
     FailureReply,
-    Limits,
     PathRequest,
     ProgressReply,
     PutRequest,
     Reply,
     StatRequest,
     StoredReply,
-    Trailer,
     UnknownRequest,
     UploadReply,
-    Welcome,
-    digest_of,
-    entry_to_info,
-    info_to_entry,
     reply_type,
 )
 from ftpy.wire.spelling import b64decode, b64encode, path_to_wire, wire_to_path
@@ -231,7 +225,7 @@ TOKENS = [
 
 
 DUE = {
-    "handshake": messages.Hello,
+    "handshake": Hello,
     "request": UnknownRequest,
     "trailer": Trailer,
     "reply to inline put": StoredReply,
@@ -316,7 +310,7 @@ def test_largest_list_of_missing_parts_fits_a_header():
 
 
 def test_longest_hello_and_welcome_fit_a_header_of_the_handshake():
-    hello = messages.Hello(protocol=65_535, user="a" * 64, client_nonce="A" * 43, binding="tls-cert-sha256")
+    hello = Hello(protocol=65_535, user="a" * 64, client_nonce="A" * 43, binding="tls-cert-sha256")
     assert len(encode(hello)) <= HANDSHAKE_HEADER_BYTES
     welcome = Welcome(
         server_proof="A" * 43,

@@ -12,8 +12,11 @@ from wire_vectors import load
 
 from ftpy import files
 from ftpy.digests import HEX_LENGTH, hexdigest
-from ftpy.wire import framing, messages
-from ftpy.wire.messages import DigestOf, Entry, Limits, UnknownRequest
+from ftpy.wire import fields, framing, messages
+from ftpy.wire.entries import Entry
+from ftpy.wire.fields import DigestOf
+from ftpy.wire.handshake import Limits
+from ftpy.wire.messages import UnknownRequest
 from ftpy.wire.session import HANDSHAKE as TABLE
 from ftpy.wire.token import PairingToken
 
@@ -62,9 +65,9 @@ def test_document_has_every_digest_of_abc(name):
         files.PATH_BYTES,
         files.COMPONENT_BYTES,
         files.DEPTH,
-        messages.MOST_PARTS,
+        fields.MOST_PARTS,
         messages.PAGE_ENTRIES,
-        messages.TEXT_CHARACTERS,
+        fields.TEXT_CHARACTERS,
     ],
 )
 def test_document_has_the_limits(number):

@@ -16,30 +16,25 @@ from wire_vectors import CHALLENGE, HELLO, PROOF, WELCOME, Conversation, cut
 from ftpy.errors import ProtocolError
 from ftpy.wire import codec, messages
 from ftpy.wire.codec import encode
+from ftpy.wire.entries import Entry
+from ftpy.wire.fields import DigestOf, Trailer
 from ftpy.wire.framing import HANDSHAKE_HEADER_BYTES, HEADER_BYTES, frame
+from ftpy.wire.handshake import Challenge, Denied, Hello, Proof, Welcome
 from ftpy.wire.messages import (
     AbortReply,
     AbortRequest,
-    Challenge,
-    Denied,
-    DigestOf,
-    Entry,
     FailureReply,
     GetReply,
     GetRequest,
-    Hello,
     LsReply,
     LsRequest,
     PartReply,
     ProgressReply,
-    Proof,
     PutRequest,
     Reply,
     Request,
     StatRequest,
-    Trailer,
     UnknownRequest,
-    Welcome,
 )
 from ftpy.wire.session import HANDSHAKE, NEXT_LANE, Lane, Session, Side, State
 

@@ -10,7 +10,9 @@ from msgspec import inspect
 
 from ftpy.digests import HEX_LENGTH, DigestName, PartDigestName
 from ftpy.wire import messages
-from ftpy.wire.messages import DigestOf, Handshake, Reply, Request, Trailer, UnknownRequest
+from ftpy.wire.fields import MOST_PARTS, DigestOf, Trailer
+from ftpy.wire.handshake import Handshake
+from ftpy.wire.messages import Reply, Request, UnknownRequest
 
 HANDSHAKE = list(Handshake.__args__)
 REQUESTS = list(messages.REPLIES)
@@ -82,7 +84,7 @@ def structs(kind: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
     fields: dict[str, st.SearchStrategy[Any]]
     fields = {field.name: values(field.type) for field in inspect.type_info(kind).fields if field.name != "ok"}
     if kind is messages.UploadReply:
-        fields["missing"] = st.lists(st.integers(0, messages.MOST_PARTS - 1), unique=True, max_size=9).map(ranges)
+        fields["missing"] = st.lists(st.integers(0, MOST_PARTS - 1), unique=True, max_size=9).map(ranges)
     return st.builds(kind, **fields)
 
 

@@ -49,6 +49,8 @@ class Source:
             found = re.match(r"line (\d+)", where)
             place = f"{self.path}:{found[1] if found else self.text.count(chr(10)) + 1}"
             raise ConfigError(f"{place}: not TOML: {display(what)}") from None
+        except (RecursionError, ValueError) as error:  # arrays in arrays without end, numbers of thousands of digits
+            raise ConfigError(f"{self.path}: not TOML that can be read: {display(str(error))}") from None
 
     def convert(self, raw: Any, kind: type[T], prefix: tuple[str, ...] = ()) -> T:
         """``raw``, which stands below ``prefix``, as a ``kind``."""

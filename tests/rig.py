@@ -158,6 +158,18 @@ class Daemon:
         head = f'root = "files"\nlisten = ["{listen}"]\ntls = "{"on" if self.host.tls else "off"}"\n'
         self._config.write_text(head + self._settings)
 
+    def reload(self, settings: str) -> None:
+        """Write other settings and say so; waits until it has answered in its log."""
+        answers = self._answers
+        self._settings = settings
+        self._configure()
+        self.signal(signal.SIGHUP)
+        eventually(lambda: self._answers > answers)
+
+    @property
+    def _answers(self) -> int:
+        return sum(line.split()[2:3] in (["config-read"], ["config-broken"]) for line in self.log.splitlines())
+
     @property
     def log(self) -> str:
         """All that it has said."""

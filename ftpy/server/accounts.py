@@ -119,8 +119,12 @@ _Stamp = tuple[int, int, int, int]
 class Accounts:
     """The users of one file. Every method is safe in any thread, and beside other processes that edit the file."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Read the file. Raises ConfigError: absent, readable by others, not ours, not right."""
+    def __init__(self, path: str | os.PathLike[str], *, aloud: bool = True) -> None:
+        """Read the file. Raises ConfigError: absent, readable by others, not ours, not right.
+
+        ``aloud``: what becomes of the file later is in the log; of several processes one says it.
+        """
+        self._aloud = aloud
         self._path = os.path.abspath(path)
         self._lock = threading.Lock()
         file, self._stamp = self._read()
@@ -163,6 +167,11 @@ class Accounts:
             found = self._known.users.get(account.name)
         return found is not None and (found[1] is account or found[1] == account)
 
+    def look(self) -> None:
+        """Read the file again if it changed."""
+        with self._lock:
+            self._look()
+
     def _look(self) -> None:
         """Read the file again if it changed; a broken one is reported once and changes nothing."""
         self._looked = time.monotonic()
@@ -175,11 +184,14 @@ class Accounts:
         except ConfigError as error:
             # It may only have been out of reach for a moment: it is read again at the next look.
             if stamp != self._reported:
-                log.error("users kept as they were", extra={"event": "users-broken", "fields": {"error": str(error)}})
+                self._say(logging.ERROR, "users-broken", error=str(error))
             self._reported = stamp
         else:
             self._stamp = read
-            log.info("users read", extra={"event": "users-read", "fields": {"users": len(self._known.users)}})
+            self._say(logging.INFO, "users-read", users=len(self._known.users))
+
+    def _say(self, level: int, event: str, **fields: object) -> None:
+        log.log(level if self._aloud else logging.DEBUG, event, extra={"event": event, "fields": fields})
 
     # ---------------------------------------------------------------- for the administrator
 
@@ -241,7 +253,7 @@ class Accounts:
         check_private(self._path, status)
         try:
             return msgspec.json.decode(data, type=_File), _stamp_of(status)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ConfigError(f"{display(self._path)}: {display(str(error))}") from None
 
     def _understand(self, file: _File) -> _Known:

@@ -32,7 +32,8 @@ class Admission(Generic[ConnectionT]):
     """Counts connections; a thread is made only for one that was admitted."""
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+        self.limits = limits
+        """May be replaced; what was admitted stays."""
         self._lock = threading.Lock()
         self._by_source: Counter[str] = Counter()
         self._strangers: dict[ConnectionT, str] = {}  # their sources, in the order of their coming
@@ -49,7 +50,7 @@ class Admission(Generic[ConnectionT]):
         Newcomers are not refused because of strangers who say nothing. Of the source with the most of them the one
         that waits longest goes: who floods pushes out only what is its own.
         """
-        limits = self._limits
+        limits = self.limits
         with self._lock:
             if self._by_source.total() >= limits.connections:
                 return "connections", None

@@ -44,6 +44,8 @@ class RequestHandler(socketserver.BaseRequestHandler):
     def setup(self) -> None:
         """Take a name for the log and be known to the service, which may drain us."""
         self.service = self.server.service
+        self.config = self.service.config  # as they are now: what was announced holds for the whole connection
+        self.identity = self.service.identity
         self.key = id(self.request)
         self.source = self.server.describe(self.client_address)
         self.session = self.service.new_session()
@@ -57,13 +59,13 @@ class RequestHandler(socketserver.BaseRequestHandler):
 
     def handle(self) -> None:
         """TLS, authenticate, then requests until the peer leaves; every way out is logged."""
-        limits = self.service.config.limits
+        limits = self.config.limits
         if not self._may_begin():
             return  # accepted in the last moment, or had to make room before this thread began
         try:
             deadline = Deadline(limits.handshake_seconds, "authentication")
-            if self.service.tls_context is not None:
-                self.request = tls.wrap(self.request, self.service.tls_context, server_side=True)
+            if self.identity.context is not None:
+                self.request = tls.wrap(self.request, self.identity.context, server_side=True)
                 if not self._may_begin():
                     return  # it was to be broken off while its socket changed hands
                 tls.shake_hands(self.request, deadline.remaining())
@@ -118,7 +120,7 @@ class RequestHandler(socketserver.BaseRequestHandler):
         hello = channel.session.receive(hello_bytes)
         assert isinstance(hello, Hello)
         self.user = hello.user
-        handshake = ServerHandshake(hello_bytes, hello, secrets.token_bytes(NONCE_BYTES), service.binding)
+        handshake = ServerHandshake(hello_bytes, hello, secrets.token_bytes(NONCE_BYTES), self.identity.binding)
         channel.send(handshake.message)
         proof = channel.receive()
         if not isinstance(proof, Proof):
@@ -134,7 +136,7 @@ class RequestHandler(socketserver.BaseRequestHandler):
             raise
         if not service.admission.known(self.key):  # who has read the welcome is no stranger any more
             raise ConnectionLost("it had to make room for another connection")
-        limits = service.config.limits
+        limits = self.config.limits
         channel.send(
             Welcome(
                 server_proof=server_proof,
@@ -156,7 +158,7 @@ class RequestHandler(socketserver.BaseRequestHandler):
             channel=channel,
             account=account,
             storage=storage,
-            config=self.service.config,
+            config=self.config,
             commits=commits,
             audit=self.trail,
             draining=self.service.draining.is_set,

@@ -9,14 +9,46 @@ from __future__ import annotations
 import datetime
 import hashlib
 import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from ftpy.config.server import ServerConfig
 from ftpy.durable import check_private, read_file, replace_file, writing
 from ftpy.errors import ConfigError
 from ftpy.files import display
+from ftpy.wire.auth import Channel as Binding
+
+if TYPE_CHECKING:
+    import ssl
 
 YEARS = 100
 """Validity: a pinned certificate that expires would only lock people out."""
 _BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a connection shows of the server, and what its handshake binds to: of one certificate, or of none."""
+
+    context: ssl.SSLContext | None = None
+    binding: Binding = field(default_factory=Binding)
+
+    @classmethod
+    def load(cls, config: ServerConfig) -> Identity:
+        """What the settings name. Raises ConfigError, also when it is replaced this very moment."""
+        if config.tls == "off":
+            return cls()
+        from ftpy.transport import tls
+
+        check_identity(config.certificate, config.private_key)
+        before = certificate_sha256(config.certificate)
+        try:
+            context = tls.server_context(config.certificate, config.private_key)
+        except OSError:
+            raise ConfigError(f"{display(config.certificate)} or its key changed while they were read") from None
+        if certificate_sha256(config.certificate) != before:
+            raise ConfigError(f"{display(config.certificate)}: it changed while it was read")
+        return cls(context, Binding(before))
 
 
 def make_identity(cert_path: str, key_path: str) -> None:

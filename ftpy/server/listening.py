@@ -23,6 +23,11 @@ class Listener:
     file: str | None = None
     """The file of a Unix socket, if it is ours to remove."""
 
+    def reload(self, config: ServerConfig) -> None:
+        """The kernel keeps another number of connections waiting; closed already, it keeps none."""
+        with contextlib.suppress(OSError):
+            self.socket.listen(config.limits.backlog)
+
     def close(self) -> None:
         """Stop listening; the file of a Unix socket goes with it, if we made it. Safe to call twice."""
         self.socket.close()

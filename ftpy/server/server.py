@@ -14,7 +14,6 @@ import os
 import signal
 import socket
 import socketserver
-import ssl
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -26,13 +25,12 @@ from ftpy.files import display
 from ftpy.server.accounts import Accounts
 from ftpy.server.admission import Admission, source_of
 from ftpy.server.connection import RequestHandler
-from ftpy.server.identity import certificate_sha256, check_identity
+from ftpy.server.identity import Identity
 from ftpy.server.listening import Listener, listen_on_all
 from ftpy.server.logs import setup_logging
+from ftpy.server.reloading import reread, say_broken
 from ftpy.server.roots import Roots
 from ftpy.storage import syscalls
-from ftpy.transport import tls
-from ftpy.wire.auth import Channel as Binding
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,6 +52,8 @@ POLL_SECONDS = 0.2
 STARVED_SECONDS = 0.1
 """Pause before the next accept when there is no descriptor or thread left: no spinning."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+RELOAD_SIGNALS = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()
+SIGNALS = (*STOP_SIGNALS, *RELOAD_SIGNALS)
 STARVED_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -69,13 +69,8 @@ class Service:
         self._settings = settings
         self._parent = parent
         self.roots = Roots(config, settings, parent.neighbours if parent else None)
-        self.accounts = Accounts(config.users)
-        self.tls_context: ssl.SSLContext | None = None
-        self.binding = Binding()
-        if config.tls == "on":
-            check_identity(config.certificate, config.private_key)
-            self.tls_context = tls.server_context(config.certificate, config.private_key)
-            self.binding = Binding(certificate_sha256(config.certificate))
+        self.accounts = Accounts(config.users, aloud=parent is None)
+        self.identity = Identity.load(config)
         self.admission: Admission[int] | SharedAdmission = parent.admission if parent else Admission(config.limits)
         self.draining = threading.Event()
         self._sessions = itertools.count(1)
@@ -119,6 +114,31 @@ class Service:
         thread = threading.Thread(target=run, name=name)
         thread.start()
         self._threads.append(thread)
+
+    def reload(self) -> None:
+        """Read settings and users again: no session ends, new connections meet what is new (SIGHUP)."""
+        assert self._settings is not None
+        self.take_over(reread(self.config, self._settings))
+
+    def take_over(self, config: ServerConfig | None) -> None:
+        """Other settings count from now on; None: the file is broken, and all but users and logs stays as it was."""
+        if config is not None:
+            try:
+                self.identity = Identity.load(config)
+            except ConfigError as error:  # it was right when it was looked at
+                say_broken(error)
+            else:
+                self._take_over(config)
+        self.accounts.look()
+
+    def _take_over(self, config: ServerConfig) -> None:
+        self.config = config
+        setup_logging(config.log)
+        self.roots.reload(config)
+        if isinstance(self.admission, Admission):
+            self.admission.limits = config.limits
+        for server in self._servers:
+            server.listener.reload(config)
 
     def stop(self) -> bool:
         """Drain and stop: no new connections, running transfers finish within ``drain_seconds``, the rest is broken.
@@ -198,8 +218,8 @@ class Service:
     # ---- in the background
 
     def _sweep(self) -> None:
-        expire = self.config.uploads.expire_days * 86400
         while True:
+            expire = self.config.uploads.expire_days * 86400
             for root, storage in self.roots.by_root().items():
                 if self._parent is not None and not self._parent.may_sweep(root):
                     continue
@@ -237,7 +257,7 @@ class Server(socketserver.ThreadingTCPServer):
     def __init__(self, listener: Listener, service: Service) -> None:
         self.service = service
         self.address = listener.address
-        self._listener = listener
+        self.listener = listener
         self._sources: dict[int, str] = {}
         # Not TCPServer's: it would make a socket, and this one listens already, maybe for other processes too.
         socketserver.BaseServer.__init__(self, listener.socket.getsockname(), RequestHandler)
@@ -296,7 +316,7 @@ class Server(socketserver.ThreadingTCPServer):
     def server_close(self) -> None:
         """Stop listening; the file of a Unix socket goes with it, if we made it."""
         super().server_close()
-        self._listener.close()
+        self.listener.close()
 
 
 def _raise_descriptor_limit() -> None:
@@ -312,14 +332,14 @@ def _raise_descriptor_limit() -> None:
 
 
 def serve(config: ServerConfig, settings: str) -> int:
-    """Run until SIGTERM or SIGINT, drain, and return the exit code 0; a second signal ends at once.
+    """Run until SIGTERM or SIGINT, drain, and return the exit code 0; a second signal ends at once. SIGHUP reloads.
 
     ``settings`` is the file that ``config`` came from. Raises ConfigError.
     """
     waits = hasattr(signal, "sigwait")
     if waits:
         # Blocked in every thread and taken up here: a handler could run in the middle of anything.
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     setup_logging(config.log)
     _raise_descriptor_limit()
     if worker_count(config) > 1:
@@ -330,7 +350,8 @@ def serve(config: ServerConfig, settings: str) -> int:
     service.start()
     try:
         if waits:
-            signal.sigwait(STOP_SIGNALS)
+            while signal.sigwait(SIGNALS) in RELOAD_SIGNALS:
+                service.reload()
         else:
             while True:
                 time.sleep(1)  # Windows: KeyboardInterrupt ends it

@@ -181,6 +181,10 @@ class Parent:
         assert self._service is not None
         self._service.roots.welcome(root, link)
 
+    def _reload(self, config: ServerConfig | None) -> None:
+        assert self._service is not None
+        self._service.take_over(config)
+
     def _died(self) -> None:
         assert self._service is not None
         self._service.roots.look_after_remote()
@@ -191,6 +195,7 @@ _WORDS: dict[str, Callable[..., None]] = {
     "break_off": Parent._break_off,
     "welcome": Parent._welcome,
     "died": Parent._died,
+    "reload": Parent._reload,
     "drain": lambda parent: parent.drain.set(),
     "all_drained": lambda parent: parent._all_drained.set(),
 }

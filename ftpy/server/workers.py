@@ -23,9 +23,12 @@ from typing import Any
 
 from ftpy.config.server import ServerConfig, worker_count
 from ftpy.errors import FtpyError
+from ftpy.server.accounts import Accounts
 from ftpy.server.admission import Admission
 from ftpy.server.listening import Listener, listen_on_all
-from ftpy.server.server import LAST_SECONDS, STOP_SIGNALS, SWEEP_SECONDS, Service
+from ftpy.server.logs import setup_logging
+from ftpy.server.reloading import reread
+from ftpy.server.server import LAST_SECONDS, RELOAD_SIGNALS, SIGNALS, STOP_SIGNALS, SWEEP_SECONDS, Service
 from ftpy.server.worker import ENDED, FAILED, run_worker
 from ftpy.storage.base import Closing
 from ftpy.storage.sharing import Link
@@ -40,6 +43,8 @@ MOST_DEATHS = 10
 """A worker that dies so often in a row, each time at once, will not live: some 8 s after the first, all end."""
 MOST_UNSENT = 10_000
 """Words that wait for one worker, at most: the answers to all that its threads can ask at once are a tenth."""
+TICK_SECONDS = 1.0
+"""How often the parent looks at the users' file, seconds: each worker does by itself, the parent says what it found."""
 SWEEP_AGAIN_SECONDS = SWEEP_SECONDS / 2
 """A root is swept no sooner after another worker did; each of them asks every SWEEP_SECONDS."""
 
@@ -104,6 +109,7 @@ class Workers(Closing):
     def __init__(self, config: ServerConfig, settings: str, listeners: Sequence[Listener]) -> None:
         self._config, self._settings, self._listeners = config, settings, listeners
         self._admission: Admission[_Connection] = Admission(config.limits)
+        self._accounts = Accounts(config.users)
         self._owners: dict[_Key, Worker] = {}
         self._swept: dict[str, float] = {}
         self._generations = itertools.count(1)
@@ -111,6 +117,7 @@ class Workers(Closing):
         self._selector = selectors.DefaultSelector()
         self._signals, self._signalled = socket.socketpair()
         self._is_announced = False
+        self._ticked = time.monotonic()
         self._deadline: float | None = None
         """When to wait no longer for workers that drain, by the monotonic clock."""
         self._all_ended = True
@@ -135,6 +142,7 @@ class Workers(Closing):
                 self._start_due()
                 for key, events in self._selector.select(self._patience()):
                     key.data(events)
+                self._tick()
         finally:
             for worker in self._workers:  # something went wrong here
                 os.kill(worker.pid, signal.SIGKILL)
@@ -149,22 +157,44 @@ class Workers(Closing):
             end.setblocking(False)
         signal.set_wakeup_fd(self._signalled.fileno())
         self._selector.register(self._signals, selectors.EVENT_READ, lambda _: self._read_signals())
-        for number in (*STOP_SIGNALS, signal.SIGCHLD):
+        for number in (*SIGNALS, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def _read_signals(self) -> None:
         for number in set(self._signals.recv(4096)):
             if number in STOP_SIGNALS:
                 self._stop(number)
+            elif number in RELOAD_SIGNALS:
+                self._reload()
         self._reap()
 
-    def _patience(self) -> float | None:
+    def _reload(self) -> None:
+        """Read the settings again, once for all; a worker that is started later has them from the beginning."""
+        config = reread(self._config, self._settings)
+        if config is not None:
+            self._config = config
+            setup_logging(config.log)
+            self._admission.limits = config.limits
+            for listener in self._listeners:
+                listener.reload(config)
+        self._accounts.look()
+        for worker in self._workers:
+            self._send(worker, "reload", config)
+
+    def _patience(self) -> float:
         """How long nothing is due, seconds."""
         if self._deadline is not None:
             return max(0.0, self._deadline - time.monotonic())
-        due = [slot.due for slot in self._slots if slot.worker is None]
-        return max(0.0, min(due) - time.monotonic()) if due else None
+        due = [slot.due - time.monotonic() for slot in self._slots if slot.worker is None]
+        return max(0.0, min([*due, TICK_SECONDS]))
+
+    def _tick(self) -> None:
+        """What is due every second."""
+        now = time.monotonic()
+        if now - self._ticked >= TICK_SECONDS:
+            self._ticked = now
+            self._accounts.look()
 
     def _stop(self, number: int) -> None:
         """Let all workers drain; the second time, end at once."""
@@ -197,13 +227,13 @@ class Workers(Closing):
     def _start(self, slot: Slot) -> None:
         mine, its = Link.pair()
         # Until it ignores them, a signal to all processes of a terminal or a service must not reach it.
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         sys.stderr.flush()
         generation = next(self._generations)
         pid = os.fork()
         if pid == 0:
             self._become_worker(mine, its, generation)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         its.close()
         slot.worker = worker = Worker(slot, pid, mine, generation)
         self._selector.register(mine, selectors.EVENT_READ, partial(self._serve, worker))
@@ -213,10 +243,10 @@ class Workers(Closing):
         code = FAILED
         try:
             signal.set_wakeup_fd(-1)
-            for number in STOP_SIGNALS:
-                signal.signal(number, signal.SIG_IGN)  # the parent says when to stop
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_IGN)  # the parent says when
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             # The ends of others' links must close with their parent: that is how they know.
             for link in [mine, *(worker.link for worker in self._workers)]:
                 link.close()

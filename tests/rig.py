@@ -28,6 +28,9 @@ from ftpy.wire.spelling import b64encode
 FAST = Transfer(stall_seconds=5.0, connect_seconds=5.0, retries=3, streams=1)
 """A client for tests: it waits, but not for long; and how long a handshake takes on a busy machine changes nothing."""
 
+KEYS: dict[str, str] = {}
+"""Every key of this run's users, in base64url and in hexadecimal: none may be found in a log."""
+
 
 def eventually(holds: Callable[[], Any], seconds: float = 10.0) -> Any:
     """Ask again and again until ``holds`` says something true, which is returned; fails after ``seconds``."""
@@ -61,7 +64,8 @@ class Host:
 
     def add_user(self, name: str, **options: Any) -> None:
         """A user with a fresh key."""
-        self.keys[name] = self.accounts.add(name, **options)
+        key = self.keys[name] = self.accounts.add(name, **options)
+        KEYS[b64encode(key)] = key.hex()
 
     @property
     def config(self) -> ServerConfig:

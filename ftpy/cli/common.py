@@ -47,6 +47,7 @@ def run_main(command: click.Command, name: str) -> NoReturn:
     Its return value is the exit code where it is a number; an error is one line on standard error.
     """
     try:
+        _leave_no_core()
         _complete(command, name)
         with command.make_context(name, sys.argv[1:]) as context:
             result = command.invoke(context)
@@ -56,6 +57,14 @@ def run_main(command: click.Command, name: str) -> NoReturn:
         code = _report(error, name)
     gc.freeze()  # the last look for circles of garbage would take longer than many a command
     sys.exit(code)
+
+
+def _leave_no_core() -> None:
+    """A core would hold the keys in memory; who needs one raises the limit of a process that runs (prlimit(1))."""
+    if os.name == "posix":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
 def _complete(command: click.Command, name: str) -> None:

@@ -9,7 +9,9 @@
     │   └── SourceChanged           the file changed while it was being sent            exit 1
     ├── ConnectionFailed            no working connection to the server                 exit 3
     │   ├── ConnectionLost          it broke; what was stored stays stored
-    │   ├── Stalled                 it is open but nothing moves
+    │   │   ├── Stalled             it is open but nothing moves
+    │   │   └── TlsFailed           the peer's half of TLS made no sense
+    │   ├── TurnedAway              the server takes no connection now; it may later
     │   └── ProtocolError           the peer does not speak the protocol
     ├── AuthenticationFailed        one side could not prove who it is                  exit 4
     │   ├── Denied                  the server refuses this user and key
@@ -73,6 +75,14 @@ class ConnectionLost(ConnectionFailed):
 
 class Stalled(ConnectionLost):
     """Nothing moved for too long on an open connection."""
+
+
+class TlsFailed(ConnectionLost):
+    """The encrypted connection could not be set up."""
+
+
+class TurnedAway(ConnectionFailed):
+    """The server closed the connection at once; it may be full, or have had enough of this address for a while."""
 
 
 class ProtocolError(ConnectionFailed):

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from ftpy.client.client import Client
 from ftpy.config.client import Profile, Transfer
-from ftpy.config.server import Limits, ServerConfig
+from ftpy.config.server import Limits, Penalties, ServerConfig
 from ftpy.server.accounts import Accounts
 from ftpy.server.identity import certificate_sha256, make_identity
 from ftpy.server.server import Service
@@ -48,6 +48,7 @@ class Host:
     folder: Path
     tls: bool = True
     limits: Limits = field(default_factory=Limits)
+    penalties: Penalties = field(default_factory=Penalties)
     listen: str = "127.0.0.1:0"
     portable_names: bool = True
     service: Service | None = None
@@ -79,6 +80,7 @@ class Host:
             users=str(self.folder / "users.json"),
             state=str(self.folder / "state"),
             limits=self.limits,
+            penalties=self.penalties,
             portable_names=self.portable_names,
         )
 

@@ -118,7 +118,7 @@ class Client:
     # ---- life
 
     def __enter__(self) -> Self:
-        """Connect and prove both ends; the first connection is not retried."""
+        """Connect and prove both ends; where no server is, the first connection is not retried."""
         self._connected()
         return self
 

@@ -14,6 +14,7 @@ from ftpy.config.addresses import parse_address
 from ftpy.config.client import Profile, Transfer
 from ftpy.digests import DigestName, PartDigestName
 from ftpy.errors import (
+    Busy,
     ConfigError,
     ConnectionFailed,
     ConnectionLost,
@@ -21,7 +22,10 @@ from ftpy.errors import (
     FtpyError,
     ProtocolError,
     ServerNotTrusted,
+    ShuttingDown,
     Stalled,
+    TlsFailed,
+    TurnedAway,
     Unsupported,
 )
 from ftpy.transport.channel import Channel
@@ -66,20 +70,24 @@ class Connection:
     def open(cls, profile: Profile, transfer: Transfer, pace: Pace | None = None) -> Connection:
         """Dial the profile's addresses in turn, prove both ends, within ``connect_seconds`` each.
 
-        It keeps ``pace``. Raises ConnectionFailed, Denied, ServerNotTrusted.
+        It keeps ``pace``. Raises TurnedAway where a server is there and takes no connection now; ConnectionFailed,
+        Denied, ServerNotTrusted.
         """
         failures = []
+        kind = ConnectionFailed
         stranger: ServerNotTrusted | None = None
         for address in profile.addresses:
             try:
                 return cls._open_one(address, profile, transfer, pace)
             except ConnectionFailed as error:
                 failures.append(f"{address}: {error}")
+                if isinstance(error, TurnedAway):
+                    kind = TurnedAway
             except ServerNotTrusted as error:  # another host's address by now: ours may be the next
                 stranger = stranger or error
         if stranger is not None:
             raise stranger
-        raise ConnectionFailed("no connection: " + "; ".join(failures))
+        raise kind("no connection: " + "; ".join(failures))
 
     @classmethod
     def _open_one(cls, address: str, profile: Profile, transfer: Transfer, pace: Pace | None) -> Connection:
@@ -98,8 +106,10 @@ class Connection:
             channel = Channel(stream, Side.CLIENT)
             with stream.until(deadline):
                 welcome, round_trip_seconds = _authenticate(channel, profile, pin)
-        except BaseException:
+        except BaseException as error:
             sock.close()
+            if isinstance(error, ConnectionLost) and not isinstance(error, (Stalled, TlsFailed)):
+                raise TurnedAway from error
             raise
         connection = cls(channel, welcome)
         connection.round_trip_seconds = round_trip_seconds
@@ -212,7 +222,7 @@ def _authenticate(channel: Channel, profile: Profile, pin: bytes) -> tuple[Welco
     challenge_bytes = channel.receive_raw()
     challenged = time.monotonic()
     if challenge_bytes is None:
-        raise ConnectionLost("the server closed the connection at once; it may be full")
+        raise TurnedAway
     challenge = channel.session.receive(challenge_bytes)
     if isinstance(challenge, FailureReply):
         raise _as_failure(challenge.exception())
@@ -233,4 +243,6 @@ def _authenticate(channel: Channel, profile: Profile, pin: bytes) -> tuple[Welco
 
 def _as_failure(error: FtpyError) -> FtpyError:
     """What a server says before it has proven itself is hearsay: a reason, never a result."""
-    return error if isinstance(error, ConnectionFailed) else ConnectionFailed(str(error))
+    if isinstance(error, ConnectionFailed):
+        return error
+    return TurnedAway(str(error)) if isinstance(error, (Busy, ShuttingDown)) else ConnectionFailed(str(error))

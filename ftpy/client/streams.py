@@ -10,7 +10,7 @@ from functools import partial
 from typing import Literal, Protocol, TypeVar
 
 from ftpy.client.connection import Connection
-from ftpy.errors import AuthenticationFailed, Busy, ConnectionFailed, FtpyError, ProtocolError, ShuttingDown
+from ftpy.errors import AuthenticationFailed, Busy, ConnectionFailed, FtpyError, ProtocolError, ShuttingDown, TurnedAway
 from ftpy.storage.following import start_thread
 
 BACKOFF_SECONDS = 0.5
@@ -77,7 +77,21 @@ class Line:
         self.leaving = threading.Event()
 
     def connected(self) -> Connection:
-        """The connection, opened if there is none. Raises ConnectionFailed, AuthenticationFailed."""
+        """The connection; where there is none it is opened, and a server that takes none now is asked again.
+
+        Raises ConnectionFailed, AuthenticationFailed.
+        """
+        failures = 0
+        while True:
+            try:
+                return self.opened()
+            except TurnedAway as error:
+                failures += 1
+                if failures > self._retries or not self._wait(error, failures):
+                    raise
+
+    def opened(self) -> Connection:
+        """The connection, opened if there is none, if that can be done at once. Raises as ``connected`` does."""
         if self.connection is None:
             self.connection = self._opening()
             self.connection.leaving = self.leaving
@@ -88,7 +102,7 @@ class Line:
         failures, mark = 0, moved()
         while True:
             try:
-                return attempt(self.connected())
+                return attempt(self.opened())
             except (ConnectionFailed, Busy, ShuttingDown) as error:
                 self.close()
                 if isinstance(error, ProtocolError):
@@ -305,7 +319,7 @@ class _Team:
     def _run(self, member: _Member) -> None:
         line = member.line
         try:
-            line.connected()
+            line.opened()
         except (ConnectionFailed, AuthenticationFailed) as error:
             self.refused = error
             return

@@ -5,6 +5,7 @@ Every error is a ConfigError of one line: file, line, what is wrong.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Iterator
 from typing import Annotated, Literal
@@ -35,7 +36,8 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Count, says("Connections at once from one IP address, so that nobody takes all of them.")
     ] = 256
     connections_unauthenticated: Annotated[
-        Count, says("Connections at once without a proof; the oldest makes room for a newcomer.")
+        Count,
+        says("Connections at once without a proof; from half of it on one at random makes room, ever more probably."),
     ] = 128
     backlog: Annotated[
         Count, says("Connections that the kernel keeps waiting for us; it cuts this at net.core.somaxconn.")
@@ -58,6 +60,31 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pipelined_requests: Annotated[
         Count, says("Requests under way on one connection; what a client may send ahead of the answers.")
     ] = 16_384
+
+
+Debt = Annotated[float, Meta(ge=0, le=86_400)]
+
+
+class Penalties(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What failures before authentication cost their source (an IPv4 address, an IPv6 /64): seconds, 0 is nothing.
+
+    They add up, and every second that passes takes one off.
+    """
+
+    denied_seconds: Annotated[Debt, says("Seconds for a wrong proof, and for an unknown user just the same.")] = 5.0
+    protocol_seconds: Annotated[Debt, says("Seconds for something that is not the protocol.")] = 10.0
+    late_seconds: Annotated[Debt, says("Seconds for a handshake that takes longer than handshake_seconds.")] = 10.0
+    threshold_seconds: Annotated[
+        Debt, says("Seconds beyond which a source is refused, before TLS; up to that anybody may fail for free.")
+    ] = 20.0
+    most_seconds: Annotated[
+        Debt, says("Seconds that a source is refused at most; 1 where somebody authenticated within a week.")
+    ] = 300.0
+    exempt: Annotated[
+        tuple[str, ...],
+        Meta(max_length=256),
+        says("Networks that are never refused: this host, or a proxy that hides all."),
+    ] = ("127.0.0.0/8", "::1/128")
 
 
 class Uploads(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -112,6 +139,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         says('Processes that serve at once, sharing all limits; "auto": one for each core that may be used.'),
     ] = 1
     limits: Limits = Limits()
+    penalties: Penalties = Penalties()
     uploads: Uploads = Uploads()
     log: Log = Log()
 
@@ -122,7 +150,7 @@ def load_server_config(path: str | os.PathLike[str]) -> ServerConfig:
     source = Source(name, read_file(name)[0])
     config = with_absolute_paths(source.convert(source.raw, ServerConfig), os.path.dirname(os.path.abspath(name)))
     if fault := find_fault(config, name):
-        raise source.error((fault.key,), str(fault))
+        raise source.error(tuple(fault.key.split(".")), str(fault))
     return config
 
 
@@ -137,7 +165,7 @@ def with_absolute_paths(config: ServerConfig, folder: str) -> ServerConfig:
 
 
 class Fault(ConfigError):
-    """What is wrong with settings that are each right on their own."""
+    """What is wrong with settings that are each right on their own; ``key`` with its table, as "table.key"."""
 
     def __init__(self, key: str, message: str) -> None:
         super().__init__(message)
@@ -155,6 +183,11 @@ def find_fault(config: ServerConfig, settings: str) -> Fault | None:
                 parse_address(text)
             except ConfigError as error:
                 return Fault(key, str(error))
+    for text in config.penalties.exempt:
+        try:
+            ipaddress.ip_network(text)
+        except ValueError as error:
+            return Fault("penalties.exempt", f"no network: {display(str(error))}")
     public = [text for text in config.listen if not parse_address(text).is_loopback]
     if config.tls == "off" and public and not config.allow_plaintext:
         return Fault("tls", f'tls = "off" is refused on {public[0]} unless allow_plaintext = true')

@@ -8,12 +8,26 @@ import secrets
 import socket
 import socketserver
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ftpy.digests import DIGEST_NAMES, PART_DIGEST_NAMES
-from ftpy.errors import ConnectionFailed, ConnectionLost, Denied, InternalError, ProtocolError, RequestError
+from ftpy.errors import (
+    Busy,
+    ConnectionFailed,
+    ConnectionLost,
+    Denied,
+    FtpyError,
+    InternalError,
+    ProtocolError,
+    RequestError,
+    Stalled,
+    TlsFailed,
+)
 from ftpy.server.accounts import Account
+from ftpy.server.admission import source_of
 from ftpy.server.context import Commits, Context, failure
+from ftpy.server.penalties import Offence
 from ftpy.server.trail import Trail
 from ftpy.server.verbs import dispatch
 from ftpy.transport import tls
@@ -32,6 +46,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ftpy.server")
 _REQUESTS = (Request, UnknownRequest)
+_OFFENCES: dict[type[FtpyError], Offence] = {
+    Denied: "denied",
+    ProtocolError: "protocol",
+    TlsFailed: "protocol",
+    Stalled: "late",
+}
+"""What costs a source time that does it before it has authenticated."""
 FAREWELL_SECONDS = 1.0
 """How long a connection that is ended by us may take to read why."""
 
@@ -64,24 +85,36 @@ class RequestHandler(socketserver.BaseRequestHandler):
             return  # accepted in the last moment, or had to make room before this thread began
         try:
             deadline = Deadline(limits.handshake_seconds, "authentication")
-            if self.identity.context is not None:
-                self.request = tls.wrap(self.request, self.identity.context, server_side=True)
-                if not self._may_begin():
-                    return  # it was to be broken off while its socket changed hands
-                tls.shake_hands(self.request, deadline.remaining())
-            self.stream = Stream(self.request, silence_seconds=limits.stall_seconds)
-            self.stream.expect_tls(tls.ALPN)
+            with self._on_probation():
+                if self.identity.context is not None:
+                    self.request = tls.wrap(self.request, self.identity.context, server_side=True)
+                    if not self._may_begin():
+                        return  # it was to be broken off while its socket changed hands
+                    tls.shake_hands(self.request, deadline.remaining())
+                self.stream = Stream(self.request, silence_seconds=limits.stall_seconds)
+                self.stream.expect_tls(tls.ALPN)
             channel = Channel(self.stream, Side.SERVER)
             try:
-                with self.stream.until(deadline):
+                with self.stream.until(deadline), self._on_probation():
                     account = self._authenticate(channel)
                 self._serve(channel, account)
+            except Denied:
+                self._note(logging.WARNING, "login-denied")
+                channel.send(DeniedMessage())
+                self._farewell(channel)
             except (ProtocolError, RequestError) as error:
                 self._refuse(channel, error)
-        except Denied:
-            self._note(logging.WARNING, "login-denied")
         except ConnectionFailed as error:
             self._note(logging.INFO, "connection-ended", reason=str(error))
+
+    @contextlib.contextmanager
+    def _on_probation(self) -> Iterator[None]:
+        """What fails in here is its source's offence, before the peer hears of it."""
+        try:
+            yield
+        except tuple(_OFFENCES) as error:
+            self.service.admission.offend(source_of(self.client_address), _OFFENCES[type(error)])
+            raise
 
     def _may_begin(self) -> bool:
         return not self.service.draining.is_set() and self.service.admission.is_stranger(self.key)
@@ -126,16 +159,14 @@ class RequestHandler(socketserver.BaseRequestHandler):
         if not isinstance(proof, Proof):
             raise ConnectionLost("the peer left before it proved who it is")
         verifier, account = service.accounts.lookup(hello.user)
-        try:
-            server_proof = handshake.check(proof, verifier)
-            if account is None:
-                raise Denied
-        except Denied:
-            channel.send(DeniedMessage())
-            self._farewell(channel)
-            raise
-        if not service.admission.known(self.key):  # who has read the welcome is no stranger any more
+        server_proof = handshake.check(proof, verifier)
+        if account is None:
+            raise Denied
+        verdict = service.admission.known(self.key, account.name, None)  # before the welcome: then it is no stranger
+        if verdict == "gone":
             raise ConnectionLost("it had to make room for another connection")
+        if verdict == "full":
+            raise Busy(f"user {account.name} has all the connections already that it may have; try again later")
         limits = self.config.limits
         channel.send(
             Welcome(

@@ -28,6 +28,7 @@ from ftpy.server.connection import RequestHandler
 from ftpy.server.identity import Identity
 from ftpy.server.listening import Listener, listen_on_all
 from ftpy.server.logs import setup_logging
+from ftpy.server.penalties import Offenders
 from ftpy.server.reloading import reread, say_broken
 from ftpy.server.roots import Roots
 from ftpy.storage import syscalls
@@ -71,7 +72,9 @@ class Service:
         self.roots = Roots(config, settings, parent.neighbours if parent else None)
         self.accounts = Accounts(config.users, aloud=parent is None)
         self.identity = Identity.load(config)
-        self.admission: Admission[int] | SharedAdmission = parent.admission if parent else Admission(config.limits)
+        self.admission: Admission[int] | SharedAdmission = (
+            parent.admission if parent else Admission(config.limits, Offenders(config.penalties))
+        )
         self.draining = threading.Event()
         self._sessions = itertools.count(1)
         self._stopped = threading.Event()
@@ -284,6 +287,8 @@ class Server(socketserver.ThreadingTCPServer):
         reason, evicted = self.service.admission.admit(id(request), source)
         if evicted is not None:
             self.service.break_off(evicted)
+        if reason == "penalties":
+            return False  # said once a penalty, by who keeps them
         if reason is not None:
             log.warning(
                 "refused-at-limit", extra={"event": "refused-at-limit", "fields": {"source": source, "limit": reason}}

@@ -17,7 +17,9 @@ from typing import Any
 
 from ftpy.config.server import ServerConfig
 from ftpy.errors import ConfigError
+from ftpy.server.admission import Verdict
 from ftpy.server.listening import Listener
+from ftpy.server.penalties import Offence
 from ftpy.server.server import Service
 from ftpy.storage.sharing import Link
 
@@ -57,11 +59,15 @@ class SharedAdmission:
         with self._lock:
             return self._admitted.get(connection, False)
 
-    def known(self, connection: int) -> bool:
-        """The connection has authenticated: False if it has made room for another before that, and must end."""
-        known: bool = self._parent.ask("known", connection, otherwise=False)
+    def known(self, connection: int, user: str, most: int | None) -> Verdict:
+        """The connection has proven that it is ``user``, who may have ``most`` at once in all processes."""
+        verdict: Verdict = self._parent.ask("known", connection, user, most, otherwise="gone")
         self.make_room(connection)
-        return known
+        return verdict
+
+    def offend(self, source: str, offence: Offence) -> None:
+        """A connection from ``source`` has failed before it authenticated."""
+        self._parent.tell("offend", source, offence)
 
     def make_room(self, connection: int) -> None:
         """The connection is no stranger any more."""

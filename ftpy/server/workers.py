@@ -24,9 +24,10 @@ from typing import Any
 from ftpy.config.server import ServerConfig, worker_count
 from ftpy.errors import FtpyError
 from ftpy.server.accounts import Accounts
-from ftpy.server.admission import Admission
+from ftpy.server.admission import Admission, Verdict
 from ftpy.server.listening import Listener, listen_on_all
 from ftpy.server.logs import setup_logging
+from ftpy.server.penalties import Offence, Offenders
 from ftpy.server.reloading import reread
 from ftpy.server.server import LAST_SECONDS, RELOAD_SIGNALS, SIGNALS, STOP_SIGNALS, SWEEP_SECONDS, Service
 from ftpy.server.worker import ENDED, FAILED, run_worker
@@ -108,7 +109,7 @@ class Workers(Closing):
 
     def __init__(self, config: ServerConfig, settings: str, listeners: Sequence[Listener]) -> None:
         self._config, self._settings, self._listeners = config, settings, listeners
-        self._admission: Admission[_Connection] = Admission(config.limits)
+        self._admission: Admission[_Connection] = Admission(config.limits, Offenders(config.penalties))
         self._accounts = Accounts(config.users)
         self._owners: dict[_Key, Worker] = {}
         self._swept: dict[str, float] = {}
@@ -369,8 +370,11 @@ class Workers(Closing):
             worker.connections[connection] = source
         return reason
 
-    def _known(self, worker: Worker, connection: int) -> bool:
-        return self._admission.known((worker.pid, connection))
+    def _known(self, worker: Worker, connection: int, user: str, most: int | None) -> Verdict:
+        return self._admission.known((worker.pid, connection), user, most)
+
+    def _offend(self, worker: Worker, source: str, offence: Offence) -> None:  # noqa: ARG002
+        self._admission.offend(source, offence)
 
     def _leave(self, worker: Worker, connection: int, source: str) -> None:
         del worker.connections[connection]
@@ -412,6 +416,7 @@ _WORDS: dict[str, Callable[..., Any]] = {
     "ready": Workers._ready,
     "admit": Workers._admit,
     "known": Workers._known,
+    "offend": Workers._offend,
     "leave": Workers._leave,
     "claim": Workers._claim,
     "release": Workers._release,

@@ -9,7 +9,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 
-from ftpy.errors import ConnectionLost, ServerNotTrusted, Stalled
+from ftpy.errors import ConnectionLost, ServerNotTrusted, Stalled, TlsFailed
 
 ALPN = "ftpy/1"
 
@@ -41,7 +41,10 @@ def wrap(sock: socket.socket, context: ssl.SSLContext, *, server_side: bool) -> 
 
 
 def shake_hands(sock: ssl.SSLSocket, timeout: float) -> None:
-    """The whole handshake, in the caller's thread, within ``timeout`` seconds. Raises ConnectionLost, Stalled."""
+    """The whole handshake, in the caller's thread, within ``timeout`` seconds.
+
+    Raises TlsFailed where the peer's half makes no sense, else ConnectionLost, Stalled.
+    """
     with _translated():
         sock.settimeout(timeout)
         sock.do_handshake()
@@ -68,7 +71,9 @@ def _translated() -> Iterator[None]:
         yield
     except TimeoutError:
         raise Stalled("the TLS handshake took too long") from None
+    except ssl.SSLEOFError as error:
+        raise ConnectionLost("the TLS handshake failed: the peer closed the connection") from error
     except ssl.SSLError as error:
-        raise ConnectionLost(f"the TLS handshake failed: {error.reason or error}") from error
+        raise TlsFailed(f"the TLS handshake failed: {error.reason or error}") from error
     except OSError as error:
         raise ConnectionLost(f"the TLS handshake failed: {error.strerror or error}") from error

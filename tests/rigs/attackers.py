@@ -21,7 +21,7 @@ from ftpy.wire.framing import frame
 from ftpy.wire.messages import PutRequest
 from tests.rigs.processes import MIB, SERVED_SECONDS, ProcessHost, Usage, until, write_noise
 
-ROOMY = Limits(connections=4000, connections_per_address=4000, handshake_seconds=10.0)
+ROOMY = Limits(connections=4000, connections_per_address=4000, connections_unauthenticated=400, handshake_seconds=10.0)
 """A server that does not refuse the sessions of this rig, which all come from one address."""
 TICK_SECONDS = 1.0
 """The slow ones send one byte in this time."""

@@ -82,7 +82,7 @@ class TlsFailed(ConnectionLost):
 
 
 class TurnedAway(ConnectionFailed):
-    """The server closed the connection at once; it may be full, or have had enough of this address for a while."""
+    """The server closed the connection at once; it may be full or refuse this address for a while."""
 
 
 class ProtocolError(ConnectionFailed):

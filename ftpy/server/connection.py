@@ -162,11 +162,7 @@ class RequestHandler(socketserver.BaseRequestHandler):
         server_proof = handshake.check(proof, verifier)
         if account is None:
             raise Denied
-        verdict = service.admission.known(self.key, account.name, None)  # before the welcome: then it is no stranger
-        if verdict == "gone":
-            raise ConnectionLost("it had to make room for another connection")
-        if verdict == "full":
-            raise Busy(f"user {account.name} has all the connections already that it may have; try again later")
+        self._count_in(account)  # who has read the welcome is no stranger any more
         limits = self.config.limits
         channel.send(
             Welcome(
@@ -181,6 +177,13 @@ class RequestHandler(socketserver.BaseRequestHandler):
         channel.flush()
         self._note(logging.INFO, "login")
         return account
+
+    def _count_in(self, account: Account) -> None:
+        verdict = self.service.admission.known(self.key, account.name, account.connections)
+        if verdict == "gone":
+            raise ConnectionLost("it had to make room for another connection")
+        if verdict == "full":
+            raise Busy(f"user {account.name} has {account.connections} connections already; try again later")
 
     def _serve(self, channel: Channel, account: Account) -> None:
         storage = self.service.roots.storage_for(account)

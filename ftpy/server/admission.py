@@ -40,7 +40,6 @@ class Admission(Generic[ConnectionT]):
     ) -> None:
         """``chance`` gives numbers in [0, 1): who could foresee them, could choose who makes room."""
         self.limits = limits
-        """May be replaced; what was admitted stays."""
         self._offenders = offenders or Offenders(Penalties())
         self._chance = chance or random.SystemRandom().random
         self._lock = threading.Lock()
@@ -48,6 +47,11 @@ class Admission(Generic[ConnectionT]):
         self._strangers: dict[ConnectionT, str] = {}  # their sources
         self._users: dict[ConnectionT, str] = {}
         self._by_user: Counter[str] = Counter()
+
+    def reload(self, limits: Limits, penalties: Penalties) -> None:
+        """Other settings from now on; what was admitted stays, and what is owed."""
+        with self._lock:
+            self.limits, self._offenders.settings = limits, penalties
 
     @property
     def connections(self) -> int:

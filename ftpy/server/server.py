@@ -139,7 +139,7 @@ class Service:
         setup_logging(config.log)
         self.roots.reload(config)
         if isinstance(self.admission, Admission):
-            self.admission.limits = config.limits
+            self.admission.reload(config.limits, config.penalties)
         for server in self._servers:
             server.listener.reload(config)
 

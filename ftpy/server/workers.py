@@ -176,7 +176,7 @@ class Workers(Closing):
         if config is not None:
             self._config = config
             setup_logging(config.log)
-            self._admission.limits = config.limits
+            self._admission.reload(config.limits, config.penalties)
             for listener in self._listeners:
                 listener.reload(config)
         self._accounts.look()

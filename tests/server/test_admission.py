@@ -207,3 +207,13 @@ def test_a_source_is_known_since_the_last_of_its_users_left() -> None:
         admission.offend("192.0.2.7", "denied")
     now[0] += 1.1
     assert refusal(admission, 2, "192.0.2.7") is None
+
+
+def test_what_is_owed_stays_when_settings_are_read_again() -> None:
+    admission = Admission(Limits(), Offenders(Penalties()))
+    for _ in range(5):
+        admission.offend("192.0.2.7", "denied")
+    admission.reload(Limits(connections=1), Penalties(threshold_seconds=60))
+    assert refusal(admission, 1, "192.0.2.7") is None and refusal(admission, 2, "192.0.2.8") == "connections"
+    admission.reload(Limits(), Penalties())
+    assert refusal(admission, 2, "192.0.2.7") == "penalties"

@@ -88,15 +88,15 @@ def locked(path: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def check_private(path: str, status: os.stat_result, *, own: bool = True) -> None:
+def check_private(path: str, status: os.stat_result, *, own: bool = True, holds: str = "secrets") -> None:
     """Raises ConfigError unless only its owner can read the file, who must be us or root where ``own``.
 
-    Asked of files that hold secrets; without meaning on Windows, where the profile's folder is private.
+    Without meaning on Windows, where the profile's folder is private.
     """
     if sys.platform == "win32":
         return
     if status.st_mode & 0o077:
         mode = stat.S_IMODE(status.st_mode)
-        raise ConfigError(f"{display(path)}: it holds secrets and others can read it (mode {mode:04o}); chmod 600")
+        raise ConfigError(f"{display(path)}: it holds {holds} and others can read it (mode {mode:04o}); chmod 600")
     if own and status.st_uid not in (os.geteuid(), 0):
         raise ConfigError(f"{display(path)}: it belongs to another user (uid {status.st_uid})")

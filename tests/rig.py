@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from ftpy.client.client import Client
 from ftpy.config.client import Profile, Transfer
-from ftpy.config.server import Limits, Penalties, ServerConfig
+from ftpy.config.server import Limits, Log, Penalties, ServerConfig
 from ftpy.server.accounts import Accounts
 from ftpy.server.identity import certificate_sha256, make_identity
 from ftpy.server.server import Service
@@ -49,6 +49,7 @@ class Host:
     tls: bool = True
     limits: Limits = field(default_factory=Limits)
     penalties: Penalties = field(default_factory=Penalties)
+    audit: bool = False
     listen: str = "127.0.0.1:0"
     portable_names: bool = True
     service: Service | None = None
@@ -81,6 +82,7 @@ class Host:
             state=str(self.folder / "state"),
             limits=self.limits,
             penalties=self.penalties,
+            log=Log(audit=str(self.folder / "audit.jsonl") if self.audit else ""),
             portable_names=self.portable_names,
         )
 
@@ -107,6 +109,13 @@ class Host:
     ) -> Client:
         """A client that is not connected yet."""
         return Client(self.profile(user, address), transfer, **kw)
+
+    def audited(self, *events: str) -> list[dict[str, Any]]:
+        """The lines of the audit trail so far; of these events alone, if any are named."""
+        text = (self.folder / "audit.jsonl").read_text()
+        assert text.endswith("\n") or not text
+        lines: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines()]
+        return [line for line in lines if not events or line["event"] in events]
 
     @property
     def uploads(self) -> list[str]:

@@ -139,6 +139,7 @@ def check_config(config_path: str) -> None:
     Example:
       ftpy-server check-config -c /srv/ftpy/server.toml
     """
+    from ftpy.server.audit import check_audit
     from ftpy.server.identity import check_identity
     from ftpy.toml import to_toml
 
@@ -148,6 +149,8 @@ def check_config(config_path: str) -> None:
         check_identity(config.certificate, config.private_key)
     check_folder(config.root)
     check_folder(config.state if os.path.lexists(config.state) else os.path.dirname(config.state))
+    if config.log.audit:
+        check_audit(config.log.audit)
     for account in accounts:
         if account.root is not None:
             check_root(config, account.root, config_path)

@@ -105,6 +105,9 @@ class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Literal["debug", "info", "warning", "error"],
         says('The least that is said: "debug", "info", "warning" or "error".'),
     ] = "info"
+    audit: Annotated[
+        str, says("File that is appended to, mode 0600: who did what, one JSON object a line; empty: none.")
+    ] = ""
 
 
 class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -161,7 +164,10 @@ def with_absolute_paths(config: ServerConfig, folder: str) -> ServerConfig:
         "unix:" + os.path.join(folder, text.removeprefix("unix:")) if text.startswith("unix:") else text
         for text in config.listen
     ]
-    return msgspec.structs.replace(config, listen=listen, **paths)
+    log = config.log
+    if log.audit:
+        log = msgspec.structs.replace(log, audit=os.path.join(folder, log.audit))
+    return msgspec.structs.replace(config, listen=listen, log=log, **paths)
 
 
 class Fault(ConfigError):
@@ -216,6 +222,8 @@ _OURS = ("certificate", "private_key", "users", "state")
 def exposed_by(config: ServerConfig, root: str, settings: str | None) -> str | None:
     """The first of our own files that a user whose root is ``root`` could reach, ``settings`` itself among them."""
     paths = {key: getattr(config, key) for key in _OURS}
+    if config.log.audit:
+        paths["log.audit"] = config.log.audit
     if settings is not None:
         paths[display(os.path.basename(settings))] = settings
     return next((name for name, path in paths.items() if is_exposed(root, path)), None)

@@ -9,7 +9,7 @@ import socket
 import socketserver
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ftpy.digests import DIGEST_NAMES, PART_DIGEST_NAMES
 from ftpy.errors import (
@@ -26,9 +26,9 @@ from ftpy.errors import (
 )
 from ftpy.server.accounts import Account
 from ftpy.server.admission import source_of
+from ftpy.server.audit import OK, Act, Trail, outcome_of
 from ftpy.server.context import Commits, Context, failure
 from ftpy.server.penalties import Offence
-from ftpy.server.trail import Trail
 from ftpy.server.verbs import dispatch
 from ftpy.transport import tls
 from ftpy.transport.channel import Channel
@@ -74,8 +74,10 @@ class RequestHandler(socketserver.BaseRequestHandler):
         self.context: Context | None = None
         self.waiting = False
         self.dismissed = False
-        self.user = "-"
-        self.trail = Trail(self._write_trail)
+        self.logged_in = False
+        self.has_ended = False
+        self.began = time.monotonic()
+        self.trail = Trail(self.service.audit, user="-", source=self.source, session=self.session)
         self.service.opened(self)
 
     def handle(self) -> None:
@@ -98,14 +100,17 @@ class RequestHandler(socketserver.BaseRequestHandler):
                 with self.stream.until(deadline), self._on_probation():
                     account = self._authenticate(channel)
                 self._serve(channel, account)
-            except Denied:
-                self._note(logging.WARNING, "login-denied")
+            except Denied as error:
+                self._ended(error, "login-denied", logging.WARNING)
                 channel.send(DeniedMessage())
                 self._farewell(channel)
             except (ProtocolError, RequestError) as error:
                 self._refuse(channel, error)
         except ConnectionFailed as error:
-            self._note(logging.INFO, "connection-ended", reason=str(error))
+            self._ended(error, "connection-ended", logging.INFO)
+        else:
+            if self.logged_in:
+                self._ended(None)
 
     @contextlib.contextmanager
     def _on_probation(self) -> Iterator[None]:
@@ -124,7 +129,7 @@ class RequestHandler(socketserver.BaseRequestHandler):
         try:
             if self.context is not None:
                 self.context.close()
-            self.trail.close()
+            self.trail.flush()
             self.request.close()
         finally:
             self.service.closed(self)
@@ -152,7 +157,7 @@ class RequestHandler(socketserver.BaseRequestHandler):
             raise ConnectionLost("the peer left before it said hello")
         hello = channel.session.receive(hello_bytes)
         assert isinstance(hello, Hello)
-        self.user = hello.user
+        self.trail.who["user"] = hello.user
         handshake = ServerHandshake(hello_bytes, hello, secrets.token_bytes(NONCE_BYTES), self.identity.binding)
         channel.send(handshake.message)
         proof = channel.receive()
@@ -175,7 +180,8 @@ class RequestHandler(socketserver.BaseRequestHandler):
             )
         )
         channel.flush()
-        self._note(logging.INFO, "login")
+        self.logged_in = True
+        self.trail.tell("login", OK, said="login", seconds=time.monotonic() - self.began)
         return account
 
     def _count_in(self, account: Account) -> None:
@@ -194,7 +200,7 @@ class RequestHandler(socketserver.BaseRequestHandler):
             storage=storage,
             config=self.config,
             commits=commits,
-            audit=self.trail,
+            act=Act(self.trail, UnknownRequest(cmd="-", id=1)),
             draining=self.service.draining.is_set,
         )
         while (request := self._next_request(channel, context)) is not None:
@@ -228,15 +234,18 @@ class RequestHandler(socketserver.BaseRequestHandler):
 
     def _answer(self, request: Request | UnknownRequest, context: Context) -> None:
         channel = context.channel
+        act = context.act = Act(self.trail, request)
         try:
             reply = dispatch(request, context)
         except RequestError as error:
-            self.trail("refused", verb=_verb(request), error=error.code, reason=str(error))
+            act.failed(error)
             self._fail(request, error, context)
-        except (ConnectionFailed, MemoryError):
+        except (ConnectionFailed, MemoryError) as error:
+            act.failed(error, sent=None if channel.session.outgoing.between_frames else channel.session.outgoing.done)
             raise
         except Exception:
-            log.exception("internal", extra={"event": "internal", "fields": {"verb": _verb(request)}})
+            log.exception("internal", extra={"event": "internal", "fields": {"verb": act.verb}})
+            act.failed(InternalError())
             self._fail(request, InternalError(), context)
         else:
             if reply is not None:
@@ -254,7 +263,7 @@ class RequestHandler(socketserver.BaseRequestHandler):
 
     def _refuse(self, channel: Channel, error: ProtocolError | RequestError) -> None:
         """What ends a connection is told once: after a broken protocol the next frame's start is no longer known."""
-        self._note(logging.WARNING, error.code, reason=str(error))
+        self._ended(error, error.code, logging.WARNING)
         if channel.session.outgoing.between_frames:
             channel.send(FailureReply(id=0, error=error.code, message=str(error)[:1024]))
             self._farewell(channel)
@@ -263,20 +272,15 @@ class RequestHandler(socketserver.BaseRequestHandler):
         channel.flush()
         channel.stream.farewell(FAREWELL_SECONDS)
 
-    @property
-    def _who(self) -> dict[str, object]:
-        """What is in every line about this connection."""
-        return {"user": self.user, "source": self.source, "session": self.session}
-
     def _note(self, level: int, event: str, **fields: object) -> None:
-        log.log(level, event, extra={"event": event, "fields": self._who | fields})
+        log.log(level, event, extra={"event": event, "fields": {**self.trail.who, **fields}})
 
-    def _write_trail(self, event: str, each: list[dict[str, Any]]) -> None:
-        if len(each) == 1:
-            self._note(logging.INFO, event, **each[0])
-        else:
-            log.info(event, extra={"event": event, "fields": self._who, "each": each})
-
-
-def _verb(request: Request | UnknownRequest) -> str:
-    return request.cmd if isinstance(request, UnknownRequest) else str(request.__struct_config__.tag)
+    def _ended(self, error: Exception | None, said: str = "", level: int = logging.INFO) -> None:
+        """The session has ended, or the login that would have begun one; in the log it is ``said``. Told once."""
+        if self.has_ended:
+            return
+        self.has_ended = True
+        outcome = OK if error is None else "dismissed" if self.dismissed else outcome_of(error)
+        reason = None if error is None else str(error)
+        event = "session-end" if self.logged_in else "login"
+        self.trail.tell(event, outcome, said=said, level=level, reason=reason, seconds=time.monotonic() - self.began)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import groupby
-from operator import itemgetter
 
 from ftpy.config.server import ServerConfig
-from ftpy.errors import Busy, RequestError, ShuttingDown
+from ftpy.errors import Busy, ConnectionLost, InternalError, RequestError, ShuttingDown
 from ftpy.files import FileInfo
 from ftpy.server.accounts import Account
-from ftpy.server.trail import Trail
+from ftpy.server.audit import Act, Trail
 from ftpy.storage.base import KnownDigest, NewFile, Staged, Storage, Upload
 from ftpy.transport.channel import Channel
 from ftpy.wire.fields import digest_of
@@ -30,7 +28,7 @@ MOST_UPLOADS = 64
 """Most uploads that one connection holds open: each costs two descriptors and up to two threads."""
 
 
-_Member = tuple[int, Staged, KnownDigest | None]
+_Member = tuple[Act, Staged, KnownDigest | None]
 """The request that brought it, what is staged, and the digest unless it is a folder."""
 
 
@@ -42,8 +40,8 @@ def failure(request_id: int, error: RequestError) -> FailureReply:
 class Commits:
     """Small files and folders waiting to be made durable as one group; replies leave in the order of the requests."""
 
-    def __init__(self, storage: Storage, channel: Channel, audit: Trail) -> None:
-        self._storage, self._channel, self._audit = storage, channel, audit
+    def __init__(self, storage: Storage, channel: Channel, trail: Trail) -> None:
+        self._storage, self._channel, self._trail = storage, channel, trail
         self._group: list[_Member] = []
         self._bytes = 0
         self._compares = False
@@ -53,18 +51,20 @@ class Commits:
 
     def add(
         self,
-        request_id: int,
+        act: Act,
         staged: Staged,
         size: int = 0,
         digest: KnownDigest | None = None,
         *,
         compares: bool = False,
     ) -> None:
-        """Answer ``request_id`` when its group is durable; ``compares``: the file that is there may be hashed first.
+        """Answer the request of ``act`` when its group is durable.
+
+        ``compares``: the file that is there may be hashed first.
 
         A file comes with its ``size`` in bytes and its ``digest``, a folder without.
         """
-        self._group.append((request_id, staged, digest))
+        self._group.append((act, staged, digest))
         self._bytes += size
         self._compares = self._compares or compares
         if len(self._group) >= GROUP_FILES or self._bytes >= GROUP_BYTES:
@@ -79,29 +79,33 @@ class Commits:
         self._group, self._bytes, self._compares = [], 0, False
 
         def publish() -> list[FileInfo | RequestError]:
-            results = self._storage.publish([staged for _, staged, _ in group])
-            for event, done in groupby(map(_event, group, results), key=itemgetter(0)):
-                self._audit.several(event, [fields for _, fields in done])
+            results: list[FileInfo | RequestError] = [InternalError()] * len(group)
+            try:
+                results = self._storage.publish([staged for _, staged, _ in group])
+            finally:
+                self._tell(group, results)
             return results
 
         results = self._channel.patiently(publish, progress=lambda: size) if takes_long else publish()
-        for (request_id, _, digest), result in zip(group, results, strict=True):
-            self._channel.send(_published(request_id, result, digest))
+        for (act, _, digest), result in zip(group, results, strict=True):
+            self._channel.send(_published(act.request.id, result, digest))
+
+    def _tell(self, group: list[_Member], results: list[FileInfo | RequestError]) -> None:
+        done: list[tuple[Act, int | None, KnownDigest | None]] = []
+        for (act, _, digest), result in zip(group, results, strict=True):
+            if isinstance(result, RequestError):
+                act.failed(result)
+            else:
+                done.append((act, result.size if digest else None, digest))
+        self._trail.done(done)
+        self._trail.flush()  # what is acknowledged has its line
 
     def drop(self) -> None:
         """Forget what is staged: the connection is gone before its group was published."""
         group, self._group = self._group, []
-        for _, staged, _ in group:
+        for act, staged, _ in group:
             staged.close()
-
-
-def _event(member: _Member, result: FileInfo | RequestError) -> tuple[str, dict[str, object]]:
-    """What the trail says of one that was published, or was not."""
-    _, staged, digest = member
-    verb = "put" if digest else "mkdir"
-    if isinstance(result, FileInfo):
-        return verb, {"path": str(staged.path), "bytes": result.size}
-    return f"{verb}-failed", {"path": str(staged.path), "error": result.code}
+            act.failed(ConnectionLost())
 
 
 def _published(request_id: int, result: FileInfo | RequestError, digest: KnownDigest | None) -> Reply | FailureReply:
@@ -132,9 +136,12 @@ class Context:
     storage: Storage
     config: ServerConfig
     commits: Commits
-    audit: Trail
+    act: Act
+    """The request under way, for the audit trail."""
     draining: Callable[[], bool]
     uploads: dict[str, Upload] = field(default_factory=dict)
+    began: dict[str, float] = field(default_factory=dict)
+    """When the put of an upload came, of those in ``uploads`` that were opened here."""
     _found: dict[str, None] = field(default_factory=dict)
     """Ids of those that were begun elsewhere, in the order of their last use."""
 
@@ -145,6 +152,7 @@ class Context:
         self._make_room()
         upload = self._hold(lambda: self.storage.open_upload(self.account.name, file))
         self._found.pop(upload.id, None)
+        self.began[upload.id] = self.act.started
         return upload
 
     def upload(self, upload_id: str) -> Upload:
@@ -161,6 +169,7 @@ class Context:
         elif upload_id in self._found:
             del self._found[upload_id]
             self._found[upload_id] = None
+        self.act.path = str(held.path)
         return held
 
     def _hold(self, opening: Callable[[], Upload]) -> Upload:
@@ -186,6 +195,7 @@ class Context:
     def release(self, upload_id: str) -> None:
         """Let go of an upload that has ended."""
         self._found.pop(upload_id, None)
+        self.began.pop(upload_id, None)
         if (upload := self.uploads.pop(upload_id, None)) is not None:
             upload.close()
 

@@ -72,7 +72,8 @@ def _put_inline(request: PutRequest, file: NewFile, context: Context) -> None:
     if other is not None:
         raise DigestMismatch
     staged = context.storage.stage(file, body, digest)
-    context.commits.add(request.id, staged, len(body), digest, compares=isinstance(file.condition, KnownDigest))
+    compares = isinstance(file.condition, KnownDigest)
+    context.commits.add(context.act, staged, len(body), digest, compares=compares)
 
 
 def handle_part(request: PartRequest, context: Context) -> PartReply:
@@ -92,6 +93,7 @@ def handle_part(request: PartRequest, context: Context) -> PartReply:
 def handle_commit(request: CommitRequest, context: Context, *, replacing: bool) -> StoredReply:
     """Verify the whole of an upload and publish it; not ``replacing``: only where nothing is."""
     upload = context.upload(request.upload)
+    context.act.started = context.began.get(upload.id, context.act.started)
     digest = _known(request.digest)
 
     def commit() -> FileInfo:
@@ -100,8 +102,8 @@ def handle_commit(request: CommitRequest, context: Context, *, replacing: bool) 
         except DigestMismatch:
             context.release(upload.id)
             raise
-        context.audit("put", path=str(info.path), bytes=info.size)  # here: also when the client has left meanwhile
-        context.audit.flush()
+        context.act.done(info.size, digest)  # here: also when the client has left meanwhile
+        context.act.trail.flush()
         context.release(upload.id)
         return info
 
@@ -133,7 +135,7 @@ def handle_mkdir(request: MkdirRequest, context: Context, *, replacing: bool) ->
         mtime_ns=request.mtime_ns,
         untouched=not replacing,
     )
-    context.commits.add(request.id, context.storage.stage_directory(wanted))
+    context.commits.add(context.act, context.storage.stage_directory(wanted))
 
 
 def handle_get(request: GetRequest, context: Context) -> None:
@@ -162,7 +164,7 @@ def handle_get(request: GetRequest, context: Context) -> None:
         )
         digest = _send_range(reader, request.offset, length, request.digest, context)
         context.channel.send_trailer(digest.name, digest.hex)
-    context.audit("get", path=str(info.path), bytes=length)
+    context.act.done(length, digest)
 
 
 def _send_range(reader: Reader, offset: int, length: int, name: DigestName, context: Context) -> KnownDigest:

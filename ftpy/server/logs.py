@@ -15,6 +15,7 @@ import re
 import sys
 import time
 import traceback
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -29,7 +30,7 @@ _TOKEN = re.compile(r"\bftpy1\.[A-Za-z0-9_-]+(?:\.[0-9a-f]*)?")
 _STRUCK = "…"
 _BARE = re.compile(r"[^\s\"=\\]+\Z")
 """A text value that needs no quotes."""
-_PLAIN = re.compile(r"[!#-<>-\[\]-~]+\Z")
+_PLAIN = re.compile(r"[!#-<>-\[\]-~]+\Z").match
 """The same of printable ASCII: nothing in it is to be escaped."""
 
 
@@ -61,7 +62,7 @@ class JsonLines(logging.Formatter):
         if message := _message(record):
             line["message"] = message
         if record.exc_info and (error := record.exc_info[1]):
-            line["error"] = _clean(_error(error))
+            line["error"] = clean(_error(error))
             line["traceback"] = "\n".join(_traceback(error))
         return msgspec.json.encode(line).decode()
 
@@ -79,10 +80,10 @@ class TextLines(logging.Formatter):
         if each := getattr(record, "each", ()):
             words = [_time(record), f"{record.levelname:<7}", _event(record), *_words(fields)]
             begin = " ".join(words)
-            return "\n".join([" ".join([begin, *[_word(*fact) for fact in one.items()]]) for one in each])
+            return "\n".join([begin + _facts(one) for one in each])
         tail: list[str] = []
         if record.exc_info and (error := record.exc_info[1]):
-            fields |= {"error": _clean(_error(error)), "at": _calls(error)}
+            fields |= {"error": clean(_error(error)), "at": _calls(error)}
             if logging.getLogger("ftpy").isEnabledFor(logging.DEBUG):
                 tail = [f"  | {line}" for line in _traceback(error)]
         words = [_time(record), f"{record.levelname:<7}", _event(record)]
@@ -92,22 +93,33 @@ class TextLines(logging.Formatter):
         return "\n".join([" ".join(words), *tail])
 
 
+def timestamp(seconds: float | None = None) -> str:
+    """A moment, now if none is given, as RFC 3339 has it: UTC, to the millisecond."""
+    whole, part = divmod(time.time() if seconds is None else seconds, 1)
+    return f"{_to_the_second(int(whole))}.{int(part * 1000):03d}Z"
+
+
+@lru_cache(maxsize=4)
+def _to_the_second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+
+
 def _time(record: logging.LogRecord) -> str:
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{int(record.msecs):03d}Z"
+    return timestamp(record.created)
 
 
 def _event(record: logging.LogRecord) -> str:
-    return _clean(str(getattr(record, "event", record.name)))
+    return clean(str(getattr(record, "event", record.name)))
 
 
 def _message(record: logging.LogRecord) -> str:
-    message = _clean(record.getMessage())
+    message = clean(record.getMessage())
     return "" if message == _event(record) else message
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
     fields: dict[str, Any] = getattr(record, "fields", {})
-    return {_clean(name): _value(name, value) for name, value in fields.items()}
+    return {clean(name): _value(name, value) for name, value in fields.items()}
 
 
 def _each(record: logging.LogRecord) -> list[dict[str, Any]]:
@@ -119,13 +131,16 @@ def _words(fields: dict[str, Any]) -> list[str]:
     return [f"{name}={_quoted(value)}" for name, value in fields.items()]
 
 
-def _word(name: str, value: object) -> str:
-    """A fact by a name of ours; what nearly all are is told at one glance."""
-    if type(value) is int or (
-        type(value) is str and _PLAIN.match(value) and "ftpy1." not in value and name not in _SECRET_FIELDS
-    ):
-        return f"{name}={value}"
-    return f"{name}={_quoted(_value(name, value))}"
+def _facts(facts: dict[str, Any]) -> str:
+    """Facts by names of ours, each with a space before it; what nearly all are is told at one glance."""
+    line = ""
+    for name, value in facts.items():
+        kind = type(value)
+        plain = kind is int or kind is float or (kind is str and _PLAIN(value) and "ftpy1." not in value)
+        line += (
+            f" {name}={value}" if plain and name not in _SECRET_FIELDS else f" {name}={_quoted(_value(name, value))}"
+        )
+    return line
 
 
 def _value(name: str, value: object) -> Any:
@@ -138,10 +153,11 @@ def _value(name: str, value: object) -> Any:
         return f"<{len(value)} bytes>"
     if isinstance(value, list | tuple | set | frozenset):
         return [_value(name, item) for item in value]
-    return _clean(str(value))
+    return clean(str(value))
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
+    """``text`` fit for a line: what would forge one is escaped, pairing tokens are struck out."""
     return display(_TOKEN.sub(f"ftpy1.{_STRUCK}", text) if "ftpy1." in text else text)
 
 
@@ -166,4 +182,4 @@ def _calls(error: BaseException) -> str:
 
 
 def _traceback(error: BaseException) -> list[str]:
-    return [_clean(line) for line in "".join(traceback.format_exception(error)).splitlines()]
+    return [clean(line) for line in "".join(traceback.format_exception(error)).splitlines()]

@@ -24,6 +24,7 @@ from ftpy.errors import ConfigError, RequestError
 from ftpy.files import display
 from ftpy.server.accounts import Accounts
 from ftpy.server.admission import Admission, source_of
+from ftpy.server.audit import Audit, Trail
 from ftpy.server.connection import RequestHandler
 from ftpy.server.identity import Identity
 from ftpy.server.listening import Listener, listen_on_all
@@ -72,6 +73,7 @@ class Service:
         self.roots = Roots(config, settings, parent.neighbours if parent else None)
         self.accounts = Accounts(config.users, aloud=parent is None)
         self.identity = Identity.load(config)
+        self.audit = Audit(config.log.audit)
         self.admission: Admission[int] | SharedAdmission = (
             parent.admission if parent else Admission(config.limits, Offenders(config.penalties))
         )
@@ -132,6 +134,7 @@ class Service:
                 say_broken(error)
             else:
                 self._take_over(config)
+        self.audit.reopen(self.config.log.audit)
         self.accounts.look()
 
     def _take_over(self, config: ServerConfig) -> None:
@@ -169,11 +172,13 @@ class Service:
             thread.join(LAST_SECONDS)
         if ended:
             self.roots.close()
+            self.audit.close()
         self._note("stopped", all_ended=ended)
         return ended
 
     def close(self) -> None:
-        """Close what ``check`` opened, without ever having started."""
+        """Close what was opened, without ever having started."""
+        self.audit.close()
         self.roots.close()
 
     def _open_handlers(self) -> list[RequestHandler]:
@@ -287,12 +292,11 @@ class Server(socketserver.ThreadingTCPServer):
         reason, evicted = self.service.admission.admit(id(request), source)
         if evicted is not None:
             self.service.break_off(evicted)
-        if reason == "penalties":
-            return False  # said once a penalty, by who keeps them
         if reason is not None:
-            log.warning(
-                "refused-at-limit", extra={"event": "refused-at-limit", "fields": {"source": source, "limit": reason}}
-            )
+            outcome = "penalised" if reason == "penalties" else "refused-at-limit"
+            said = "" if reason == "penalties" else outcome  # said once a penalty, by who keeps them
+            trail = Trail(self.service.audit, source=source)
+            trail.tell("refused", outcome, said=said, level=logging.WARNING, limit=reason)
             return False
         self._sources[id(request)] = source
         return True

@@ -126,6 +126,7 @@ class Upload(Closing, abc.ABC):
     id: str
     """32 hexadecimal digits."""
     path: RemotePath
+    """Where it is to be published."""
     file_size: int | None
     part_size: int
 

@@ -32,7 +32,7 @@ from ftpy.wire.fields import (
     Time,
     UploadId,
 )
-from ftpy.wire.spelling import wire_to_path
+from ftpy.wire.spelling import b64decode, wire_to_path
 
 PAGE_ENTRIES = 1_000
 """Most entries in one page of a listing."""
@@ -66,6 +66,15 @@ class PathRequest(Request, frozen=True, kw_only=True):
     def remote_path(self) -> RemotePath:
         """The path, checked. Raises InvalidPath."""
         return wire_to_path(self.path, self.path_b64)
+
+    def spelt_path(self) -> str:
+        """The path as it was sent, legal or not, for people."""
+        if self.path_b64 is None:
+            return self.path
+        try:
+            return b64decode(self.path_b64).decode("utf-8", "surrogateescape")
+        except ProtocolError:
+            return self.path_b64
 
 
 class PutRequest(PathRequest, frozen=True, kw_only=True, tag="put"):

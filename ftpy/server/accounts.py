@@ -24,6 +24,7 @@ from ftpy.durable import check_private, locked, read_file, replace_file, writing
 from ftpy.errors import ConfigError, InvalidPath, ProtocolError
 from ftpy.files import RemotePath, display
 from ftpy.server.rights import RIGHTS, Permissions, Rule, in_order
+from ftpy.storage.base import Quota
 from ftpy.toml import unknown
 from ftpy.wire.auth import KEY_BYTES, Verifier, verifier
 from ftpy.wire.fields import UserName
@@ -103,6 +104,12 @@ class Account:
         """The rights, path by path."""
         return Permissions(self.rights, self.rules)
 
+    @property
+    def quota(self) -> Quota | None:
+        """Most that may lie below the root when this user adds to it."""
+        limited = self.quota_bytes is not None or self.quota_files is not None
+        return Quota(self.quota_bytes, self.quota_files) if limited else None
+
 
 @dataclass(frozen=True, slots=True)
 class _Known:
@@ -110,6 +117,7 @@ class _Known:
 
     decoy_key: bytes = field(repr=False)
     users: dict[str, tuple[Verifier, Account]]
+    quota_roots: frozenset[str | None]
 
 
 _Stamp = tuple[int, int, int, int]
@@ -155,6 +163,11 @@ class Accounts:
             known = self._known
         decoy: tuple[Verifier, Account | None] = (verifier(known.decoy_key, user), None)
         return known.users.get(user, decoy)
+
+    @property
+    def quota_roots(self) -> frozenset[str | None]:
+        """The roots of those who have a quota, as the file was read last; the same object until it is read again."""
+        return self._known.quota_roots
 
     def is_current(self, account: Account) -> bool:
         """Whether the account stands as it was looked up: not removed, same key, root and rights.
@@ -276,7 +289,8 @@ class Accounts:
                     stored_key=user.stored_key,
                 ),
             )
-        return _Known(decoy_key=self._secret(file.decoy_key), users=users)
+        quota_roots = frozenset(account.root for _, account in users.values() if account.quota is not None)
+        return _Known(decoy_key=self._secret(file.decoy_key), users=users, quota_roots=quota_roots)
 
     def _rights(self, user: _User, rights: list[str]) -> frozenset[str]:
         for right in rights:

@@ -150,7 +150,7 @@ class Context:
         if self.draining():
             raise ShuttingDown
         self._make_room()
-        upload = self._hold(lambda: self.storage.open_upload(self.account.name, file))
+        upload = self._hold(lambda: self.storage.open_upload(self.account.name, file, quota=self.account.quota))
         self._found.pop(upload.id, None)
         self.began[upload.id] = self.act.started
         return upload
@@ -164,7 +164,8 @@ class Context:
             held = None
         if held is None:
             self._make_room()
-            held = self._hold(lambda: self.storage.find_upload(self.account.name, upload_id))
+            quota = self.account.quota
+            held = self._hold(lambda: self.storage.find_upload(self.account.name, upload_id, quota=quota))
             self._found[upload_id] = None
         elif upload_id in self._found:
             del self._found[upload_id]

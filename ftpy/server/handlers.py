@@ -71,7 +71,7 @@ def _put_inline(request: PutRequest, file: NewFile, context: Context) -> None:
         raise InvalidRequest(f"the trailer's digest is {request.digest}")
     if other is not None:
         raise DigestMismatch
-    staged = context.storage.stage(file, body, digest)
+    staged = context.storage.stage(file, body, digest, quota=context.account.quota)
     compares = isinstance(file.condition, KnownDigest)
     context.commits.add(context.act, staged, len(body), digest, compares=compares)
 
@@ -135,7 +135,7 @@ def handle_mkdir(request: MkdirRequest, context: Context, *, replacing: bool) ->
         mtime_ns=request.mtime_ns,
         untouched=not replacing,
     )
-    context.commits.add(context.act, context.storage.stage_directory(wanted))
+    context.commits.add(context.act, context.storage.stage_directory(wanted, quota=context.account.quota))
 
 
 def handle_get(request: GetRequest, context: Context) -> None:

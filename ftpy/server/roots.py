@@ -11,6 +11,7 @@ from ftpy.config.server import ServerConfig, exposed_by
 from ftpy.errors import Busy, InternalError, RequestError
 from ftpy.server.accounts import Account
 from ftpy.storage.base import Storage
+from ftpy.storage.counting import CountedUsage
 from ftpy.storage.local import LocalStorage
 from ftpy.storage.sharing import Link, Neighbours
 
@@ -29,13 +30,20 @@ class Roots:
     """Every storage that is open. Safe in any thread.
 
     ``settings`` is the file that ``config`` came from, if any: no user may reach it. One of several processes sees
-    the others as ``neighbours`` of a root.
+    the others as ``neighbours`` of a root. What is stored counts where somebody's quota asks for it: ``quota_roots``
+    gives the roots of those (None: the server's), the same object while nothing changes.
     """
 
     def __init__(
-        self, config: ServerConfig, settings: str | None, neighbours: Callable[[str], Neighbours] | None
+        self,
+        config: ServerConfig,
+        settings: str | None,
+        neighbours: Callable[[str], Neighbours] | None,
+        quota_roots: Callable[[], frozenset[str | None]],
     ) -> None:
         self._config, self._settings, self._neighbours = config, settings, neighbours
+        self._quota_roots = quota_roots
+        self._counted: tuple[frozenset[str | None], frozenset[str]] = (frozenset(), frozenset())
         self._lock = threading.Lock()
         self._roots: dict[str, _Root] = {}
 
@@ -72,9 +80,17 @@ class Roots:
                     self._config.state,
                     portable_names=self._config.portable_names,
                     neighbours=self._neighbours(real) if self._neighbours else None,
+                    usage=CountedUsage(real, self._config.state, self._counted_roots),
                 )
                 place.storage.portable_names = self._config.portable_names  # a reload may not have seen it
             return place.storage
+
+    def _counted_roots(self) -> frozenset[str]:
+        named, real = self._counted
+        if (now := self._quota_roots()) is not named:
+            real = frozenset(os.path.realpath(root or self._config.root) for root in now)
+            self._counted = now, real
+        return real
 
     def by_root(self) -> dict[str, LocalStorage]:
         """Those that are open, by their folder's real path."""

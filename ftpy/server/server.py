@@ -70,8 +70,9 @@ class Service:
         self.config = config
         self._settings = settings
         self._parent = parent
-        self.roots = Roots(config, settings, parent.neighbours if parent else None)
-        self.accounts = Accounts(config.users, aloud=parent is None)
+        self.accounts = accounts = Accounts(config.users, aloud=parent is None)
+        neighbours = parent.neighbours if parent else None
+        self.roots = Roots(config, settings, neighbours, lambda: accounts.quota_roots)
         self.identity = Identity.load(config)
         self.audit = Audit(config.log.audit)
         self.admission: Admission[int] | SharedAdmission = (

@@ -52,6 +52,13 @@ Admits = Callable[[RemotePath], bool] | None
 """Whether a listing may tell of a path and of what is below it; None: of all."""
 
 
+class Quota(Struct, frozen=True):
+    """Most that may lie below a root when somebody adds to it: bytes, files and folders; None: any number."""
+
+    bytes: int | None = None
+    files: int | None = None
+
+
 class NewFile(Struct, frozen=True):
     """What a client wants published: ``file_size`` in bytes (None: not known yet), ``mode`` None for the default."""
 
@@ -206,11 +213,14 @@ class Storage(Closing, abc.ABC):
         """Open a regular file."""
 
     @abc.abstractmethod
-    def stage(self, file: NewFile, data: memoryview, digest: KnownDigest) -> Staged:
-        """Store a small file whole, out of sight; ``digest`` was verified by the caller and is remembered."""
+    def stage(self, file: NewFile, data: memoryview, digest: KnownDigest, *, quota: Quota | None = None) -> Staged:
+        """Store a small file whole, out of sight; ``digest`` was verified by the caller and is remembered.
+
+        Raises QuotaExceeded, as all do that take a ``quota``, here or at the end of what they begin.
+        """
 
     @abc.abstractmethod
-    def stage_directory(self, directory: NewDirectory) -> Staged:
+    def stage_directory(self, directory: NewDirectory, *, quota: Quota | None = None) -> Staged:
         """A directory to be made in its turn when its group is published."""
 
     @abc.abstractmethod
@@ -221,7 +231,7 @@ class Storage(Closing, abc.ABC):
         """
 
     @abc.abstractmethod
-    def open_upload(self, owner: str, file: NewFile) -> Upload:
+    def open_upload(self, owner: str, file: NewFile, *, quota: Quota | None = None) -> Upload:
         """Open an upload, or find the unfinished one of (owner, path, file_size, mtime_ns). Reserves the space.
 
         Raises AlreadyExists or Changed at once where the condition fails already, IsADirectory or NotADirectory where
@@ -229,7 +239,7 @@ class Storage(Closing, abc.ABC):
         """
 
     @abc.abstractmethod
-    def find_upload(self, owner: str, upload_id: str) -> Upload:
+    def find_upload(self, owner: str, upload_id: str, *, quota: Quota | None = None) -> Upload:
         """An open upload of this owner by its id, with the condition of its latest put. Raises UnknownUpload."""
 
     @abc.abstractmethod

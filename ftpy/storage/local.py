@@ -15,7 +15,7 @@ from pathlib import Path
 from ftpy.errors import IoError, IsADirectory, RequestError, Unsupported
 from ftpy.files import FileInfo, RemotePath, check_portable, display
 from ftpy.storage.area import Area
-from ftpy.storage.base import Admits, KnownDigest, NewDirectory, NewFile, Reader, Staged, Storage, Upload
+from ftpy.storage.base import Admits, KnownDigest, NewDirectory, NewFile, Quota, Reader, Staged, Storage, Upload
 from ftpy.storage.beneath import Beneath, Door, best_door, check_parts
 from ftpy.storage.following import HashedRead
 from ftpy.storage.publishing import Publisher
@@ -25,6 +25,7 @@ from ftpy.storage.remembered import Remembered
 from ftpy.storage.sharing import Link, Neighbours
 from ftpy.storage.staging import SmallFiles
 from ftpy.storage.uploads import Uploads
+from ftpy.storage.usage import Usage
 from ftpy.storage.versions import file_info, version_of
 
 
@@ -32,7 +33,8 @@ class LocalStorage(Storage):
     """Storage below ``root``; ``state`` is a folder of the server's own. Several processes may share both.
 
     ``portable_names`` refuses new names that other systems could not hold; ``door`` None takes the best there is.
-    With ``neighbours`` an upload that one of them has open is reached there, without it is Busy.
+    With ``neighbours`` an upload that one of them has open is reached there, without it is Busy. What is stored and
+    removed is told to ``usage``, which is closed with the storage.
     Raises RequestError like every method.
     """
 
@@ -44,17 +46,22 @@ class LocalStorage(Storage):
         portable_names: bool = True,
         door: Door | None = None,
         neighbours: Neighbours | None = None,
+        usage: Usage | None = None,
     ) -> None:
         if not hasattr(os, "preadv") or not hasattr(os, "fchmod") or (door or best_door()) == "path":
             raise Unsupported("this system lacks preadv(2), fchmod(2) or openat(2): it can be a client, not a server")
         self.portable_names = portable_names
+        self._usage = usage or Usage()
         with ExitStack() as opened:
+            opened.callback(self._usage.close)
             with translating(RemotePath()):
                 Path(state).mkdir(parents=True, exist_ok=True, mode=0o700)
                 self._beneath = opened.enter_context(Beneath(root, door=door))
                 self._area = opened.enter_context(Area(self._beneath))
                 self._remembered = opened.enter_context(Remembered(Path(state) / "digests.sqlite"))
-                self._publisher = Publisher(self._beneath, self._area, self._digest_at, shared=neighbours is not None)
+                self._publisher = Publisher(
+                    self._beneath, self._area, self._digest_at, shared=neighbours is not None, usage=self._usage
+                )
             self._small = SmallFiles(self._area, self._publisher, self._remembered)
             self._uploads = Uploads(self._area, self._publisher, self._remembered, neighbours)
             self._opened = opened.pop_all()
@@ -76,6 +83,7 @@ class LocalStorage(Storage):
     def look_after_remote(self) -> None:
         """Another process has ended: let go of uploads that it had open, so that they can be taken over."""
         self._uploads.look_after_remote()
+        self._usage.distrust()
 
     # ---------------------------------------------------------------- reading
 
@@ -116,15 +124,15 @@ class LocalStorage(Storage):
 
     # ---------------------------------------------------------------- small files
 
-    def stage(self, file: NewFile, data: memoryview, digest: KnownDigest) -> Staged:
+    def stage(self, file: NewFile, data: memoryview, digest: KnownDigest, *, quota: Quota | None = None) -> Staged:
         """Store a small file whole, out of sight."""
         self._check_name(file.path)
-        return self._small.stage(file, data, digest)
+        return self._small.stage(file, data, digest, quota)
 
-    def stage_directory(self, directory: NewDirectory) -> Staged:
+    def stage_directory(self, directory: NewDirectory, *, quota: Quota | None = None) -> Staged:
         """A directory to be made in its turn."""
         self._check_name(directory.path)
-        return self._small.stage_directory(directory)
+        return self._small.stage_directory(directory, quota)
 
     def publish(self, group: Sequence[Staged]) -> list[FileInfo | RequestError]:
         """Make staged files durable together, publish each, make that durable."""
@@ -132,16 +140,16 @@ class LocalStorage(Storage):
 
     # ---------------------------------------------------------------- uploads
 
-    def open_upload(self, owner: str, file: NewFile) -> Upload:
+    def open_upload(self, owner: str, file: NewFile, *, quota: Quota | None = None) -> Upload:
         """Open an upload, or find the unfinished one."""
         self._check_name(file.path)
         self._publisher.check(file.path, file.condition)
         self._check_place(file.path)
-        return self._uploads.open(owner, file)
+        return self._uploads.open(owner, file, quota)
 
-    def find_upload(self, owner: str, upload_id: str) -> Upload:
+    def find_upload(self, owner: str, upload_id: str, *, quota: Quota | None = None) -> Upload:
         """An open upload of this owner."""
-        return self._uploads.find(owner, upload_id)
+        return self._uploads.find(owner, upload_id, quota)
 
     def uploads(self) -> list[str]:
         """Ids of unfinished uploads."""
@@ -150,7 +158,9 @@ class LocalStorage(Storage):
     def sweep(self, *, expire_seconds: float) -> int:
         """Drop what expired, and what dead processes left staged."""
         with translating(RemotePath()):
-            return self._uploads.sweep(expire_seconds) + self._area.sweep_staged()
+            gone = self._uploads.sweep(expire_seconds) + self._area.sweep_staged()
+            self._usage.recount()  # what went just now was not told, and the host may have changed files
+            return gone
 
     def _check_name(self, path: RemotePath) -> None:
         if not path.parts:

@@ -17,7 +17,7 @@ from ftpy.errors import InternalError, RequestError
 from ftpy.files import FileInfo
 from ftpy.storage.following import start_thread
 from ftpy.storage.journal import StoredPart
-from ftpy.storage.sharing import Link
+from ftpy.storage.sharing import Asked, Link
 
 if TYPE_CHECKING:
     from ftpy.storage.base import KnownDigest
@@ -28,8 +28,8 @@ log = logging.getLogger("ftpy.storage")
 VERIFIED_SECONDS = 0.5
 """How often a commit says how far it is; the client is told every second."""
 
-FindOpen = Callable[..., "LocalUpload | None"]
-"""From id, owner and file to a hand on the upload, if it is open in this process."""
+FindOpen = Callable[[Asked], "LocalUpload | None"]
+"""A hand on the upload, if it is open in this process."""
 
 
 class Guest:
@@ -48,8 +48,8 @@ class Guest:
     def _run(self) -> None:
         hand: LocalUpload | None = None
         try:
-            wanted, _ = self._link.receive()
-            hand = self._open(wanted)
+            asked, _ = self._link.receive()
+            hand = self._open(asked)
             while hand is not None:
                 (word, *arguments), _ = self._link.receive()
                 self._link.send(_attempt(lambda: _VERBS[word](self, hand, *arguments)))  # noqa: B023  (called at once)
@@ -63,9 +63,9 @@ class Guest:
             self._link.close()
             self._left(self)
 
-    def _open(self, wanted: tuple[Any, ...]) -> LocalUpload | None:
+    def _open(self, asked: Asked) -> LocalUpload | None:
         """Answer with the upload's meta and its open files; with None where it is not open here."""
-        outcome, hand = _attempt(lambda: self._find_open(*wanted))
+        outcome, hand = _attempt(lambda: self._find_open(asked))
         if outcome == "failed" or hand is None:
             self._link.send((outcome, hand))
             return None
@@ -79,7 +79,7 @@ class Guest:
 
     def begin_part(self, hand: LocalUpload, number: int, length: int) -> StoredPart | None:
         """A part comes; as which it is stored already."""
-        stored, _ = hand.live.begin_part(number, length, feeds=False)
+        stored, _ = hand.live.begin_part(number, length, hand.quota, feeds=False)
         if stored is None:
             self._parts.add(number)
         return stored

@@ -18,13 +18,13 @@ from typing import Any
 from ftpy.digests import PartDigestName
 from ftpy.errors import Busy, RequestError, ShuttingDown
 from ftpy.files import FileInfo
-from ftpy.storage.base import KnownDigest, NewFile, Upload
+from ftpy.storage.base import KnownDigest, Upload
 from ftpy.storage.following import Follower
 from ftpy.storage.journal import Meta, StoredPart
 from ftpy.storage.partwriting import LocalPartWriter
 from ftpy.storage.positional import write_at
 from ftpy.storage.refusals import translating
-from ftpy.storage.sharing import Link
+from ftpy.storage.sharing import Asked, Link
 from ftpy.timing import DISK
 
 
@@ -49,17 +49,15 @@ class RemoteUpload(Upload):
         self._verified = 0
 
     @classmethod
-    def take(
-        cls, link: Link, upload_id: str, owner: str, file: NewFile | None, left: Callable[[RemoteUpload], None]
-    ) -> RemoteUpload | None:
+    def take(cls, link: Link, asked: Asked, left: Callable[[RemoteUpload], None]) -> RemoteUpload | None:
         """The upload at the other end of ``link``; None where it is not open there any more."""
         try:
-            link.send((upload_id, owner, file))
+            link.send(asked)
             (outcome, found), descriptors = link.receive()
         except (EOFError, OSError):
             outcome, found = "done", None
         if outcome == "done" and found is not None:
-            return cls(upload_id, link, found, descriptors, left)
+            return cls(asked.id, link, found, descriptors, left)
         link.close()
         if outcome == "failed":
             raise found

@@ -14,7 +14,9 @@ import socket
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from ftpy.storage.base import Closing
+from msgspec import Struct
+
+from ftpy.storage.base import Closing, NewFile, Quota
 
 _LENGTH_BYTES = 4
 MOST_DESCRIPTORS = 2
@@ -99,6 +101,15 @@ class Link(Closing):
     def close(self) -> None:
         """Close this end."""
         self._end.close()
+
+
+class Asked(Struct, frozen=True):
+    """For which upload one comes: with the ``file`` that is put, or by its id alone; ``quota`` is for what is added."""
+
+    id: str
+    owner: str
+    file: NewFile | None = None
+    quota: Quota | None = None
 
 
 class Neighbours(Protocol):

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, cast
 from ftpy.errors import InvalidRequest, RequestError
 from ftpy.files import FileInfo
 from ftpy.storage.area import Area
-from ftpy.storage.base import KnownDigest, NewDirectory, NewFile, Staged
+from ftpy.storage.base import KnownDigest, NewDirectory, NewFile, Quota, Staged
 from ftpy.storage.beneath import Directory
 from ftpy.storage.positional import write_at
 from ftpy.storage.publishing import Publication, Publisher, sync_all
 from ftpy.storage.refusals import refusal
+from ftpy.storage.usage import ROOT, Usage
 from ftpy.storage.versions import Digests, Version, digests, file_info, version_of
 from ftpy.timing import DISK
 
@@ -29,17 +30,40 @@ DEFAULT_MODE = 0o666
 class LocalStaged(Staged):
     """A small file in the staging area, open until it is published or dropped."""
 
-    __slots__ = ("_published", "condition", "digest", "directory", "fd", "name", "number", "path")
+    __slots__ = (
+        "_published",
+        "condition",
+        "digest",
+        "directory",
+        "fd",
+        "name",
+        "number",
+        "path",
+        "quota",
+        "size",
+        "usage",
+    )
 
-    def __init__(self, file: NewFile, digest: KnownDigest, directory: Directory, number: int, name: str) -> None:
+    def __init__(
+        self,
+        file: NewFile,
+        digest: KnownDigest,
+        directory: Directory,
+        number: int,
+        name: str,
+        *,
+        usage: Usage,
+        quota: Quota | None,
+    ) -> None:
         self.path, self.condition, self.digest = file.path, file.condition, digest
         self.directory, self.number, self.name = directory, number, name
+        self.size, self.usage, self.quota = file.file_size or 0, usage, quota
         self._published = False
         self.fd = directory.create(name, DEFAULT_MODE if file.mode is None else file.mode & 0o777)
 
     def place(self, publication: Publication) -> None:
         """Rename it to its path. Raises OSError, RequestError."""
-        publication.place(self.directory, self.name, self.path, self.condition)
+        publication.place(self.directory, self.name, self.path, self.condition, size=self.size, quota=self.quota)
         self._published = True
 
     def status(self) -> os.stat_result:
@@ -48,24 +72,32 @@ class LocalStaged(Staged):
 
     def close(self) -> None:
         """Close it, and remove it unless it was published."""
-        if self.fd >= 0:
+        if self.fd >= 0 and not self._published:
+            with self.usage.changing() as change:
+                self.discard()
+                change.removed(ROOT, self.size)
+        elif self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-            if not self._published:
-                self.directory.unlink(self.name, missing_ok=True)
+
+    def discard(self) -> None:
+        """Close and remove it; it does not count any more, or never did."""
+        os.close(self.fd)
+        self.fd = -1
+        self.directory.unlink(self.name, missing_ok=True)
 
 
 class LocalStagedDirectory(Staged):
     """A directory that waits for its turn."""
 
-    __slots__ = ("_status", "number", "path", "wanted")
+    __slots__ = ("_status", "number", "path", "quota", "wanted")
 
-    def __init__(self, wanted: NewDirectory, number: int) -> None:
-        self.path, self.wanted, self.number = wanted.path, wanted, number
+    def __init__(self, wanted: NewDirectory, number: int, quota: Quota | None) -> None:
+        self.path, self.wanted, self.number, self.quota = wanted.path, wanted, number, quota
 
     def place(self, publication: Publication) -> None:
         """Make it. Raises OSError, RequestError."""
-        self._status = publication.make(self.wanted)
+        self._status = publication.make(self.wanted, self.quota)
 
     def status(self) -> os.stat_result:
         """What it was when it had been made."""
@@ -88,21 +120,27 @@ class SmallFiles:
         self._creates: dict[int, bool] = {}
         """Modes, and whether a file that is created with one has it: then the umask takes nothing away."""
 
-    def stage(self, file: NewFile, data: memoryview, digest: KnownDigest) -> LocalStaged:
+    def stage(self, file: NewFile, data: memoryview, digest: KnownDigest, quota: Quota | None = None) -> LocalStaged:
         """Store a small file whole, out of sight."""
         if len(data) != file.file_size:
             raise InvalidRequest(f"{len(data)} bytes came where {file.file_size} were announced")
+        with self._publisher.usage.adding(len(data), 1, quota):
+            return self._stage(file, data, digest, quota)
+
+    def _stage(self, file: NewFile, data: memoryview, digest: KnownDigest, quota: Quota | None) -> LocalStaged:
         staged: LocalStaged | None = None
         try:
             with DISK:
-                staged = LocalStaged(file, digest, self._area.staged, *self._area.new_name())
+                number, name = self._area.new_name()
+                usage = self._publisher.usage
+                staged = LocalStaged(file, digest, self._area.staged, number, name, usage=usage, quota=quota)
                 write_at(staged.fd, 0, data)
                 if file.mode is not None and not self._has(staged.fd, file.mode & 0o777):
                     os.fchmod(staged.fd, file.mode & 0o777)
                 os.utime(staged.fd, ns=(file.mtime_ns, file.mtime_ns))
         except OSError as error:
             if staged is not None:
-                staged.close()
+                staged.discard()
             raise refusal(error, file.path) from error
         return staged
 
@@ -113,9 +151,9 @@ class SmallFiles:
             found = self._creates[mode] = os.fstat(fd).st_mode & 0o7777 == mode
         return found
 
-    def stage_directory(self, directory: NewDirectory) -> LocalStagedDirectory:
+    def stage_directory(self, directory: NewDirectory, quota: Quota | None = None) -> LocalStagedDirectory:
         """A directory to be made in its turn."""
-        return LocalStagedDirectory(directory, self._area.new_name()[0])
+        return LocalStagedDirectory(directory, self._area.new_name()[0], quota)
 
     def publish(self, group: Sequence[Staged]) -> list[FileInfo | RequestError]:
         """Publish a group: data durable, then the names, then the results; remembers digests where that is wanted."""

@@ -25,7 +25,7 @@ from ftpy.errors import (
 from ftpy.files import FileInfo, RemotePath, display
 from ftpy.storage import syscalls
 from ftpy.storage.area import Area
-from ftpy.storage.base import Condition, KnownDigest, NewFile
+from ftpy.storage.base import Condition, KnownDigest, NewFile, Quota
 from ftpy.storage.following import Follower, FollowerClosed
 from ftpy.storage.journal import StoredPart
 from ftpy.storage.partbook import PartBook
@@ -56,7 +56,7 @@ class LiveUpload:
         """Published or dropped: its files are no longer there."""
         self._publisher, self._remembered = publisher, remembered
         self._lock = threading.Lock()
-        self._files = UploadFiles(upload_id, area)
+        self._files = UploadFiles(upload_id, area, publisher.usage)
         self._syncing = Syncing(upload_id, self._files, self._lock, self._fail)
         self._committing = threading.Lock()
         self._closed_to_parts = False
@@ -67,10 +67,13 @@ class LiveUpload:
 
     # ---------------------------------------------------------------- open and close (lifecycle held)
 
-    def open(self, owner: str, file: NewFile | None) -> None:
-        """Open what is on disk, or with a ``file`` begin anew. Raises UnknownUpload, Elsewhere, NoSpace."""
+    def open(self, owner: str, file: NewFile | None, quota: Quota | None) -> None:
+        """Open what is on disk, or with a ``file`` begin anew.
+
+        Raises UnknownUpload, Elsewhere, NoSpace, QuotaExceeded.
+        """
         with translating(file.path if file else RemotePath()):
-            self.meta, stored = self._files.open(owner, file)
+            self.meta, stored = self._files.open(owner, file, quota)
         self._book = PartBook(self.meta.file.file_size, self.meta.part_size, stored)
         self._syncing.begin(sum(part.length for part in stored.values() if not part.durable))
         self.is_open = True
@@ -129,12 +132,16 @@ class LiveUpload:
 
     # ---------------------------------------------------------------- parts
 
-    def part(self, number: int, length: int, digest: PartDigestName, let_go: Callable[[], None]) -> LocalPartWriter:
+    def part(
+        self, number: int, length: int, digest: PartDigestName, quota: Quota | None, let_go: Callable[[], None]
+    ) -> LocalPartWriter:
         """Begin a part; ``let_go`` is called when its writer closes."""
-        stored, follower = self.begin_part(number, length, feeds=True)
+        stored, follower = self.begin_part(number, length, quota, feeds=True)
         return LocalPartWriter(self, number, length, digest, follower=follower, stored=stored, let_go=let_go)
 
-    def begin_part(self, number: int, length: int, *, feeds: bool) -> tuple[StoredPart | None, Follower | None]:
+    def begin_part(
+        self, number: int, length: int, quota: Quota | None, *, feeds: bool
+    ) -> tuple[StoredPart | None, Follower | None]:
         """Begin a part: as which it is stored already, else whose writer ``feeds`` the follower, if it comes in order.
 
         One that is not stored ends with ``part_written`` or ``part_abandoned``.
@@ -154,7 +161,7 @@ class LiveUpload:
             # Only now: what is being written keeps a commit out, so that nothing grows behind its back.
             try:
                 with translating(self.meta.file.path):
-                    syscalls.reserve(self._files.data, number * self.meta.part_size, length)
+                    self._files.extend(number * self.meta.part_size, length, quota)
             except RequestError:
                 self.part_abandoned(number, follower)
                 raise
@@ -219,7 +226,7 @@ class LiveUpload:
 
     # ---------------------------------------------------------------- the end
 
-    def commit(self, digest: KnownDigest, file_size: int | None, condition: Condition) -> FileInfo:
+    def commit(self, digest: KnownDigest, file_size: int | None, condition: Condition, quota: Quota | None) -> FileInfo:
         """Verify, publish, make durable. A second commit waits for the first and has its result."""
         with self._committing:
             if self._published is not None:
@@ -227,7 +234,7 @@ class LiveUpload:
             size, follower = self._close_to_parts(digest.name, file_size)
             try:
                 self._verify(digest, size, follower)
-                return self._publish(digest, size, condition)
+                return self._publish(digest, size, condition, quota)
             finally:
                 self._closed_to_parts = False
 
@@ -271,14 +278,14 @@ class LiveUpload:
             self.drop()
             raise DigestMismatch(f"{display(str(path))}: its {digest.name} is {found}, not {digest.hex}")
 
-    def _publish(self, digest: KnownDigest, size: int, condition: Condition) -> FileInfo:
+    def _publish(self, digest: KnownDigest, size: int, condition: Condition, quota: Quota | None) -> FileInfo:
         file = self.meta.file
         self._finish_data(size)
         exclusive = isinstance(condition, KnownDigest)
         if exclusive:
             self._publisher.check(file.path, condition)  # hashes before the lock, not under it
         with translating(file.path), self._publisher.publication(exclusive=exclusive) as publication:
-            publication.place(self._files.folder, self._files.data_name, file.path, condition)
+            publication.place(self._files.folder, self._files.data_name, file.path, condition, size=size, quota=quota)
             try:
                 failed = publication.sync()
                 self._files.folder.unlink(self._files.journal_name, missing_ok=True)
@@ -300,8 +307,7 @@ class LiveUpload:
         try:
             if self._failure is not None:
                 raise self._failure
-            if os.fstat(self._files.data).st_size != size:
-                os.ftruncate(self._files.data, size)
+            self._files.cut(size)
             if file.mode is not None:
                 os.fchmod(self._files.data, file.mode & 0o777)
             os.utime(self._files.data, ns=(file.mtime_ns, file.mtime_ns))

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 
 from ftpy.digests import new_hasher
 from ftpy.errors import UnknownUpload
+from ftpy.storage import syscalls
 from ftpy.storage.area import Area
-from ftpy.storage.base import NewFile, part_size_for
+from ftpy.storage.base import NewFile, Quota, part_size_for
 from ftpy.storage.following import CHUNK_BYTES
 from ftpy.storage.journal import Journal, Meta, StoredPart
 from ftpy.storage.locking import open_locked
 from ftpy.storage.positional import read_at
 from ftpy.storage.reserving import reserve
 from ftpy.storage.sharing import Elsewhere
+from ftpy.storage.usage import ROOT, Usage, weight
 
 log = logging.getLogger("ftpy.storage")
 
@@ -25,15 +28,16 @@ class UploadFiles:
     data: int
     journal: Journal
 
-    def __init__(self, upload_id: str, area: Area) -> None:
-        self._id = upload_id
+    def __init__(self, upload_id: str, area: Area, usage: Usage) -> None:
+        self._id, self._usage = upload_id, usage
         self.folder = area.uploads
+        self._extending = threading.Lock()
         self.data_name, self.journal_name = f"{upload_id}.data", f"{upload_id}.journal"
 
-    def open(self, owner: str, file: NewFile | None) -> tuple[Meta, dict[int, StoredPart]]:
+    def open(self, owner: str, file: NewFile | None, quota: Quota | None) -> tuple[Meta, dict[int, StoredPart]]:
         """Open what is on disk, or with a ``file`` begin anew: what it is for, and its parts that are really there.
 
-        Raises UnknownUpload, Elsewhere.
+        Raises UnknownUpload, Elsewhere, QuotaExceeded.
         """
         try:
             locked = open_locked(self.folder, self.journal_name, create=file is not None)
@@ -43,12 +47,12 @@ class UploadFiles:
             raise Elsewhere
         self.journal = Journal(locked)
         try:
-            return self._load(owner, file)
+            return self._load(owner, file, quota)
         except BaseException:
             os.close(locked)
             raise
 
-    def _load(self, owner: str, file: NewFile | None) -> tuple[Meta, dict[int, StoredPart]]:
+    def _load(self, owner: str, file: NewFile | None, quota: Quota | None) -> tuple[Meta, dict[int, StoredPart]]:
         contents = self.journal.read()
         meta = contents.meta
         data = self._open_data(meta) if meta else None
@@ -64,7 +68,7 @@ class UploadFiles:
         if file is None:
             raise UnknownUpload
         meta = Meta(owner, file, part_size_for(file.file_size))
-        self._begin(meta)
+        self._begin(meta, quota)
         return meta, {}
 
     def _open_data(self, meta: Meta) -> int | None:
@@ -81,17 +85,38 @@ class UploadFiles:
         os.close(fd)
         return None
 
-    def _begin(self, meta: Meta) -> None:
+    def _begin(self, meta: Meta, quota: Quota | None) -> None:
+        size = meta.file.file_size or 0
         self.journal.clear()
         self.journal.meta(meta)
-        self.folder.unlink(self.data_name, missing_ok=True)
-        self.data = self.folder.create(self.data_name)
+        self._remove_data()
         try:
-            reserve(self.data, meta.file.file_size or 0)
-        except OSError:
-            os.close(self.data)
-            self.unlink()
+            with self._usage.adding(size, 1, quota):
+                self.data = self.folder.create(self.data_name)
+                try:
+                    reserve(self.data, size)
+                except BaseException:
+                    os.close(self.data)
+                    self.folder.unlink(self.data_name)
+                    raise
+        except BaseException:
+            self.folder.unlink(self.journal_name, missing_ok=True)
             raise
+
+    def extend(self, offset: int, length: int, quota: Quota | None) -> None:
+        """Make room for a part of an upload of unknown size. Raises OSError, QuotaExceeded."""
+        with self._extending:
+            more = max(0, offset + length - os.fstat(self.data).st_size)
+            with self._usage.adding(more, 0, quota):
+                syscalls.reserve(self.data, offset, length)
+
+    def cut(self, size: int) -> None:
+        """Give the data its final size."""
+        found = os.fstat(self.data).st_size
+        if found != size:
+            with self._usage.changing() as change:
+                os.ftruncate(self.data, size)
+                change.removed(ROOT, found - size, 0)
 
     def _believed(self, parts: dict[int, StoredPart], part_size: int) -> dict[int, StoredPart]:
         """The parts that are durable, and of the others those whose bytes are really there."""
@@ -126,5 +151,14 @@ class UploadFiles:
 
     def unlink(self) -> None:
         """Remove both; who has them open goes on with what has no name."""
-        self.folder.unlink(self.data_name, missing_ok=True)
+        self._remove_data()
         self.folder.unlink(self.journal_name, missing_ok=True)
+
+    def _remove_data(self) -> None:
+        with self._usage.changing() as change:
+            try:
+                found = self.folder.lstat(self.data_name)
+                self.folder.unlink(self.data_name)
+            except FileNotFoundError:
+                return
+            change.removed(ROOT, weight(found))

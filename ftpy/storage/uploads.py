@@ -20,14 +20,14 @@ from ftpy.digests import PartDigestName
 from ftpy.errors import Busy, ShuttingDown, UnknownUpload
 from ftpy.files import FileInfo
 from ftpy.storage.area import Area
-from ftpy.storage.base import Condition, KnownDigest, NewFile, Upload
+from ftpy.storage.base import Condition, KnownDigest, NewFile, Quota, Upload
 from ftpy.storage.locking import open_locked
 from ftpy.storage.owning import Guest
 from ftpy.storage.partwriting import LocalPartWriter
 from ftpy.storage.publishing import Publisher
 from ftpy.storage.remembered import Remembered
 from ftpy.storage.remote import RemoteUpload
-from ftpy.storage.sharing import Elsewhere, Link, Neighbours
+from ftpy.storage.sharing import Asked, Elsewhere, Link, Neighbours
 from ftpy.storage.upload import LiveUpload
 
 log = logging.getLogger("ftpy.storage")
@@ -53,9 +53,14 @@ class LocalUpload(Upload):
     """One holder's hand on a ``LiveUpload``, with the condition of its own put: another's must not take it away."""
 
     def __init__(
-        self, live: LiveUpload, condition: Condition, hold: Callable[[], None], let_go: Callable[[], None]
+        self,
+        live: LiveUpload,
+        condition: Condition,
+        quota: Quota | None,
+        hold: Callable[[], None],
+        let_go: Callable[[], None],
     ) -> None:
-        self.live, self._condition, self._hold, self._let_go = live, condition, hold, let_go
+        self.live, self._condition, self.quota, self._hold, self._let_go = live, condition, quota, hold, let_go
         self._closed = False
         self.id = live.id
         self.path = live.meta.file.path
@@ -76,14 +81,14 @@ class LocalUpload(Upload):
         """Begin to store a part."""
         self._hold()  # a part keeps the files open even when its connection's hand lets go first
         try:
-            return self.live.part(number, length, digest, self._let_go)
+            return self.live.part(number, length, digest, self.quota, self._let_go)
         except BaseException:
             self._let_go()
             raise
 
     def commit(self, digest: KnownDigest, file_size: int | None, *, replacing: bool = True) -> FileInfo:
         """Verify and publish."""
-        return self.live.commit(digest, file_size, self._condition if replacing else "absent")
+        return self.live.commit(digest, file_size, self._condition if replacing else "absent", self.quota)
 
     @property
     def verified(self) -> int:
@@ -109,26 +114,25 @@ class Uploads:
         self._lock = threading.Lock()
         self._interrupted = False
 
-    def open(self, owner: str, file: NewFile) -> Upload:
+    def open(self, owner: str, file: NewFile, quota: Quota | None = None) -> Upload:
         """The upload for this file, found or begun."""
-        wanted = upload_id(owner, file)
-        return self._reach(wanted, owner, file, lambda: self._opened(self._hold(wanted, owner, file), owner, file))
+        return self._reach(Asked(upload_id(owner, file), owner, file, quota))
 
-    def find(self, owner: str, wanted: str) -> Upload:
+    def find(self, owner: str, wanted: str, quota: Quota | None = None) -> Upload:
         """The owner's upload of this id."""
         if not _ID.fullmatch(wanted):
             raise UnknownUpload
-        return self._reach(wanted, owner, None, lambda: self._opened(self._hold(wanted, owner, None), owner, None))
+        return self._reach(Asked(wanted, owner, quota=quota))
 
-    def _opened(self, live: LiveUpload, owner: str, file: NewFile | None) -> LocalUpload:
-        """The hand of a put of ``file``, or of whoever finds the upload by its id; ``live`` is held for it."""
+    def _opened(self, live: LiveUpload, asked: Asked) -> LocalUpload:
+        """The hand of a put, or of whoever finds the upload by its id; ``live`` is held for it."""
         try:
-            if file is not None:
-                live.renew(file)
-                return self._hand(live, file.condition)
-            if live.meta.owner != owner:
+            if asked.file is not None:
+                live.renew(asked.file)
+                return self._hand(live, asked.file.condition, asked.quota)
+            if live.meta.owner != asked.owner:
                 raise UnknownUpload
-            return self._hand(live, live.meta.file.condition)
+            return self._hand(live, live.meta.file.condition, asked.quota)
         except BaseException:
             self._let_go(live)
             raise
@@ -188,25 +192,25 @@ class Uploads:
 
     # ---------------------------------------------------------------- other processes
 
-    def _reach(self, wanted: str, owner: str, file: NewFile | None, here: Callable[[], LocalUpload]) -> Upload:
+    def _reach(self, asked: Asked) -> Upload:
         """The upload, open here or in another process. Raises Busy where it is locked and nobody answers for it."""
         deadline = time.monotonic() + HANDOVER_SECONDS
         while True:
             try:
-                return here()
+                return self._opened(self._hold(asked), asked)
             except Elsewhere:
                 pass
-            if (there := self._there(wanted, owner, file)) is not None:
+            if (there := self._there(asked)) is not None:
                 return there
             if self._neighbours is None or time.monotonic() > deadline:
                 raise Busy("another process of this server is at work on this upload; try again later")
             time.sleep(LOOK_SECONDS)
 
-    def _there(self, wanted: str, owner: str, file: NewFile | None) -> RemoteUpload | None:
-        link = self._neighbours.link(wanted) if self._neighbours is not None else None
+    def _there(self, asked: Asked) -> RemoteUpload | None:
+        link = self._neighbours.link(asked.id) if self._neighbours is not None else None
         if link is None:
             return None
-        hand = RemoteUpload.take(link, wanted, owner, file, self._forget)
+        hand = RemoteUpload.take(link, asked, self._forget)
         if hand is None:
             return None
         with self._lock:
@@ -232,13 +236,13 @@ class Uploads:
         with self._lock:
             self._guests.discard(guest)
 
-    def _find_open(self, wanted: str, owner: str, file: NewFile | None) -> LocalUpload | None:
+    def _find_open(self, asked: Asked) -> LocalUpload | None:
         with self._lock:
-            live = self._live.get(wanted)
+            live = self._live.get(asked.id)
             if live is None or live.gone or not live.is_open:
                 return None
             live.holders += 1
-        return self._opened(live, owner, file)
+        return self._opened(live, asked)
 
     def look_after_remote(self) -> None:
         """Some process has ended: let go of uploads that it had open."""
@@ -249,22 +253,22 @@ class Uploads:
 
     # ---------------------------------------------------------------- holding
 
-    def _hold(self, wanted: str, owner: str, file: NewFile | None) -> LiveUpload:
+    def _hold(self, asked: Asked) -> LiveUpload:
         while True:
             with self._lock:
                 if self._interrupted:
                     raise ShuttingDown
-                live = self._live.get(wanted)
+                live = self._live.get(asked.id)
                 if live is None or live.gone:
-                    live = LiveUpload(wanted, self._area, self._publisher, self._remembered)
-                    self._live[wanted] = live
+                    live = LiveUpload(asked.id, self._area, self._publisher, self._remembered)
+                    self._live[asked.id] = live
                 live.holders += 1
             try:
                 with live.lifecycle:
                     if not live.is_open and not live.gone:
-                        live.open(owner, file)
+                        live.open(asked.owner, asked.file, asked.quota)
                         if self._neighbours is not None:
-                            self._neighbours.claim(wanted)
+                            self._neighbours.claim(asked.id)
             except BaseException:
                 self._let_go(live)
                 raise
@@ -272,8 +276,8 @@ class Uploads:
                 return live
             self._let_go(live)
 
-    def _hand(self, live: LiveUpload, condition: Condition) -> LocalUpload:
-        return LocalUpload(live, condition, partial(self._hold_again, live), partial(self._let_go, live))
+    def _hand(self, live: LiveUpload, condition: Condition, quota: Quota | None) -> LocalUpload:
+        return LocalUpload(live, condition, quota, partial(self._hold_again, live), partial(self._let_go, live))
 
     def _hold_again(self, live: LiveUpload) -> None:
         with self._lock:

@@ -14,9 +14,10 @@ from ftpy.client.connection import Connection
 from ftpy.client.results import Fetched, OnProgress, Stored, ignore
 from ftpy.client.streams import Line, Streams
 from ftpy.client.trees import OWNER_BITS, TreeOptions, TreeResult
-from ftpy.config.client import Profile, Transfer, choose_profile, client_config_path, load_client_config
+from ftpy.config.client import MOST_STREAMS, Profile, Transfer, choose_profile, client_config_path, load_client_config
 from ftpy.digests import DigestName
 from ftpy.errors import (
+    ConfigError,
     ConnectionFailed,
     DigestMismatch,
     FtpyError,
@@ -55,6 +56,9 @@ LISTING_ROUND_TRIPS = 5
 LISTING_SECONDS = 0.25
 """How long a listing is waited for in any case: beside it the transfer of small files is slower, at both ends."""
 
+SPARE = 2
+"""How much faster than the server's least a connection is kept: what moves is never even."""
+
 T = TypeVar("T")
 Notify = Callable[[str], None]
 PathLike = str | RemotePath
@@ -92,8 +96,15 @@ class Client:
 
             self._ledger = Ledger()
         self._line = Line(self._measured, self._transfer.retries, notify)
+        self._least = 0
+        """What the server wants to move on a connection at least, bytes a second."""
         self._streams = Streams(
-            self._line, self._measured, self._transfer.streams, retries=self._transfer.retries, notify=notify
+            self._line,
+            self._measured,
+            self._transfer.streams,
+            most=self._affordable,
+            retries=self._transfer.retries,
+            notify=notify,
         )
 
     @classmethod
@@ -154,7 +165,21 @@ class Client:
         return self._line.persist(attempt, moved)
 
     def _another(self) -> Connection:
-        return Connection.open(self._profile, self._transfer, self._pace)
+        connection = Connection.open(self._profile, self._transfer, self._pace)
+        self._least = connection.welcome.limits.least_bytes_per_second
+        if not self._affordable():
+            connection.close()
+            raise ConfigError(
+                f"--limit is too low: this server ends connections that move less than {self._least} bytes a second, "
+                f"and {SPARE} times that is safe"
+            )
+        return connection
+
+    def _affordable(self) -> int:
+        """How many connections the rate that is to be kept is enough for, so that the server ends none of them."""
+        if self._pace is None or not self._least:
+            return MOST_STREAMS
+        return self._pace.bytes_per_second // (SPARE * self._least)
 
     def _measured(self) -> Connection:
         """Another one for this thread to do its work on, which is measured where that is wanted."""

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Literal, Protocol, TypeVar
 
 from ftpy.client.connection import Connection
+from ftpy.config.client import MOST_STREAMS
 from ftpy.errors import AuthenticationFailed, Busy, ConnectionFailed, FtpyError, ProtocolError, ShuttingDown, TurnedAway
 from ftpy.storage.following import start_thread
 
@@ -57,6 +58,10 @@ def _nothing() -> int:
 
 def _endless() -> float:
     return math.inf
+
+
+def _endlessly_many() -> int:
+    return MOST_STREAMS
 
 
 def _silent(_: str) -> None:
@@ -174,6 +179,7 @@ class Streams:
 
     ``line`` is the client's own; ``another`` opens one more connection. ``wanted`` "auto" begins with one, or with
     some where the round trip is very long, and tries more where that may pay and something is left to be done.
+    ``most``: how many there may be at all, known once there is one.
     """
 
     def __init__(
@@ -184,8 +190,9 @@ class Streams:
         *,
         retries: int,
         notify: Callable[[str], None],
+        most: Count = _endlessly_many,
     ) -> None:
-        self._line, self._another, self._wanted = line, another, wanted
+        self._line, self._another, self._wanted, self._most = line, another, wanted, most
         self._retries, self._notify = retries, notify
 
     @property
@@ -215,11 +222,13 @@ class Streams:
         if left() < PIECE_BYTES or not self.several:
             self._line.persist(worker, moved)
             return
-        team = _Team(worker, moved, left, lambda: Line(self._another, self._retries))
+        team = _Team(worker, moved, left, lambda: Line(self._another, self._retries), self._most())
         if self._wanted == "auto":
             team.start_conducting(self._round_trip_seconds())
         else:
             team.grow(self._wanted)
+            if self._most() < self._wanted:
+                self._notify(f"--limit is enough for {self._most()} of {self._wanted} connections at this server")
         team.work(self._line)
         if self._wanted != "auto" and team.refused is not None:
             self._notify(f"not all of {self._wanted} connections could be had: {team.refused}")
@@ -248,8 +257,10 @@ class _Member:
 class _Team:
     """The connections of one run: the first in the thread that calls ``work``, the others in their own."""
 
-    def __init__(self, worker: Worker, moved: Count, left: Callable[[], float], opening: Callable[[], Line]) -> None:
-        self._worker, self._moved, self._left, self._opening = worker, moved, left, opening
+    def __init__(
+        self, worker: Worker, moved: Count, left: Callable[[], float], opening: Callable[[], Line], most: int
+    ) -> None:
+        self._worker, self._moved, self._left, self._opening, self._most = worker, moved, left, opening, most
         self._lock = threading.Lock()
         self._members: list[_Member] = []
         self._surplus: list[_Member] = []
@@ -295,7 +306,8 @@ class _Team:
     # ---------------------------------------------------------------- members
 
     def grow(self, count: int) -> None:
-        """Have ``count`` connections in all, as far as there is something to do for each."""
+        """Have ``count`` connections in all, as far as there may be as many and there is something to do for each."""
+        count = min(count, self._most)
         while 1 + len(self._members) < count and self._left() >= (1 + len(self._members)) * PIECE_BYTES:
             with self._lock:
                 if self._over.is_set() or self._error is not None:

@@ -49,6 +49,11 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     stall_seconds: Annotated[
         Seconds, says("Seconds without a single byte in the middle of a transfer before it is given up; resumable.")
     ] = 60.0
+    least_bytes_per_second: Annotated[
+        int,
+        Meta(ge=0, le=1024 * 1024),
+        says("Bytes a second that a peer must move in the middle of things, over stall_seconds; 0: any will do."),
+    ] = 128
     drain_seconds: Annotated[
         Seconds, says("Seconds that running transfers may take to finish after SIGTERM; the rest is resumable.")
     ] = 30.0

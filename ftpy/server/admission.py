@@ -11,6 +11,7 @@ from typing import Generic, Literal, TypeVar
 
 from ftpy.config.server import Limits, Penalties
 from ftpy.server.penalties import Offence, Offenders, Penalty
+from ftpy.transport.pace import Schedule
 
 ConnectionT = TypeVar("ConnectionT", bound=Hashable)
 """What tells connections apart: no two that are counted in are equal."""
@@ -47,6 +48,8 @@ class Admission(Generic[ConnectionT]):
         self._strangers: dict[ConnectionT, str] = {}  # their sources
         self._users: dict[ConnectionT, str] = {}
         self._by_user: Counter[str] = Counter()
+        self._schedules: dict[str, Schedule] = {}
+        """Of users who have a rate, while they are here."""
 
     def reload(self, limits: Limits, penalties: Penalties) -> None:
         """Other settings from now on; what was admitted stays, and what is owed."""
@@ -118,6 +121,14 @@ class Admission(Generic[ConnectionT]):
         with self._lock:
             self._offenders.add(source, offence)
 
+    def passed(self, user: str, count: int, rate: int) -> float:
+        """So many bytes of ``user``'s have passed, who has ``rate`` a second in all: seconds until they were due."""
+        with self._lock:
+            schedule = self._schedules.get(user)
+            if schedule is None or schedule.bytes_per_second != rate:
+                schedule = self._schedules[user] = Schedule(rate)
+            return schedule.passed(count)
+
     def penalties(self) -> list[Penalty]:
         """What sources owe, the longest first."""
         with self._lock:
@@ -130,6 +141,8 @@ class Admission(Generic[ConnectionT]):
             if (user := self._users.pop(connection, None)) is not None:
                 self._offenders.remember(source)
                 _decrease(self._by_user, user)
+                if user not in self._by_user:
+                    self._schedules.pop(user, None)
             _decrease(self._by_source, source)
 
 

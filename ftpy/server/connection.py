@@ -33,6 +33,7 @@ from ftpy.server.verbs import dispatch
 from ftpy.transport import tls
 from ftpy.transport.channel import Channel
 from ftpy.transport.deadline import Deadline
+from ftpy.transport.pace import LeastPace, Pace
 from ftpy.transport.stream import Stream
 from ftpy.version import __version__
 from ftpy.wire.auth import NONCE_BYTES, ServerHandshake
@@ -93,7 +94,11 @@ class RequestHandler(socketserver.BaseRequestHandler):
                     if not self._may_begin():
                         return  # it was to be broken off while its socket changed hands
                     tls.shake_hands(self.request, deadline.remaining())
-                self.stream = Stream(self.request, silence_seconds=limits.stall_seconds)
+                self.stream = Stream(
+                    self.request,
+                    silence_seconds=limits.stall_seconds,
+                    least=LeastPace(limits.least_bytes_per_second, limits.stall_seconds),
+                )
                 self.stream.expect_tls(tls.ALPN)
             channel = Channel(self.stream, Side.SERVER)
             try:
@@ -174,7 +179,11 @@ class RequestHandler(socketserver.BaseRequestHandler):
                 server_proof=server_proof,
                 server=f"ftpy {__version__}",
                 time_ns=time.time_ns(),
-                limits=Limits(inline_bytes=limits.inline_bytes, requests=limits.pipelined_requests),
+                limits=Limits(
+                    inline_bytes=limits.inline_bytes,
+                    requests=limits.pipelined_requests,
+                    least_bytes_per_second=limits.least_bytes_per_second,
+                ),
                 digests=sorted({*DIGEST_NAMES, *PART_DIGEST_NAMES}),
                 rights=sorted(account.rights),
             )
@@ -192,6 +201,8 @@ class RequestHandler(socketserver.BaseRequestHandler):
             raise Busy(f"user {account.name} has {account.connections} connections already; try again later")
 
     def _serve(self, channel: Channel, account: Account) -> None:
+        if (rate := account.rate) is not None:
+            channel.stream.keep(Pace(rate, lambda count: self.service.admission.passed(account.name, count, rate)))
         storage = self.service.roots.storage_for(account)
         commits = Commits(storage, channel, self.trail)
         context = self.context = Context(

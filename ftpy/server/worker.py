@@ -69,6 +69,11 @@ class SharedAdmission:
         """A connection from ``source`` has failed before it authenticated."""
         self._parent.tell("offend", source, offence)
 
+    def passed(self, user: str, count: int, rate: int) -> float:
+        """So many bytes of ``user``'s have passed, who has ``rate`` a second in all: seconds until they were due."""
+        seconds: float = self._parent.ask("passed", user, count, rate, otherwise=0.0)
+        return seconds
+
     def make_room(self, connection: int) -> None:
         """The connection is no stranger any more."""
         with self._lock:

@@ -376,6 +376,9 @@ class Workers(Closing):
     def _offend(self, worker: Worker, source: str, offence: Offence) -> None:  # noqa: ARG002
         self._admission.offend(source, offence)
 
+    def _passed(self, worker: Worker, user: str, count: int, rate: int) -> float:  # noqa: ARG002
+        return self._admission.passed(user, count, rate)
+
     def _leave(self, worker: Worker, connection: int, source: str) -> None:
         del worker.connections[connection]
         self._admission.leave((worker.pid, connection), source)
@@ -417,6 +420,7 @@ _WORDS: dict[str, Callable[..., Any]] = {
     "admit": Workers._admit,
     "known": Workers._known,
     "offend": Workers._offend,
+    "passed": Workers._passed,
     "leave": Workers._leave,
     "claim": Workers._claim,
     "release": Workers._release,

@@ -21,7 +21,7 @@ from ftpy.errors import ConnectionLost, ProtocolError, Stalled
 from ftpy.timing import Activity, Moving
 from ftpy.transport.deadline import Deadline
 from ftpy.transport.kernel import LineTimes, line_times
-from ftpy.transport.pace import Pace
+from ftpy.transport.pace import LeastPace, Pace
 from ftpy.wire.framing import HEADER_BYTES, FrameBuffer
 
 TLS_SEND_BYTES = 256 * 1024
@@ -57,18 +57,24 @@ class Stream:
     """A connected socket and the bytes received ahead of their use.
 
     One that ``listens`` takes in what comes while its own sends are blocked: who pipelines requests must, or both
-    ends could wait for ever to be read. It also counts as a sign of life. One with a ``pace`` keeps it both ways.
+    ends could wait for ever to be read. It also counts as a sign of life. One with a ``pace`` keeps it both ways, and
+    one with a ``least`` pace expects that of its peer: in the middle of headers and bodies, not before a header.
     """
 
     def __init__(
-        self, sock: socket.socket, *, silence_seconds: float, listens: bool = False, pace: Pace | None = None
+        self,
+        sock: socket.socket,
+        *,
+        silence_seconds: float,
+        listens: bool = False,
+        pace: Pace | None = None,
+        least: LeastPace | None = None,
     ) -> None:
         self._sock = sock
         self._tls = hasattr(sock, "selected_alpn_protocol")  # an SSLSocket; ssl is only imported where it is used
         self._listens = listens
-        self._pace = pace
-        self._most = pace.slice_bytes if pace else sys.maxsize
-        """Bytes that one system call may move."""
+        self._least = least
+        self.keep(pace)
         processor: Activity = "encryption" if self._tls else "copying"
         self._sending, self._receiving = Moving("sending", processor), Moving("receiving", processor)
         self._buffer = FrameBuffer(HEARD_BYTES) if listens else FrameBuffer()
@@ -85,6 +91,12 @@ class Stream:
             with _translated():
                 # Frames are joined before they are sent; waiting for more would only delay the last.
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def keep(self, pace: Pace | None) -> None:
+        """Keep this pace from now on."""
+        self._pace = pace
+        self._most = pace.slice_bytes if pace else sys.maxsize
+        """Bytes that one system call may move."""
 
     @property
     def encrypted(self) -> bool:
@@ -141,9 +153,15 @@ class Stream:
                 elif time.monotonic() - began > self._silence - JIFFY_SECONDS:
                     raise
 
-    def _counted(self, moving: Moving, move: Callable[[], int]) -> int:
-        """The bytes that ``move`` moves, in the time that it takes, at the pace that is to be kept."""
+    def _counted(self, moving: Moving, move: Callable[[], int], *, idles: bool = False) -> int:
+        """The bytes that ``move`` moves, in the time that it takes, at the paces that are to be kept.
+
+        What the peer does while it ``idles`` takes no time.
+        """
+        began = time.monotonic()
         count = moving(move)
+        if self._least is not None:
+            self._least.moved(count, 0.0 if idles else time.monotonic() - began)
         if self._pace is not None:
             self._pace.passed(count)
         return count
@@ -183,7 +201,7 @@ class Stream:
         if header is None:
             if not len(buffer):
                 with self.silence(silence_seconds or self._silence):
-                    if not self._fill():
+                    if not self._fill(idles=True):
                         return None
             rest = Deadline(self._silence, "a frame")
             while (header := buffer.next_header(limit)) is None:
@@ -192,11 +210,11 @@ class Stream:
                         raise ConnectionLost("the connection ended inside a frame")
         return header
 
-    def _fill(self) -> int:
+    def _fill(self, *, idles: bool = False) -> int:
         with _translated():
             self._arm(socket.SO_RCVTIMEO)
             space = self._buffer.space()[: self._most]
-            count = self._counted(self._receiving, partial(self._sock.recv_into, space))
+            count = self._counted(self._receiving, partial(self._sock.recv_into, space), idles=idles)
         self._buffer.filled(count)
         return count
 

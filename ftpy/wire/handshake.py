@@ -34,10 +34,14 @@ class Proof(Message, frozen=True, kw_only=True, tag_field="cmd", tag="proof"):
 
 
 class Limits(Message, frozen=True, kw_only=True):
-    """What the server takes: largest inline body in bytes, most requests under way on a connection."""
+    """What the server takes: largest inline body in bytes, most requests under way on a connection.
+
+    ``least_bytes_per_second``: who moves less in the middle of headers and bodies is closed after a while; 0: nobody.
+    """
 
     inline_bytes: Size
     requests: Annotated[int, Meta(ge=1, le=1_000_000)]
+    least_bytes_per_second: Size = 0
 
 
 class Welcome(Message, frozen=True, kw_only=True, tag_field="cmd", tag="welcome"):

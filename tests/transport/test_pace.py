@@ -6,8 +6,11 @@ import socket
 import threading
 import time
 
+import pytest
+
+from ftpy.errors import Stalled
 from ftpy.transport.kernel import LineTimes, line_times
-from ftpy.transport.pace import BURST_SECONDS, MOST_SLICE_BYTES, Pace
+from ftpy.transport.pace import BURST_SECONDS, MOST_SLICE_BYTES, SLICE_SECONDS, LeastPace, Pace
 from ftpy.transport.stream import Stream
 
 RATE = 1024 * 1024
@@ -92,3 +95,96 @@ def test_a_unix_socket_has_no_line_to_speak_of() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         assert line_times(ours) == LineTimes()
+
+
+def test_who_keeps_the_schedule_for_many_is_told_now_and_then() -> None:
+    told: list[int] = []
+
+    def passed(count: int) -> float:
+        told.append(count)
+        return 0.0
+
+    pace = Pace(RATE, passed)
+    for _ in range(100):
+        pace.passed(1000)
+    assert sum(told) <= 100_000 < sum(told) + RATE * SLICE_SECONDS
+    assert min(told) >= int(RATE * SLICE_SECONDS) and len(told) == 1
+
+
+def test_a_peer_that_is_too_slow_for_too_long_is_given_up() -> None:
+    least = LeastPace(100, seconds=10)
+    for _ in range(9):
+        least.moved(1, 1.0)
+    with pytest.raises(Stalled, match="less than 100 bytes a second"):
+        least.moved(1, 1.0)
+
+
+def test_a_peer_that_is_fast_enough_on_average_is_not() -> None:
+    least = LeastPace(100, seconds=10)
+    for _ in range(50):
+        least.moved(0, 9.0)
+        least.moved(1000, 1.0)
+
+
+def pair(rate: int, seconds: float) -> tuple[Stream, socket.socket]:
+    ours, theirs = socket.socketpair()
+    return Stream(ours, silence_seconds=5, least=LeastPace(rate, seconds)), theirs
+
+
+def test_a_slow_writer_is_given_up_in_the_middle_of_a_body() -> None:
+    stream, theirs = pair(rate=1000, seconds=0.3)
+    stop = threading.Event()
+
+    def drip() -> None:
+        while not stop.wait(0.01):
+            theirs.send(b"x")
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    view = memoryview(bytearray(100_000))
+    try:
+        with pytest.raises(Stalled):
+            while view:
+                view = view[stream.receive_some(view[:1]) :]
+    finally:
+        stop.set()
+        thread.join()
+        stream.close()
+        theirs.close()
+
+
+def test_a_slow_reader_is_given_up() -> None:
+    stream, theirs = pair(rate=1_000_000_000, seconds=0.3)
+    stop = threading.Event()
+
+    def sip() -> None:
+        while not stop.wait(0.01):
+            theirs.recv(4096)
+
+    thread = threading.Thread(target=sip)
+    thread.start()
+    try:
+        with pytest.raises(Stalled):
+            while True:
+                stream.send(bytes(100_000))
+    finally:
+        stop.set()
+        thread.join()
+        stream.close()
+        theirs.close()
+
+
+def test_time_that_is_not_spent_in_moving_is_not_the_peers() -> None:
+    """A slow disk of our own, a pace of our own, and idle time before a header."""
+    stream, theirs = pair(rate=1_000_000, seconds=0.05)
+    with theirs:
+        stream.keep(Pace(10_000))
+        for _ in range(3):
+            theirs.send(b"x" * 1000)
+            time.sleep(0.1)
+            assert stream.receive_some(memoryview(bytearray(1000))) == 1000
+        thread = threading.Timer(0.2, theirs.send, [b"\2\0\0\0{}"])
+        thread.start()
+        assert stream.receive_header(100) == b"{}"
+        thread.join()
+    stream.close()

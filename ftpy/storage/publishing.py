@@ -155,9 +155,9 @@ class Publication(Closing):
         The folders on the way that are missing are made, within the ``quota``.
         """
         parent = path.parent
-        into = self._directory(parent, quota)
         if isinstance(condition, KnownDigest):
-            self._publisher.check(path, condition)
+            self._publisher.check(path, condition)  # before folders are made that would stay if it does not hold
+        into = self._directory(parent, quota)
         usage = self._publisher.usage
         with usage.changing() as change:
             if condition == "absent":

@@ -386,3 +386,10 @@ def test_a_sparse_file_over_4_gib_goes_both_ways(plain_host: Host, tmp_path: Pat
     with open(tmp_path / "target", "rb") as file:
         file.seek(size - 5)
         assert file.read() == b"tail."
+
+
+def test_put_that_is_refused_for_its_condition_leaves_no_folders(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    with host.client() as client, pytest.raises(Changed):
+        client.put(tmp_path / "file", "new/folder/file", condition=KnownDigest("md5", "0" * 32))
+    assert not (host.root / "new").exists()

@@ -16,7 +16,7 @@ import sys
 import time
 import traceback
 from functools import lru_cache
-from typing import Any
+from typing import Any, TextIO
 
 import msgspec
 
@@ -36,12 +36,19 @@ _PLAIN = re.compile(r"[!#-<>-\[\]-~]+\Z").match
 
 def setup_logging(settings: Log) -> None:
     """Send what ``ftpy`` logs to standard error, as ``settings`` say; replaces what an earlier call set up."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = Voice(sys.stderr)
     handler.setFormatter(JsonLines() if settings.format == "json" else TextLines())
     logger = logging.getLogger("ftpy")
     logger.handlers = [handler]
     logger.propagate = False
     logger.setLevel(settings.level.upper())
+
+
+class Voice(logging.StreamHandler[TextIO]):
+    """Writes lines; where they cannot be written (a full disk), what does not fit the buffer is lost, and only that."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (its name in logging)
+        """Nobody can be told: logging's own way, a traceback in the same place, would not be a line either."""
 
 
 class JsonLines(logging.Formatter):

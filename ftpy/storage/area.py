@@ -11,6 +11,7 @@ from contextlib import ExitStack
 
 from ftpy.errors import PermissionDenied
 from ftpy.files import display
+from ftpy.storage import syscalls
 from ftpy.storage.base import Closing
 from ftpy.storage.beneath import Beneath, Directory
 from ftpy.storage.locking import open_locked
@@ -64,7 +65,7 @@ class Area(Closing):
         """Let go of the token and the directories."""
         if self._lock is not None:
             self.staged.unlink(self._token + _LOCK_SUFFIX)
-            os.close(self._lock)
+            syscalls.close(self._lock)
             self._lock = None
         for directory in (self.staged, self.uploads, self.top):
             directory.close()
@@ -92,7 +93,7 @@ class Area(Closing):
                 )
                 self.staged.unlink(token + _LOCK_SUFFIX)
             finally:
-                os.close(lock)
+                syscalls.close(lock)
         if gone:
             import logging  # here: a client's staging area hardly ever has any
 

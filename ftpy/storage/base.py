@@ -105,7 +105,7 @@ class Reader(Closing, abc.ABC):
 
     @abc.abstractmethod
     def check_unchanged(self) -> None:
-        """Raises Changed unless the file is still the version that ``info`` describes."""
+        """Raises Changed unless the file is still the version that ``info`` describes, IoError."""
 
     @abc.abstractmethod
     def remember(self, digest: KnownDigest) -> None:

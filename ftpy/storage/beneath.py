@@ -48,13 +48,13 @@ def best_door() -> Door:
         return "path"
     root = os.open("/", _DIRECTORY_FLAGS)
     try:
-        os.close(syscalls.open_directory_beneath(root, b"."))
+        syscalls.close(syscalls.open_directory_beneath(root, b"."))
     except OSError as error:
         if error.errno in _NOT_HERE:
             return "walk"
         raise
     finally:
-        os.close(root)
+        syscalls.close(root)
     return "openat2"
 
 
@@ -66,10 +66,14 @@ def _regular(fd: int) -> int:
 
 def _regular_status(fd: int) -> os.stat_result:
     """The same, and what it is."""
-    found = os.fstat(fd)
+    try:
+        found = os.fstat(fd)
+    except OSError:
+        syscalls.close(fd)
+        raise
     if stat.S_ISREG(found.st_mode):
         return found
-    os.close(fd)
+    syscalls.close(fd)
     code = errno.EISDIR if stat.S_ISDIR(found.st_mode) else errno.ENXIO
     raise OSError(code, os.strerror(code))
 
@@ -89,7 +93,7 @@ class Directory(Closing):
     def close(self) -> None:
         """Close the descriptor."""
         if self.fd >= 0:
-            os.close(self.fd)
+            syscalls.close(self.fd)
             self.fd = -1
 
     def again(self) -> Directory:

@@ -20,6 +20,7 @@ from typing import Any
 
 from ftpy.errors import IoError, NoSpace, QuotaExceeded, RequestError
 from ftpy.files import RESERVED_PREFIX, RemotePath
+from ftpy.storage import syscalls
 from ftpy.storage.area import AREA
 from ftpy.storage.base import Quota
 from ftpy.storage.locking import lock
@@ -270,7 +271,7 @@ class CountedUsage(Usage):
             lock(fd, shared=shared)
             yield
         finally:
-            os.close(fd)
+            syscalls.close(fd)
 
     def _safely(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
         """Run ``work`` on the connection; a broken database is removed and made anew, once. Raises IoError, NoSpace."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 
+from ftpy.storage import syscalls
 from ftpy.storage.beneath import Directory
 
 with contextlib.suppress(ImportError):  # Windows: no storage opens there, but its modules can be read
@@ -32,7 +33,7 @@ def open_locked(directory: Directory, name: str, *, create: bool) -> int | None:
         fd = directory.open_for_append(name, create=create)
         try:
             if not lock(fd, wait=False):
-                os.close(fd)
+                syscalls.close(fd)
                 return None
             # A lock on a file that lost its name meanwhile excludes nobody.
             if os.path.samestat(os.fstat(fd), directory.lstat(name)):
@@ -40,6 +41,6 @@ def open_locked(directory: Directory, name: str, *, create: bool) -> int | None:
         except FileNotFoundError:
             pass
         except BaseException:
-            os.close(fd)
+            syscalls.close(fd)
             raise
-        os.close(fd)
+        syscalls.close(fd)

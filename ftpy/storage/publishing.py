@@ -120,7 +120,7 @@ class Publisher(Closing):
             with Publication(self, self._beneath) as publication:
                 yield publication
         finally:
-            os.close(fd)
+            syscalls.close(fd)
 
 
 class Publication(Closing):

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from ftpy.errors import Changed, InvalidPath
 from ftpy.files import FileInfo, RemotePath, display, is_reserved
+from ftpy.storage import syscalls
 from ftpy.storage.base import Admits, KnownDigest, Reader
 from ftpy.storage.beneath import Beneath, Directory
 from ftpy.storage.positional import read_at
@@ -40,7 +41,7 @@ class LocalReader(Reader):
     def close(self) -> None:
         """Close the file."""
         if self._fd is not None:
-            os.close(self._fd)
+            syscalls.close(self._fd)
             self._fd = None
 
     def read_at(self, offset: int, view: memoryview) -> int:
@@ -63,7 +64,8 @@ class LocalReader(Reader):
 
     def check_unchanged(self) -> None:
         """Raises Changed when the bytes may be others; losing its name to a new version does not count."""
-        found = os.fstat(self._descriptor())
+        with translating(self.info.path):
+            found = os.fstat(self._descriptor())
         now = version_of(found)
         unlinked = found.st_nlink < self._links
         if now != self.version and not (unlinked and now[:-1] == self.version[:-1]):
@@ -72,7 +74,9 @@ class LocalReader(Reader):
     def remember(self, digest: KnownDigest) -> None:
         """Keep the digest, unless the file changed, or so shortly before it was opened that a change could hide."""
         settled = not 0 <= self._opened_ns - self.version.ctime_ns < _TICK_NS
-        if settled and version_of(os.fstat(self._descriptor())) == self.version:
+        with translating(self.info.path):
+            now = version_of(os.fstat(self._descriptor()))
+        if settled and now == self.version:
             self._remembered.keep([(self.version, digests(digest))])
 
     def _descriptor(self) -> int:

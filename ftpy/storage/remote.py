@@ -10,7 +10,6 @@ dies nobody can go on with the upload before every hand has stopped writing to i
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 from ftpy.digests import PartDigestName
 from ftpy.errors import Busy, RequestError, ShuttingDown
 from ftpy.files import FileInfo
+from ftpy.storage import syscalls
 from ftpy.storage.base import KnownDigest, Upload
 from ftpy.storage.following import Follower
 from ftpy.storage.journal import Meta, StoredPart
@@ -92,7 +92,7 @@ class RemoteUpload(Upload):
 
     def _close_files(self) -> None:
         while self._descriptors:
-            os.close(self._descriptors.pop())
+            syscalls.close(self._descriptors.pop())
 
     def look(self) -> None:
         """Some process has ended: if it was the owner, let go. Where it is being asked, that finds out itself."""

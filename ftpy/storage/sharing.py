@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
+from ftpy.storage import syscalls
 from ftpy.storage.base import Closing, NewFile, Quota
 
 _LENGTH_BYTES = 4
@@ -65,7 +66,7 @@ class Link(Closing):
             return pickle.loads(self._exactly(length)), descriptors  # noqa: S301  (see above)
         except BaseException:
             for descriptor in descriptors:
-                os.close(descriptor)
+                syscalls.close(descriptor)
             raise
 
     def _exactly(self, count: int) -> bytes:

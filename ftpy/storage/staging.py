@@ -8,7 +8,8 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, cast
 
 from ftpy.errors import InvalidRequest, RequestError
-from ftpy.files import FileInfo
+from ftpy.files import FileInfo, RemotePath
+from ftpy.storage import syscalls
 from ftpy.storage.area import Area
 from ftpy.storage.base import KnownDigest, NewDirectory, NewFile, Quota, Staged
 from ftpy.storage.beneath import Directory
@@ -74,17 +75,25 @@ class LocalStaged(Staged):
         """Close it, and remove it unless it was published."""
         if self.fd >= 0 and not self._published:
             with self.usage.changing() as change:
-                self.discard()
-                change.removed(ROOT, self.size)
+                if self.discard():
+                    change.removed(ROOT, self.size)
         elif self.fd >= 0:
-            os.close(self.fd)
+            syscalls.close(self.fd)
             self.fd = -1
 
-    def discard(self) -> None:
-        """Close and remove it; it does not count any more, or never did."""
-        os.close(self.fd)
+    def discard(self) -> bool:
+        """Close and remove it: whether it went. What cannot be removed now is swept at the next start."""
+        syscalls.close(self.fd)
         self.fd = -1
-        self.directory.unlink(self.name, missing_ok=True)
+        try:
+            self.directory.unlink(self.name, missing_ok=True)
+        except OSError as error:
+            import logging  # here: a client's staging area has hardly ever any
+
+            log = logging.getLogger("ftpy.storage")
+            log.warning("a staged file stays: %s", error.strerror, extra={"event": "staged-left"})
+            return False
+        return True
 
 
 class LocalStagedDirectory(Staged):
@@ -224,8 +233,9 @@ class SmallFiles:
         failed = publication.sync()
         if failed:
             for staged in group:
-                for where in (staged.path, staged.path.parent):
-                    if (reason := failed.get(where)) is not None:
+                parts = staged.path.parts
+                for depth in range(len(parts), -1, -1):  # folders on the way may have been made for it
+                    if (reason := failed.get(RemotePath(parts[:depth]))) is not None:
                         refused.setdefault(staged.number, reason)
 
     def _report(self, group: Sequence[LocalMember], placed: Placed, refused: Refused) -> list[FileInfo | RequestError]:

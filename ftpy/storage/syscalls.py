@@ -108,6 +108,17 @@ def rename_noreplace(from_fd: int, name: str, to_fd: int, new: str) -> None:
     rename_with(_RENAME_NOREPLACE, from_fd, name, to_fd, new)
 
 
+def close(fd: int) -> None:
+    """close(2). What it fails with (EIO, ENOSPC, EINTR) changes nothing: the descriptor is free all the same, so that
+    it is never tried again, and whatever must be durable was synced before. Raises OSError for a wrong ``fd`` only.
+    """
+    try:
+        os.close(fd)
+    except OSError as error:
+        if error.errno == errno.EBADF:
+            raise
+
+
 def fsync(fd: int) -> None:
     """fsync(2), and where that leaves the bytes in the drive's cache (macOS), F_FULLFSYNC. Raises OSError."""
     if sys.platform == "darwin":

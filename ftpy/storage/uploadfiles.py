@@ -49,7 +49,7 @@ class UploadFiles:
         try:
             return self._load(owner, file, quota)
         except BaseException:
-            os.close(locked)
+            syscalls.close(locked)
             raise
 
     def _load(self, owner: str, file: NewFile | None, quota: Quota | None) -> tuple[Meta, dict[int, StoredPart]]:
@@ -62,7 +62,7 @@ class UploadFiles:
                 parts = self._believed(contents.parts, meta.part_size)
                 reserve(data, meta.file.file_size or 0)
             except BaseException:
-                os.close(data)
+                syscalls.close(data)
                 raise
             return meta, parts
         if file is None:
@@ -80,10 +80,13 @@ class UploadFiles:
         except PermissionError:  # it had the mode of a read-only file already when its commit was cut off
             self.folder.chmod(self.data_name, self.folder.lstat(self.data_name).st_mode & 0o777 | 0o600)
             fd = self.folder.open_for_write(self.data_name)
-        if os.fstat(fd).st_size >= (meta.file.file_size or 0):
-            return fd
-        os.close(fd)
-        return None
+        whole = False
+        try:
+            whole = os.fstat(fd).st_size >= (meta.file.file_size or 0)
+        finally:
+            if not whole:
+                syscalls.close(fd)
+        return fd if whole else None
 
     def _begin(self, meta: Meta, quota: Quota | None) -> None:
         size = meta.file.file_size or 0
@@ -96,7 +99,7 @@ class UploadFiles:
                 try:
                     reserve(self.data, size)
                 except BaseException:
-                    os.close(self.data)
+                    syscalls.close(self.data)
                     self.folder.unlink(self.data_name)
                     raise
         except BaseException:
@@ -146,8 +149,8 @@ class UploadFiles:
 
     def close(self) -> None:
         """Close both, and let go of the lock."""
-        os.close(self.data)
-        os.close(self.journal.fd)
+        syscalls.close(self.data)
+        syscalls.close(self.journal.fd)
 
     def unlink(self) -> None:
         """Remove both; who has them open goes on with what has no name."""

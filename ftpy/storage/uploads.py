@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 import secrets
 import threading
@@ -19,6 +18,7 @@ from functools import partial
 from ftpy.digests import PartDigestName
 from ftpy.errors import Busy, ShuttingDown, UnknownUpload
 from ftpy.files import FileInfo
+from ftpy.storage import syscalls
 from ftpy.storage.area import Area
 from ftpy.storage.base import Condition, KnownDigest, NewFile, Quota, Upload
 from ftpy.storage.locking import open_locked
@@ -186,7 +186,7 @@ class Uploads:
             self._area.uploads.unlink(f"{found}.data", missing_ok=True)
             self._area.uploads.unlink(f"{found}.journal", missing_ok=True)
         finally:
-            os.close(lock)
+            syscalls.close(lock)
         log.info("an upload expired", extra={"event": "upload-swept", "fields": {"upload": found}})
         return True
 

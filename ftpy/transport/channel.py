@@ -169,7 +169,10 @@ class Channel:
         self.flush()
         thread = threading.Thread(target=run, name="ftpy-work")
         with timing.lent() as stopwatch:
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:  # the system gives no more threads: done without a word meanwhile, but done
+                return work()
             try:
                 thread.join(PROGRESS_SECONDS)
                 while thread.is_alive():

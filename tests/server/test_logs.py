@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import logging
 import re
@@ -35,6 +37,26 @@ def lines(capsys):
     yield said
     logger.handlers, logger.propagate = before[:2]
     logger.setLevel(before[2])
+
+
+class Full(io.StringIO):
+    """A log on a full disk."""
+
+    def write(self, _: str) -> int:
+        """Nothing can be written."""
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_line_that_cannot_be_written_is_lost_without_a_traceback(lines):
+    def on_a_full_disk(logger: logging.Logger) -> None:
+        handler = logging.getLogger("ftpy").handlers[0]
+        before = handler.setStream(Full())
+        logger.warning("lost")
+        handler.setStream(before)
+        logger.warning("said")
+
+    (line,) = lines(Log(), on_a_full_disk)
+    assert "said" in line
 
 
 def event(name: str, level: int = logging.INFO, message: str = "", **fields):

@@ -468,7 +468,7 @@ class Failing:
     def __init__(self, code: int) -> None:
         self.code, self.calls = code, 0
 
-    def __call__(self, *_: object) -> None:
+    def __call__(self, *_: object, **__: object) -> None:
         self.calls += 1
         raise OSError(self.code, os.strerror(self.code))
 
@@ -544,6 +544,58 @@ def test_put_is_not_acknowledged_when_the_directory_cannot_be_synced(
         with pytest.raises(IoError):
             upload.commit(digest(b"x"), None)
     assert local.uploads() == []
+
+
+def test_put_is_not_acknowledged_when_a_folder_above_the_one_that_was_made_cannot_be_synced(
+    local: LocalStorage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync, top = os.fsync, os.stat(root)
+
+    def failing(fd: int) -> None:
+        if os.path.samestat(os.fstat(fd), top):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(fd)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", failing)
+        assert isinstance(local.publish([stage(local, "made/anew/a", b"x")])[0], IoError)
+    assert isinstance(local.publish([stage(local, "made/anew/a", b"x")])[0], FileInfo)
+
+
+def test_close_is_never_what_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """close(2): the descriptor is free whatever it says."""
+    close, made = os.close, os.open(os.devnull, os.O_RDONLY)
+
+    def failing(fd: int) -> None:
+        close(fd)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "close", failing)
+        syscalls.close(made)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        syscalls.close(made)
+
+
+def test_a_file_that_cannot_be_looked_at_leaves_no_descriptor(
+    local: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(local, "a", b"x")
+    before = sorted(os.listdir("/proc/self/fd")) if sys.platform == "linux" else []
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fstat", Failing(errno.EIO))
+        with pytest.raises(IoError):
+            local.open(path("a"))
+    assert sorted(os.listdir("/proc/self/fd") if sys.platform == "linux" else []) == before
+
+
+def test_a_staged_file_that_cannot_be_removed_is_no_failure_of_its_own(
+    local: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", Failing(errno.EIO))
+        broken.setattr(os, "unlink", Failing(errno.EROFS))
+        assert isinstance(local.publish([stage(local, "a", b"x")])[0], IoError)
 
 
 def test_commit_drops_the_upload_when_fsync_fails(

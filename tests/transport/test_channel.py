@@ -332,6 +332,16 @@ def test_patiently_says_how_far_it_is_and_returns_what_the_work_returns(ends: En
     assert result == ["done"]
 
 
+def test_patiently_does_the_work_itself_when_there_are_no_more_threads(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    assert ends.server.patiently(threading.get_ident, lambda: 0) == threading.get_ident()
+
+
 def test_patiently_raises_what_the_work_raises(ends: Ends) -> None:
     def work() -> None:
         raise NotFound("gone")

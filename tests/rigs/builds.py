@@ -11,6 +11,8 @@ import stat
 import sys
 from collections.abc import Callable
 
+from tests.rigs import closing
+
 KIB = 1024
 
 
@@ -89,6 +91,18 @@ def swallowed_no_space() -> None:
         vars(module)["write_at"] = write_at
 
 
+def believed_close() -> None:
+    """What a close says is taken for the fate of the request."""
+    from ftpy.storage import syscalls
+
+    syscalls.close = lambda fd: os.close(fd)
+
+
+def failing_close() -> None:
+    """Not broken: the n-th close fails, as the rig says (``closing``)."""
+    closing.install()
+
+
 def small_parts() -> None:
     """Not broken: parts of 128 KiB, made durable in the background from 256 KiB on, so that little time has many."""
     from ftpy.storage import base, syncing
@@ -106,6 +120,8 @@ BUILDS: dict[str, Callable[[], None]] = {
         retried_sync,
         no_reservation,
         swallowed_no_space,
+        believed_close,
+        failing_close,
         small_parts,
     )
 }

@@ -28,13 +28,14 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 class Nursery:
     """The process that forks servers of one build, one at a time."""
 
-    def __init__(self, *names: str) -> None:
+    def __init__(self, *names: str, environment: dict[str, str] | None = None) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.rigs.nursery", ",".join(names)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             cwd=REPOSITORY,
+            env=dict(os.environ) | (environment or {}),
         )
 
     def ask(self, *words: str) -> Any:

@@ -263,15 +263,14 @@ class CountedUsage(Usage):
 
     @contextmanager
     def _holding(self, *, shared: bool) -> Iterator[None]:
-        try:
-            fd = os.open(self._state / "usage.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise IoError(f"what is stored cannot be counted: {error.strerror}") from error
-        try:
-            lock(fd, shared=shared)
+        with ExitStack() as held:
+            try:
+                fd = os.open(self._state / "usage.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                held.callback(syscalls.close, fd)
+                lock(fd, shared=shared)
+            except OSError as error:
+                raise IoError(f"what is stored cannot be counted: {error.strerror}") from error
             yield
-        finally:
-            syscalls.close(fd)
 
     def _safely(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
         """Run ``work`` on the connection; a broken database is removed and made anew, once. Raises IoError, NoSpace."""

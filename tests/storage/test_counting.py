@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import sqlite3
@@ -16,6 +17,7 @@ import pytest
 from blake3 import blake3
 
 from ftpy.errors import AlreadyExists, IoError, NotFound, QuotaExceeded, RequestError
+from ftpy.storage import counting
 from ftpy.storage.base import MIB, STREAM_PART_BYTES, NewDirectory, Quota, Storage
 from ftpy.storage.counting import CountedUsage
 from ftpy.storage.local import LocalStorage
@@ -514,3 +516,19 @@ def test_a_recount_waits_for_nobody_when_the_count_is_right(counted: Counted, ca
     with caplog.at_level("INFO", "ftpy"):
         storage.sweep(expire_seconds=1000)
     assert not [record for record in caplog.records if getattr(record, "event", "") == "usage-counted"]
+
+
+def test_put_is_refused_when_the_lock_of_the_counts_cannot_be_had(
+    counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = counted.open()
+
+    def failing(*_: object, **__: object) -> bool:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(counting, "lock", failing)
+        with pytest.raises(IoError, match="cannot be counted"):
+            put(storage, "a", 1, Quota(bytes=10))
+    put(storage, "a", 1, Quota(bytes=10))
+    counted.check()

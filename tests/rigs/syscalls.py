@@ -543,6 +543,7 @@ def rig_syscalls(
     environment = {PLAN: str(folder / "plan")}
     with Nursery("small-parts", build, "failing-close", environment=environment) as nursery:
         host = ForkedHost(folder, tls=False, limits=Limits(inline_bytes=INLINE), nursery=nursery)
+        host.accounts.change("alice", quota_bytes=2**40, quota_files=2**30)  # far away, but counted
         try:
             rig = Rig(host, report)
             cases = [

@@ -43,6 +43,8 @@ class Report:
     kills: int = 0
     stages: dict[str, int] = field(default_factory=dict)
     acknowledged: int = 0
+    parts: list[int] = field(default_factory=list)
+    """Parts that lay in unfinished uploads at each kill."""
     resent: list[float] = field(default_factory=list)
     """Parts sent more than once in a round, where the bytes were metered."""
     served: list[float] = field(default_factory=list)
@@ -63,11 +65,12 @@ class Report:
         """The figures."""
         stages = ", ".join(f"{count} {stage}" for stage, count in sorted(self.stages.items()))
         resent = f"; sent again at most {max(self.resent):.2f} parts" if self.resent else ""
+        parts = f"; {statistics.median(self.parts):.0f} parts lay in uploads" if self.parts else ""
         served = ""
         if self.served:
             served = f"; fresh client after {statistics.median(self.served):.2f} s, at most {max(self.served):.2f} s"
         return (
-            f"{name}: {self.kills} kills ({stages}), {self.acknowledged} puts acknowledged{resent}{served}; "
+            f"{name}: {self.kills} kills ({stages}), {self.acknowledged} puts acknowledged{parts}{resent}{served}; "
             f"{len(self.violations)} violations"
         )
 

@@ -145,7 +145,7 @@ class ProcessHost(Host):
     def kill_worker(self, rng: random.Random) -> int:
         """kill -9 one of the workers, if there is one with an upload open that one: its process id."""
         workers = [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
-        victim = rng.choice([pid for pid in workers if _has_upload(pid)] or workers)
+        victim = rng.choice([pid for pid in workers if has_upload(pid)] or workers)
         os.kill(victim, signal.SIGKILL)
         return victim
 
@@ -202,7 +202,7 @@ class ProcessHost(Host):
         return self.usage()
 
 
-def _has_upload(pid: int) -> bool:
+def has_upload(pid: int) -> bool:
     """Whether a process has an upload's data open."""
     for descriptor in os.listdir(f"/proc/{pid}/fd"):
         with contextlib.suppress(OSError):

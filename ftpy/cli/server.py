@@ -39,6 +39,7 @@ def cli() -> None:
 @click.option("--user", metavar="NAME", help="The first user; your login name by default.")
 @click.option("--advertise", metavar="HOST:PORT", multiple=True, help="The address that clients shall use.")
 @click.option("--plaintext", is_flag=True, help="No encryption; on this machine only.")
+@click.option("--allow-root", is_flag=True, help="Let the server run as root, as in a container.")
 def init(
     *,
     directory: str,
@@ -47,6 +48,7 @@ def init(
     user: str | None,
     advertise: tuple[str, ...],
     plaintext: bool,
+    allow_root: bool,
 ) -> None:
     """Make a server's folder: settings, first user, certificate.
 
@@ -63,6 +65,7 @@ def init(
         listen=list(listen) or default_listen(plaintext=plaintext),
         advertise=list(advertise),
         tls="off" if plaintext else "on",
+        allow_root=allow_root,
     )
     name = user or _login_name()
     check_user_name(name)
@@ -77,6 +80,7 @@ def _set_up(folder: str, settings: ServerConfig, user: str) -> str:
     """Write everything; settings last, so that a folder that has them is complete: the first user's token."""
     from ftpy.durable import replace_file, writing
     from ftpy.server.identity import make_identity
+    from ftpy.server.sandbox import is_root
     from ftpy.toml import to_toml
 
     path = os.path.join(folder, "server.toml")
@@ -104,6 +108,10 @@ def _set_up(folder: str, settings: ServerConfig, user: str) -> str:
     say(f"clients will look for it at {', '.join(token.addresses)}")
     if config.tls == "off":
         say("plaintext: whoever is on the way can read and change everything")
+    if is_root() and not config.allow_root:
+        say(
+            "this is root, and the server refuses to run as root: give the folder to a user of its own, or --allow-root"
+        )
     return token.to_text()
 
 

@@ -146,6 +146,13 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         Workers | Literal["auto"],
         says('Processes that serve at once, sharing all limits; "auto": one for each core that may be used.'),
     ] = 1
+    sandbox: Annotated[
+        Literal["auto", "on", "off"],
+        says('Give up all but the files needed (Landlock): "auto" where it can be had, "on" or not at all, "off".'),
+    ] = "auto"
+    allow_root: Annotated[
+        bool, says("Whether it may run as root, as in a container; a user of its own is safer and does as well.")
+    ] = False
     limits: Limits = Limits()
     penalties: Penalties = Penalties()
     uploads: Uploads = Uploads()

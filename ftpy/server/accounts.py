@@ -206,6 +206,10 @@ class Accounts:
     def _say(self, level: int, event: str, **fields: object) -> None:
         log.log(level if self._aloud else logging.DEBUG, event, extra={"event": event, "fields": fields})
 
+    def roots(self) -> list[str]:
+        """The folders that users have of their own."""
+        return [account.root for account in self.all() if account.root is not None]
+
     # ---------------------------------------------------------------- for the administrator
 
     def all(self) -> list[Account]:

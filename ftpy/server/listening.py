@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +49,18 @@ def listen_on_all(config: ServerConfig) -> list[Listener]:
             listener.close()
         raise
     return listeners
+
+
+@contextlib.contextmanager
+def listening(config: ServerConfig) -> Iterator[list[Listener]]:
+    """The same, closed again if what follows fails."""
+    listeners = listen_on_all(config)
+    try:
+        yield listeners
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
 
 
 def _listen_on(address: Address, backlog: int) -> Listener:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from ftpy.config.server import ServerConfig, exposed_by
 from ftpy.errors import Busy, InternalError, RequestError
+from ftpy.server import sandbox
 from ftpy.server.accounts import Account
 from ftpy.storage.base import Storage
 from ftpy.storage.counting import CountedUsage
@@ -60,6 +61,8 @@ class Roots:
             # Asked at every login: users and links change while the server runs.
             if exposed := exposed_by(self._config, root, self._settings):
                 raise InternalError(f"the server's own `{exposed}` lies below it, so the user could read or change it")
+            if not sandbox.admits(root):
+                raise InternalError("it lies outside the sandbox that was made when the server started; restart it")
             return self.open(root)
         except Busy:
             raise

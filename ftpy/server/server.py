@@ -27,11 +27,12 @@ from ftpy.server.admission import Admission, source_of
 from ftpy.server.audit import Audit, Trail
 from ftpy.server.connection import RequestHandler
 from ftpy.server.identity import Identity
-from ftpy.server.listening import Listener, listen_on_all
+from ftpy.server.listening import Listener, listen_on_all, listening
 from ftpy.server.logs import setup_logging
 from ftpy.server.penalties import Offenders
 from ftpy.server.reloading import reread, say_broken
 from ftpy.server.roots import Roots
+from ftpy.server.sandbox import check_user, confine
 from ftpy.storage import syscalls
 
 if TYPE_CHECKING:
@@ -352,12 +353,16 @@ def serve(config: ServerConfig, settings: str) -> int:
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     setup_logging(config.log)
     _raise_descriptor_limit()
+    check_user(config)
     if worker_count(config) > 1:
         from ftpy.server.workers import serve_with_workers
 
         return serve_with_workers(config, settings)
     service = Service(config, settings)
-    service.start()
+    service.check()
+    with listening(config) as listeners:
+        confine(config, settings, service.accounts.roots())
+        service.start(listeners)
     try:
         if waits:
             while signal.sigwait(SIGNALS) in RELOAD_SIGNALS:

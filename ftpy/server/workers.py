@@ -29,6 +29,7 @@ from ftpy.server.listening import Listener, listen_on_all
 from ftpy.server.logs import setup_logging
 from ftpy.server.penalties import Offence, Offenders
 from ftpy.server.reloading import reread
+from ftpy.server.sandbox import confine
 from ftpy.server.server import LAST_SECONDS, RELOAD_SIGNALS, SIGNALS, STOP_SIGNALS, SWEEP_SECONDS, Service
 from ftpy.server.worker import ENDED, FAILED, run_worker
 from ftpy.storage.base import Closing
@@ -97,6 +98,7 @@ def serve_with_workers(config: ServerConfig, settings: str) -> int:
     for listener in listeners:
         listener.socket.setblocking(False)  # every worker wakes up for a connection, and one has it
     try:
+        confine(config, settings, probe.accounts.roots())
         with Workers(config, settings, listeners) as workers:
             return workers.run()
     finally:

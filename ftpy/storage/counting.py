@@ -300,6 +300,7 @@ class CountedUsage(Usage):
         try:
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = OFF")
+            database.execute("PRAGMA temp_store = MEMORY")  # a sandbox has no /tmp
             database.execute(_SCHEMA)
         except sqlite3.Error:
             database.close()

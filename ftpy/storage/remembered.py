@@ -134,6 +134,7 @@ class Remembered(Closing):
         try:
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = OFF")
+            database.execute("PRAGMA temp_store = MEMORY")  # a sandbox has no /tmp
             database.execute(_SCHEMA)
             database.execute(_LOOK, (0, 0))
         except sqlite3.Error:

@@ -125,6 +125,8 @@ def ftpy_server(site: Site, *options: str) -> list[str]:
     """A server made by ``ftpy-server init``; the token is kept for the pairing."""
     host = site.folder / "host"
     listen = ["--listen", f"127.0.0.1:{site.port}", "--user", "bench", "--root", str(site.files)]
+    if os.geteuid() == 0:
+        options = (*options, "--allow-root")
     token = site.run(site.programs["ftpy-server"], "init", str(host), *listen, *options)
     (site.folder / "token").write_text(token)
     config = host / "server.toml"

@@ -12,6 +12,7 @@ import ftpy
 from ftpy.config.server import ServerConfig, load_server_config
 from ftpy.server.accounts import Accounts
 from ftpy.server.identity import certificate_sha256, make_identity
+from ftpy.server.sandbox import is_root
 from ftpy.toml import to_toml
 from ftpy.wire.auth import verifier
 from ftpy.wire.spelling import b64decode
@@ -54,6 +55,14 @@ def test_init_writes_every_setting_with_a_comment_and_nothing_secret(made):
     assert {key for _, key in settings} == set(re.findall(r"^(\w+) = ", plain, re.MULTILINE))
     stored = json.loads((made.parent / "users.json").read_text())["users"][0]
     assert stored["stored_key"] not in text
+
+
+def test_init_allows_root_where_that_is_said_and_as_root_warns_where_it_is_not(tmp_path):
+    for allowed in (True, False):
+        folder = tmp_path / f"srv{allowed}"
+        result = invoke("init", folder, "--listen", "127.0.0.1:1", *(["--allow-root"] if allowed else []))
+        assert load_server_config(folder / "server.toml").allow_root == allowed
+        assert ("this is root" in result.stderr) == (is_root() and not allowed)
 
 
 @posix

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import os
 import re
 import resource
 import signal
@@ -21,7 +20,7 @@ from pathlib import Path
 
 from ftpy.wire.spelling import b64decode
 from ftpy.wire.token import PairingToken
-from tests.rig import ENVIRONMENT, eventually
+from tests.rig import AS_ROOT, ENVIRONMENT, eventually
 from tests.rigs.processes import free_port, kill, program
 
 COMMAND_SECONDS = 60.0
@@ -182,7 +181,7 @@ class Day:
 
     def _set_up(self) -> str:
         address = f"127.0.0.1:{free_port()}"
-        as_root = ["--allow-root"] if os.geteuid() == 0 and _knows("--allow-root") else []
+        as_root = ["--allow-root"] if AS_ROOT else []
         token = self.run("ftpy-server", "init", ".", "--listen", address, "--user", "alice", *as_root, is_token=True)
         settings = Path(self.settings)
         text = settings.read_text().replace('level = "info"', 'level = "debug"')
@@ -261,11 +260,6 @@ _DAMAGE: dict[str, Callable[[str], str]] = {
     "a line end inside": lambda text: _LONG.sub(lambda match: match[0][:30] + "\n" + match[0][30:], text),
     "a quote before": lambda text: _LONG.sub(lambda match: '"' + match[0], text),
 }
-
-
-def _knows(option: str) -> bool:
-    told = subprocess.run([program("ftpy-server"), "init", "--help"], capture_output=True, check=True, text=True)
-    return option in told.stdout
 
 
 def planted(patterns: Mapping[str, bytes], folder: Path) -> None:

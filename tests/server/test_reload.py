@@ -170,8 +170,8 @@ def test_certificate_and_binding_are_always_of_one_kind(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("broken", "said"),
     [
-        ("[limits]\nidle_secnds = 1\n", "server.toml:6: unknown key `idle_secnds` in [limits]; did you mean"),
-        ("[limits\n", "server.toml:5: not TOML"),
+        ("[limits]\nidle_secnds = 1\n", "server.toml:8: unknown key `idle_secnds` in [limits]; did you mean"),
+        ("[limits\n", "server.toml:7: not TOML"),
         ("x = " + "[" * 100_000, "not TOML"),
         ("x = " + "1" * 10_000, "not TOML"),
         ('certificate = "gone.pem"\n', "gone.pem: No such file or directory"),

@@ -35,7 +35,7 @@ from ftpy.server.server import Service
 from ftpy.storage.positional import read_at
 from ftpy.wire.fields import Trailer, digest_of
 from ftpy.wire.messages import CommitRequest, PartReply, PartRequest, PutRequest, StatReply, StatRequest, UploadReply
-from tests.rig import ENVIRONMENT, FAST, Daemon, Fault, Host, Proxy, eventually, running
+from tests.rig import AS_ROOT, ENVIRONMENT, FAST, Daemon, Fault, Host, Proxy, eventually, running
 
 MIB = 1024 * 1024
 ONCE = Transfer(stall_seconds=5, connect_seconds=5, retries=0)
@@ -484,7 +484,7 @@ def test_each_log_line_is_one_json_object_and_none_holds_a_secret(tmp_path: Path
         assert daemon.wait() == 0
     lines = [json.loads(line) for line in daemon.log.splitlines()]
     events = [line["event"] for line in lines]
-    assert events[0] == "listening" and "draining" in events and events[-1] == "stopped"
+    assert events[0] in ("sandbox", "listening") and "draining" in events and events[-1] == "stopped"
     assert {"login", "put", "get", "refused", "login-denied", "connection-ended", "refused-at-limit"} <= set(events)
     assert "users-read" in events and "session-ended" in events
     assert all({"time", "level", "event"} <= set(line) for line in lines)
@@ -607,7 +607,7 @@ def test_run_refuses_plaintext_that_others_reach_and_a_missing_certificate(
     tmp_path: Path, settings: str, said: str
 ) -> None:
     host = Host(tmp_path / "host", tls=False)
-    (host.folder / "server.toml").write_text('root = "files"\n' + settings)
+    (host.folder / "server.toml").write_text(f'root = "files"\nallow_root = {str(AS_ROOT).lower()}\n' + settings)
     ended = subprocess.run(
         [sys.executable, "-c", "from ftpy.cli.server import main; main()", "run", "-c", host.folder / "server.toml"],
         capture_output=True,

@@ -248,14 +248,19 @@ class Service:
         """
         most = 0
         while not self._stopped.wait(WATCH_SECONDS):
-            handlers = self._open_handlers()
-            for handler in handlers:
-                if not handler.is_welcome():
-                    handler.dismiss()
-            most = max(most, len(handlers))
-            if most - len(handlers) >= CROWD:
-                most = len(handlers)
+            count = self._dismiss_unwelcome()
+            most = max(most, count)
+            if most - count >= CROWD:
+                most = count
                 syscalls.give_memory_back()
+
+    def _dismiss_unwelcome(self) -> int:
+        """How many connections there are. By itself: a name for one of them, kept while we wait, would keep it."""
+        handlers = self._open_handlers()
+        for handler in handlers:
+            if not handler.is_welcome():
+                handler.dismiss()
+        return len(handlers)
 
 
 class Server(socketserver.ThreadingTCPServer):

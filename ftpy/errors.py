@@ -12,6 +12,7 @@
     │   │   ├── Stalled             it is open but nothing moves
     │   │   └── TlsFailed           the peer's half of TLS made no sense
     │   ├── TurnedAway              the server takes no connection now; it may later
+    │   ├── OutcomeUnknown          it broke before it was said whether something was done
     │   └── ProtocolError           the peer does not speak the protocol
     ├── AuthenticationFailed        one side could not prove who it is                  exit 4
     │   ├── Denied                  the server refuses this user and key
@@ -83,6 +84,10 @@ class TlsFailed(ConnectionLost):
 
 class TurnedAway(ConnectionFailed):
     """The server closed the connection at once; it may be full or refuse this address for a while."""
+
+
+class OutcomeUnknown(ConnectionFailed):
+    """The connection was lost before the server said whether it was done; look before you try again."""
 
 
 class ProtocolError(ConnectionFailed):
@@ -188,6 +193,12 @@ class NotAFile(RequestError):
     """That is not a regular file."""
 
     code = "not-a-file"
+
+
+class NotEmpty(RequestError):
+    """The folder is not empty."""
+
+    code = "not-empty"
 
 
 class NotFound(RequestError):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from ftpy.cli.changing import mv, rm
 from ftpy.cli.common import EPILOG, run_main
 from ftpy.cli.names import is_remote_folder, local_target, remote_path, remote_target, split
 from ftpy.cli.options import TransferOptions, digest_option, examples, json_option, server_option, transfer_options
@@ -237,6 +238,10 @@ def digest_(paths: tuple[str, ...], digest: DigestName | None, as_json: bool, se
                 else:
                     click.echo(f"{known.hex}  {display(path)}")
     return code
+
+
+ftpy.add_command(rm)
+ftpy.add_command(mv)
 
 
 def main() -> None:

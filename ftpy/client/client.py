@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal, Self, TypeVar
 from msgspec import structs
 
 from ftpy.client.connection import Connection
-from ftpy.client.results import Fetched, OnProgress, Stored, ignore
+from ftpy.client.results import Fetched, Moved, OnProgress, Removed, Stored, ignore
 from ftpy.client.streams import Line, Streams
 from ftpy.client.trees import OWNER_BITS, TreeOptions, TreeResult
 from ftpy.config.client import MOST_STREAMS, Profile, Transfer, choose_profile, client_config_path, load_client_config
@@ -374,6 +374,26 @@ class Client:
         finally:
             if self._line.connection is not connection:
                 connection.close()
+
+    # ---- rm, mv
+
+    def rm(self, path: PathLike, *, recursive: bool = False) -> Removed:
+        """Remove a file, a link or an empty folder, with ``recursive`` any folder; durable when it returns.
+
+        Raises NotFound, NotEmpty, OutcomeUnknown, ….
+        """
+        from ftpy.client.changing import Rm
+
+        return Rm(_remote(path), recursive=recursive).once(self._line)
+
+    def mv(self, path: PathLike, to: PathLike, *, condition: Literal["absent"] | None = None) -> Moved:
+        """Give what is at ``path`` the path ``to``; it replaces a file there, unless ``condition`` is ``"absent"``.
+
+        Durable when it returns. Raises NotFound, AlreadyExists, IsADirectory, OutcomeUnknown, ….
+        """
+        from ftpy.client.changing import Mv
+
+        return Mv(_remote(path), _remote(to), condition).once(self._line)
 
     # ---- ls, stat, digest
 

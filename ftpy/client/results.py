@@ -44,6 +44,27 @@ class Stored(Struct, frozen=True):
     resumed: int = 0
 
 
+class Removed(Struct, frozen=True):
+    """What an rm took away: so many ``files`` (whatever is no folder) and ``folders``.
+
+    ``durable`` is the server's word; False where its answer was lost and nothing was found there afterwards: then it
+    is not known how many they were.
+    """
+
+    path: RemotePath
+    files: int | None
+    folders: int | None
+    durable: bool
+
+
+class Moved(Struct, frozen=True):
+    """What was at ``path`` is at ``to``; not ``durable`` where the server's answer was lost and it was found there."""
+
+    path: RemotePath
+    to: RemotePath
+    durable: bool
+
+
 class Fetched(Struct, frozen=True):
     """A get that is verified and in place (``target`` None: written to a stream).
 

@@ -11,7 +11,16 @@ from typing import Literal, Protocol, TypeVar
 
 from ftpy.client.connection import Connection
 from ftpy.config.client import MOST_STREAMS
-from ftpy.errors import AuthenticationFailed, Busy, ConnectionFailed, FtpyError, ProtocolError, ShuttingDown, TurnedAway
+from ftpy.errors import (
+    AuthenticationFailed,
+    Busy,
+    ConnectionFailed,
+    FtpyError,
+    OutcomeUnknown,
+    ProtocolError,
+    ShuttingDown,
+    TurnedAway,
+)
 from ftpy.storage.following import start_thread
 
 BACKOFF_SECONDS = 0.5
@@ -110,7 +119,7 @@ class Line:
                 return attempt(self.opened())
             except (ConnectionFailed, Busy, ShuttingDown) as error:
                 self.close()
-                if isinstance(error, ProtocolError):
+                if isinstance(error, ProtocolError | OutcomeUnknown):
                     raise
                 if moved() > mark:
                     failures, mark = 0, moved()

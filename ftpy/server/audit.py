@@ -24,7 +24,17 @@ from ftpy.errors import ConfigError, RequestError
 from ftpy.files import display
 from ftpy.server.logs import clean, timestamp
 from ftpy.storage.base import KnownDigest
-from ftpy.wire.messages import CommitRequest, GetRequest, MkdirRequest, PathRequest, PutRequest, Request, UnknownRequest
+from ftpy.wire.messages import (
+    CommitRequest,
+    GetRequest,
+    MkdirRequest,
+    MvRequest,
+    PathRequest,
+    PutRequest,
+    Request,
+    RmRequest,
+    UnknownRequest,
+)
 
 log = logging.getLogger("ftpy.server")
 
@@ -50,6 +60,8 @@ EVENTS: dict[type[Request], str] = {
     PutRequest: "put",
     CommitRequest: "put",
     MkdirRequest: "mkdir",
+    RmRequest: "delete",
+    MvRequest: "move",
     GetRequest: "get",
 }
 """What comes of a request; of others only refusals are told, as ``refused``."""
@@ -241,14 +253,15 @@ class Trail:
 class Act:
     """One request, from its first byte until it was done or refused; told once, however often it ends.
 
-    ``path`` is the one that it turned out to be about, where the request does not say.
+    ``path`` is the one that it turned out to be about, where the request does not say; ``more`` is told besides.
     """
 
-    __slots__ = ("_told", "path", "request", "started", "trail")
+    __slots__ = ("_told", "more", "path", "request", "started", "trail")
 
     def __init__(self, trail: Trail, request: Request | UnknownRequest) -> None:
         self.trail, self.request = trail, request
         self.path: str | None = None
+        self.more: Facts = {}
         self.started = time.monotonic()
         self._told = False
 
@@ -286,6 +299,9 @@ class Act:
         path = request.spelt_path() if isinstance(request, PathRequest) else self.path
         if path is not None:
             facts["path"] = clean(path[:MOST_CHARACTERS])
+        if isinstance(request, MvRequest):
+            facts["to"] = clean(request.spelt_target()[:MOST_CHARACTERS])
+        facts |= self.more
         if size is not None:
             facts["bytes"] = size
         if digest is not None:

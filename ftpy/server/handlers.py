@@ -15,7 +15,7 @@ from ftpy.errors import (
 )
 from ftpy.files import FileInfo, RemotePath
 from ftpy.server.context import Context, stored
-from ftpy.storage.base import Admits, Condition, KnownDigest, NewDirectory, NewFile, Reader
+from ftpy.storage.base import Admits, Condition, KnownDigest, NewDirectory, NewFile, Reader, Removed
 from ftpy.storage.following import CHUNK_BYTES, HashedRead
 from ftpy.transport.channel import JOIN_BYTES
 from ftpy.wire.entries import Entry, info_to_entry
@@ -33,9 +33,13 @@ from ftpy.wire.messages import (
     LsReply,
     LsRequest,
     MkdirRequest,
+    MvReply,
+    MvRequest,
     PartReply,
     PartRequest,
     PutRequest,
+    RmReply,
+    RmRequest,
     StatReply,
     StatRequest,
     StoredReply,
@@ -136,6 +140,37 @@ def handle_mkdir(request: MkdirRequest, context: Context, *, replacing: bool) ->
         untouched=not replacing,
     )
     context.commits.add(context.act, context.storage.stage_directory(wanted, quota=context.account.quota))
+
+
+def handle_rm(request: RmRequest, context: Context) -> RmReply:
+    """Remove a file or a folder."""
+    path = request.remote_path()
+    done = 0
+
+    def on_removed(names: int) -> None:
+        nonlocal done
+        done = names
+
+    def rm() -> Removed:
+        went = context.storage.rm(path, recursive=request.recursive, on_removed=on_removed)
+        context.act.more = {"files": went.files, "folders": went.folders}
+        context.act.done(went.size)  # here: also when the client has left meanwhile
+        return went
+
+    went = context.channel.patiently(rm, progress=lambda: done)
+    return RmReply(id=request.id, files=went.files, folders=went.folders)
+
+
+def handle_mv(request: MvRequest, context: Context, *, replacing: bool) -> MvReply:
+    """Give a file or a folder another path; not ``replacing``: only where nothing is."""
+    path, to = request.remote_path(), request.remote_target()
+    condition = request.condition if replacing else "absent"
+
+    def mv() -> None:
+        context.act.done(context.storage.mv(path, to, condition=condition).info.size)
+
+    context.channel.patiently(mv, progress=lambda: 0)
+    return MvReply(id=request.id)
 
 
 def handle_get(request: GetRequest, context: Context) -> None:

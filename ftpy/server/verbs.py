@@ -19,10 +19,12 @@ from ftpy.wire.messages import (
     GetRequest,
     LsRequest,
     MkdirRequest,
+    MvRequest,
     PartRequest,
     PutRequest,
     Reply,
     Request,
+    RmRequest,
     StatRequest,
     TimesRequest,
     UnknownRequest,
@@ -37,6 +39,10 @@ Of = Callable[[Any], bool]
 def _named(request: Any, context: Context) -> RemotePath:  # noqa: ARG001
     path: RemotePath = request.remote_path()
     return path
+
+
+def _new(request: MvRequest, context: Context) -> RemotePath:  # noqa: ARG001
+    return request.remote_target()
 
 
 def _of_upload(request: Any, context: Context) -> RemotePath:
@@ -89,6 +95,16 @@ VERBS: dict[type[Request], Verb] = {
     CommitRequest: Verb(handlers.handle_commit, (_WRITE_UPLOAD,), replaces=_of_upload),
     AbortRequest: Verb(handlers.handle_abort, (_WRITE_UPLOAD,)),
     MkdirRequest: Verb(handlers.handle_mkdir, (Need("write"),), replaces=_named),
+    RmRequest: Verb(handlers.handle_rm, (Need("delete", below=lambda request: request.recursive),)),
+    MvRequest: Verb(
+        handlers.handle_mv,
+        (
+            Need("read", below=_always),
+            Need("delete", below=_always),
+            Need("write", path=_new, below=_always),
+        ),
+        replaces=_new,
+    ),
     GetRequest: Verb(handlers.handle_get, (Need("read"),)),
     DigestRequest: Verb(handlers.handle_digest, (Need("read"),)),
     LsRequest: Verb(handlers.handle_ls, (Need("list"),), shows="list"),

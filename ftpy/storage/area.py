@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Iterator
 from contextlib import ExitStack
 
 from ftpy.errors import PermissionDenied
@@ -21,7 +22,7 @@ _PRIVATE = 0o700
 _LOCK_SUFFIX = ".lock"
 
 
-def _made(parent: Directory, name: str) -> Directory:
+def made_private(parent: Directory, name: str) -> Directory:
     """A private directory, made where it is missing.
 
     One that others could have written to is refused: what lies there would be published, and its links followed.
@@ -53,9 +54,9 @@ class Area(Closing):
         self._token = os.urandom(8).hex()
         self._numbers = itertools.count()
         with ExitStack() as opened:
-            self.top = opened.enter_context(_made(beneath.root, AREA))
-            self.staged = opened.enter_context(_made(self.top, "staged"))
-            self.uploads = opened.enter_context(_made(self.top, "uploads"))
+            self.top = opened.enter_context(made_private(beneath.root, AREA))
+            self.staged = opened.enter_context(made_private(self.top, "staged"))
+            self.uploads = opened.enter_context(made_private(self.top, "uploads"))
             lock = open_locked(self.staged, self._token + _LOCK_SUFFIX, create=True)
             assert lock is not None  # nobody else knows the token
             self._lock: int | None = lock
@@ -64,7 +65,8 @@ class Area(Closing):
     def close(self) -> None:
         """Let go of the token and the directories."""
         if self._lock is not None:
-            self.staged.unlink(self._token + _LOCK_SUFFIX)
+            # Who has the root around ours may have removed it.
+            self.staged.unlink(self._token + _LOCK_SUFFIX, missing_ok=True)
             syscalls.close(self._lock)
             self._lock = None
         for directory in (self.staged, self.uploads, self.top):
@@ -75,25 +77,31 @@ class Area(Closing):
         number = next(self._numbers)
         return number, f"{self._token}-{number:x}"
 
-    def sweep_staged(self) -> int:
-        """Remove what dead processes left staged: how many files went."""
-        gone = 0
+    def owned(self, directory: Directory) -> Iterator[tuple[bool, list[str]]]:
+        """The names in one of the area's directories, by process: ours (true), and those of each that is dead.
+
+        Nobody else is given the same ones at the same time.
+        """
         tokens: dict[str, list[str]] = {}
-        for name in self.staged.names():
+        for name in directory.names():
             tokens.setdefault(name.partition("-")[0].removesuffix(_LOCK_SUFFIX), []).append(name)
+        yield True, tokens.pop(self._token, [])
         for token, names in tokens.items():
-            if token == self._token:
-                continue
             lock = open_locked(self.staged, token + _LOCK_SUFFIX, create=True)
             if lock is None:
                 continue
             try:
-                gone += sum(
-                    self.staged.unlink(name, missing_ok=True) for name in names if not name.endswith(_LOCK_SUFFIX)
-                )
+                yield False, [name for name in names if not name.endswith(_LOCK_SUFFIX)]
                 self.staged.unlink(token + _LOCK_SUFFIX)
             finally:
                 syscalls.close(lock)
+
+    def sweep_staged(self) -> int:
+        """Remove what dead processes left staged: how many files went."""
+        gone = 0
+        for ours, names in self.owned(self.staged):
+            if not ours:
+                gone += sum(self.staged.unlink(name, missing_ok=True) for name in names)
         if gone:
             import logging  # here: a client's staging area hardly ever has any
 

@@ -184,6 +184,25 @@ class NewDirectory(Struct, frozen=True):
     untouched: bool = False
 
 
+class Removed(Struct, frozen=True):
+    """What went: ``files`` (whatever is no folder) of ``size`` bytes together, and ``folders``."""
+
+    files: int
+    folders: int
+    size: int
+
+
+class Moved(Struct, frozen=True):
+    """What is known of something under its new path, and of what gave way to it, if anything did."""
+
+    info: FileInfo
+    replaced: FileInfo | None
+
+
+def ignore(_: int) -> None:
+    """For those who do not want to know how far something is."""
+
+
 class Staged(Closing, abc.ABC):
     """A small file or a directory, staged; publish it with ``Storage.publish`` or close it to drop it."""
 
@@ -228,6 +247,24 @@ class Storage(Closing, abc.ABC):
         """Make what is staged durable together, publish each, make that durable: a result each, in order.
 
         Later ones of the same path win. A failed fsync is never retried: that file's result is IoError.
+        """
+
+    @abc.abstractmethod
+    def rm(self, path: RemotePath, *, recursive: bool, on_removed: Callable[[int], None] = ignore) -> Removed:
+        """Remove what is at ``path``: a file or link itself, an empty folder, with ``recursive`` any folder.
+
+        Durable when it returns. A folder goes whole: once part of it is destroyed no reader sees any of it, also after
+        a crash; what could not be destroyed then counts as gone and is seen to later. ``on_removed`` hears how many
+        names went so far. Raises NotFound, NotEmpty, InvalidPath for the root.
+        """
+
+    @abc.abstractmethod
+    def mv(self, path: RemotePath, to: RemotePath, *, condition: Literal["absent"] | None = None) -> Moved:
+        """Give what is at ``path`` the path ``to``, in one step where the storage can; durable when it returns.
+
+        What is no folder replaces what is no folder, unless the condition is "absent". Known digests stay known.
+        Raises NotFound, AlreadyExists, IsADirectory, InvalidRequest for ``to`` that is ``path`` or below it,
+        InvalidPath for the root and for a new name that is not portable.
         """
 
     @abc.abstractmethod

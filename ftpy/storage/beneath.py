@@ -27,6 +27,7 @@ Door = Literal["openat2", "walk", "path"]
 _O_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
 _O_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _O_BINARY = getattr(os, "O_BINARY", 0)
+_O_PATH: int | None = getattr(os, "O_PATH", None)
 _DIRECTORY_FLAGS = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _O_NOFOLLOW | _O_CLOEXEC
 # O_NONBLOCK: opening a FIFO must not wait for its other end.
 _READ_FLAGS = os.O_RDONLY | _O_NOFOLLOW | getattr(os, "O_NONBLOCK", 0) | _O_CLOEXEC | _O_BINARY
@@ -129,6 +130,20 @@ class Directory(Closing):
     def chmod(self, leaf: str, mode: int) -> None:
         """Set the permission bits. Follows a symlink: only for directories that nobody else can write to."""
         os.chmod(leaf, mode, dir_fd=self.fd)
+
+    def chmod_directory(self, leaf: str, mode: int) -> None:
+        """Set the permission bits of a directory in this one, and of nothing else. NotADirectoryError."""
+        if _O_PATH is None:
+            os.chmod(leaf, mode, dir_fd=self.fd, follow_symlinks=False)
+            return
+        try:
+            fd = os.open(leaf, _O_PATH | _DIRECTORY_FLAGS, dir_fd=self.fd)  # whatever its bits are now
+        except OSError as error:
+            raise _as_not_a_directory(error) from None
+        try:
+            os.chmod(f"/proc/self/fd/{fd}", mode)  # fchmod(2) takes no such descriptor
+        finally:
+            syscalls.close(fd)
 
     def lstat(self, leaf: str) -> os.stat_result:
         """What is there, a symlink as itself."""

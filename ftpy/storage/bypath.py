@@ -90,6 +90,11 @@ class PathDirectory(Directory):
         """Set the permission bits."""
         os.chmod(self._at(leaf), mode)
 
+    def chmod_directory(self, leaf: str, mode: int) -> None:
+        """Set the permission bits of a directory."""
+        with self.open_dir(leaf):
+            os.chmod(self._at(leaf), mode)
+
     def lstat(self, leaf: str) -> os.stat_result:
         """What is there, a symlink as itself."""
         return os.lstat(self._at(leaf))

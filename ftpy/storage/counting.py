@@ -63,12 +63,16 @@ class _Told(Change):
     def __init__(self, counted: dict[str, tuple[str, ...]]) -> None:
         self._counted = counted
         self.deltas: dict[str, list[int]] = {}
+        self.shaken: set[str] = set()
+        """Roots that lie within what goes or comes: of them it is not known how much that is."""
 
     def removed(self, path: RemotePath, size: int, files: int = 1) -> None:
+        self.shaken |= _within(self._counted, path)
         for root in _at(self._counted, path):
             self._tell(root, -size, -files)
 
     def moved(self, source: RemotePath, target: RemotePath, size: int, files: int = 1) -> None:
+        self.shaken |= _within(self._counted, source) | _within(self._counted, target)
         before, after = _at(self._counted, source), _at(self._counted, target)
         for root in after - before:
             self._tell(root, size, files)
@@ -76,6 +80,8 @@ class _Told(Change):
             self._tell(root, -size, -files)
 
     def tells(self, source: RemotePath, target: RemotePath) -> bool:
+        if _within(self._counted, source) or _within(self._counted, target):
+            return True
         return _at(self._counted, source) != _at(self._counted, target)
 
     def _tell(self, root: str, size: int, files: int) -> None:
@@ -87,6 +93,13 @@ class _Told(Change):
 def _at(counted: dict[str, tuple[str, ...]], path: RemotePath) -> set[str]:
     """The roots that a path counts for."""
     return {root for root, parts in counted.items() if path.parts[: len(parts)] == parts}
+
+
+def _within(counted: dict[str, tuple[str, ...]], path: RemotePath) -> set[str]:
+    """The roots that a path leads to, or that lie below it; the staging area, which counts for ROOT, holds none."""
+    if path == ROOT:
+        return set()
+    return {root for root, parts in counted.items() if parts and parts[: len(path.parts)] == path.parts}
 
 
 class CountedUsage(Usage):
@@ -172,6 +185,7 @@ class CountedUsage(Usage):
                 yield told
             finally:
                 self._change(told.deltas)
+                self._distrust(told.shaken)
 
     def changing(self) -> Any:
         """A ``with`` around what removes or moves."""
@@ -188,6 +202,17 @@ class CountedUsage(Usage):
             self._safely(lambda database: database.executemany(_CHANGE, rows))
         except RequestError:
             self._seen = frozenset()  # what fails here is distrusted as soon as it can be
+
+    def measure(self, path: RemotePath) -> tuple[int, int]:
+        """What a folder counts with all that is below it; where that cannot be told, all is counted anew later."""
+        if not self.counts:
+            return 0, 0
+        try:
+            size, files = measure(os.path.join(self._root, *path.parts))
+        except (IoError, RecursionError):  # of os.fwalk, which was made for trees of usual depth
+            self.distrust()
+            return 0, 0
+        return size, files + 1
 
     # ---------------------------------------------------------------- which roots
 

@@ -8,20 +8,36 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Literal
 
-from ftpy.errors import IoError, IsADirectory, RequestError, Unsupported
+from ftpy.errors import InvalidPath, IoError, IsADirectory, RequestError, Unsupported
 from ftpy.files import FileInfo, RemotePath, check_portable, display
 from ftpy.storage.area import Area
-from ftpy.storage.base import Admits, KnownDigest, NewDirectory, NewFile, Quota, Reader, Staged, Storage, Upload
+from ftpy.storage.base import (
+    Admits,
+    KnownDigest,
+    Moved,
+    NewDirectory,
+    NewFile,
+    Quota,
+    Reader,
+    Removed,
+    Staged,
+    Storage,
+    Upload,
+    ignore,
+)
 from ftpy.storage.beneath import Beneath, Door, best_door, check_parts
 from ftpy.storage.following import HashedRead
+from ftpy.storage.moving import move
 from ftpy.storage.publishing import Publisher
 from ftpy.storage.reading import LocalReader, listing
 from ftpy.storage.refusals import translating
 from ftpy.storage.remembered import Remembered
+from ftpy.storage.removing import Remover
 from ftpy.storage.sharing import Link, Neighbours
 from ftpy.storage.staging import SmallFiles
 from ftpy.storage.uploads import Uploads
@@ -62,17 +78,19 @@ class LocalStorage(Storage):
                 self._publisher = Publisher(
                     self._beneath, self._area, self._digest_at, shared=neighbours is not None, usage=self._usage
                 )
+                self._remover = opened.enter_context(Remover(self._area, self._publisher))
             self._small = SmallFiles(self._area, self._publisher, self._remembered)
             self._uploads = Uploads(self._area, self._publisher, self._remembered, neighbours)
             self._opened = opened.pop_all()
 
     def interrupt(self) -> None:
-        """Let commits that wait for a digest end with ShuttingDown."""
+        """Let commits that wait for a digest end with ShuttingDown; what is removed is cleared at the next start."""
         self._uploads.interrupt()
+        self._remover.interrupt()
 
     def close(self) -> None:
         """Close everything, after those who use it have ended; unfinished uploads stay on disk."""
-        self._uploads.interrupt()
+        self.interrupt()
         self._uploads.wait()
         self._opened.close()
 
@@ -138,6 +156,20 @@ class LocalStorage(Storage):
         """Make staged files durable together, publish each, make that durable."""
         return self._small.publish(group)
 
+    # ---------------------------------------------------------------- removing and moving
+
+    def rm(self, path: RemotePath, *, recursive: bool, on_removed: Callable[[int], None] = ignore) -> Removed:
+        """Remove what is at ``path``."""
+        _check_not_root(path)
+        return self._remover.rm(path, recursive=recursive, on_removed=on_removed)
+
+    def mv(self, path: RemotePath, to: RemotePath, *, condition: Literal["absent"] | None = None) -> Moved:
+        """Give what is at ``path`` the path ``to``."""
+        _check_not_root(path)
+        _check_not_root(to)
+        self._check_name(to)
+        return move(self._publisher, self._remembered, path, to, condition)
+
     # ---------------------------------------------------------------- uploads
 
     def open_upload(self, owner: str, file: NewFile, *, quota: Quota | None = None) -> Upload:
@@ -158,7 +190,7 @@ class LocalStorage(Storage):
     def sweep(self, *, expire_seconds: float) -> int:
         """Drop what expired, and what dead processes left staged."""
         with translating(RemotePath()):
-            gone = self._uploads.sweep(expire_seconds) + self._area.sweep_staged()
+            gone = self._uploads.sweep(expire_seconds) + self._remover.sweep() + self._area.sweep_staged()
             self._usage.recount()  # what went just now was not told, and the host may have changed files
             return gone
 
@@ -179,3 +211,8 @@ class LocalStorage(Storage):
                 return
         if stat.S_ISDIR(found.st_mode):
             raise IsADirectory(f"{display(str(path))}: that is a directory")
+
+
+def _check_not_root(path: RemotePath) -> None:
+    if not path.parts:
+        raise InvalidPath("the root itself can be neither removed nor moved, nor replaced")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from ftpy.errors import AlreadyExists, Changed, NotFound, RequestError
 from ftpy.files import RemotePath, display
@@ -108,6 +110,28 @@ class Publisher(Closing):
                 raise Changed(f"{display(str(path))}: the file has another {condition.name}")
 
     @contextmanager
+    def standing(self, path: RemotePath) -> Iterator[Place]:
+        """What is at ``path``, for who takes it away from there: it changes by no publication meanwhile.
+
+        Where it is a folder nothing is published anywhere, so that no file is put into one that has just gone.
+        Raises OSError (EXDEV on another file system), Changed.
+        """
+        is_folder = stat.S_ISDIR(self._beneath.lstat(path).st_mode)
+        with self.publication(exclusive=is_folder) as publication:
+            directory = publication.existing(path.parent)
+            found = directory.lstat(path.name)
+            if stat.S_ISDIR(found.st_mode) and not is_folder:
+                raise Changed(f"{display(str(path))}: a folder took its place")
+            self.check_device(found)
+            self.check_device(directory.lstat("."))
+            yield Place(publication, directory, path, found)
+
+    def check_device(self, found: os.stat_result) -> None:
+        """Raises OSError (EXDEV) for what is on another file system."""
+        if found.st_dev != self.device:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    @contextmanager
     def publication(self, *, exclusive: bool) -> Iterator[Publication]:
         """A group of publications; ``exclusive`` where one of them compares before it swaps.
 
@@ -121,6 +145,25 @@ class Publisher(Closing):
                 yield publication
         finally:
             syscalls.close(fd)
+
+
+class Place(NamedTuple):
+    """What stands at ``path`` under the lock, and the directory that it is in."""
+
+    publication: Publication
+    directory: Directory
+    path: RemotePath
+    found: os.stat_result
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is one."""
+        return stat.S_ISDIR(self.found.st_mode)
+
+    def check_gone(self) -> None:
+        """It is there no more: make that durable. Raises RequestError."""
+        self.publication.changed(self.path.parent)
+        self.publication.check_synced()
 
 
 class Publication(Closing):
@@ -163,7 +206,7 @@ class Publication(Closing):
             if condition == "absent":
                 source.rename_noreplace(name, into, path.name)
             else:
-                replaced = _entry(into, path.name) if usage.counts else None
+                replaced = entry(into, path.name) if usage.counts else None
                 source.rename(name, into, path.name)
                 if replaced is not None:
                     change.removed(path, weight(replaced))
@@ -175,7 +218,7 @@ class Publication(Closing):
         path = wanted.path
         was_new = path in self._new
         if not wanted.parents:
-            parent = self._directory_that_is(path.parent)
+            parent = self.existing(path.parent)
             try:
                 with self._publisher.usage.adding(0, 1, quota, path):
                     parent.mkdir(path.name)
@@ -192,6 +235,15 @@ class Publication(Closing):
             os.utime(directory.fd, ns=(wanted.mtime_ns, wanted.mtime_ns))
         self._changed[path] = None
         return os.fstat(directory.fd)
+
+    def changed(self, path: RemotePath) -> None:
+        """A name in this directory has come or gone: it is to be made durable."""
+        self._changed[path] = None
+
+    def check_synced(self) -> None:
+        """Make it all durable. Raises RequestError."""
+        for error in self.sync().values():
+            raise error
 
     def sync(self) -> dict[RemotePath, RequestError]:
         """Make all that was placed durable: for each directory that failed, why."""
@@ -217,7 +269,8 @@ class Publication(Closing):
             found = self._directories[path] = self._enter(path, quota)
         return found
 
-    def _directory_that_is(self, path: RemotePath) -> Directory:
+    def existing(self, path: RemotePath) -> Directory:
+        """A directory, if it is there. Raises OSError."""
         found = self._directories.get(path)
         if found is None:
             found = self._directories[path] = self._beneath.open_dir(path)
@@ -228,8 +281,7 @@ class Publication(Closing):
             return self._beneath.open_dir(path)
         except FileNotFoundError:
             parent = self._directory(path.parent, quota)
-        if parent.lstat(".").st_dev != self._publisher.device:
-            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))  # no directories where the file could not follow
+        self._publisher.check_device(parent.lstat("."))  # no directories where the file could not follow
         self._publisher.unsynced.add(path)
         self._made.add(path)
         try:
@@ -242,7 +294,8 @@ class Publication(Closing):
         return self._beneath.open_dir(path)
 
 
-def _entry(directory: Directory, name: str) -> os.stat_result | None:
+def entry(directory: Directory, name: str) -> os.stat_result | None:
+    """What has this name, if anything has."""
     try:
         return directory.lstat(name)
     except FileNotFoundError:

@@ -61,6 +61,10 @@ class Usage:
         """A ``with`` around what removes or moves; it is told what went while it lasts. Not within another one."""
         return _NOTHING
 
+    def measure(self, path: RemotePath) -> tuple[int, int]:  # noqa: ARG002
+        """Bytes, files and folders of a folder that nobody changes, itself included; nothing unless it ``counts``."""
+        return 0, 0
+
     def distrust(self) -> None:
         """Something may have gone uncounted: count anew before anything is added."""
 

@@ -32,7 +32,7 @@ from ftpy.wire.fields import (
     Time,
     UploadId,
 )
-from ftpy.wire.spelling import b64decode, wire_to_path
+from ftpy.wire.spelling import spelt, wire_to_path
 
 PAGE_ENTRIES = 1_000
 """Most entries in one page of a listing."""
@@ -69,12 +69,7 @@ class PathRequest(Request, frozen=True, kw_only=True):
 
     def spelt_path(self) -> str:
         """The path as it was sent, legal or not, for people."""
-        if self.path_b64 is None:
-            return self.path
-        try:
-            return b64decode(self.path_b64).decode("utf-8", "surrogateescape")
-        except ProtocolError:
-            return self.path_b64
+        return spelt(self.path, self.path_b64)
 
 
 class PutRequest(PathRequest, frozen=True, kw_only=True, tag="put"):
@@ -109,6 +104,28 @@ class MkdirRequest(PathRequest, frozen=True, kw_only=True, tag="mkdir"):
     def grouped(self) -> bool:
         """Always."""
         return True
+
+
+class RmRequest(PathRequest, frozen=True, kw_only=True, tag="rm"):
+    """Remove a file, or an empty folder; with ``recursive`` any."""
+
+    recursive: bool = False
+
+
+class MvRequest(PathRequest, frozen=True, kw_only=True, tag="mv"):
+    """Give what is at the path the name ``to``, or ``to_b64`` where that is not UTF-8."""
+
+    to: str = ""
+    to_b64: Base64 | None = None
+    condition: Literal["absent"] | None = None
+
+    def remote_target(self) -> RemotePath:
+        """The new path, checked. Raises InvalidPath."""
+        return wire_to_path(self.to, self.to_b64)
+
+    def spelt_target(self) -> str:
+        """The new path as it was sent, legal or not, for people."""
+        return spelt(self.to, self.to_b64)
 
 
 class PartRequest(Request, frozen=True, kw_only=True, tag="part"):
@@ -239,6 +256,17 @@ class MkdirReply(Reply, frozen=True, kw_only=True):
     """The folder is there, durably."""
 
 
+class RmReply(Reply, frozen=True, kw_only=True):
+    """It is gone, durably: ``files`` that were no folders, and ``folders``."""
+
+    files: Size
+    folders: Size
+
+
+class MvReply(Reply, frozen=True, kw_only=True):
+    """It has its new name, durably."""
+
+
 class GetReply(Reply, frozen=True, kw_only=True):
     """``length`` bytes of body follow; ``md5`` and ``blake3`` are the whole file's, where remembered."""
 
@@ -292,7 +320,7 @@ class DigestReply(Reply, frozen=True, kw_only=True):
 
 
 class ProgressReply(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Still at work on the oldest request: ``progress`` bytes done. Any number may come before its reply."""
+    """Still at work on the oldest request: ``progress`` bytes (or names) done. Any number may come before its reply."""
 
     id: RequestId
     progress: Size
@@ -340,6 +368,8 @@ Requests = (
     | CommitRequest
     | AbortRequest
     | MkdirRequest
+    | RmRequest
+    | MvRequest
     | GetRequest
     | LsRequest
     | StatRequest
@@ -354,6 +384,8 @@ REPLIES: dict[type[Request], type[Reply]] = {
     CommitRequest: StoredReply,
     AbortRequest: AbortReply,
     MkdirRequest: MkdirReply,
+    RmRequest: RmReply,
+    MvRequest: MvReply,
     GetRequest: GetReply,
     LsRequest: LsReply,
     StatRequest: StatReply,

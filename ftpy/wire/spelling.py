@@ -40,6 +40,16 @@ def wire_to_path(text: str, text_b64: str | None) -> RemotePath:
     raise InvalidPath("path_b64 is only for names that are not UTF-8")
 
 
+def spelt(text: str, text_b64: str | None) -> str:
+    """What a field and its ``_b64`` twin spell, legal or not, for people."""
+    if text_b64 is None:
+        return text
+    try:
+        return b64decode(text_b64).decode("utf-8", "surrogateescape")
+    except ProtocolError:
+        return text_b64
+
+
 def path_to_wire(path: RemotePath, field: str = "path") -> dict[str, Any]:
     """The fields that spell ``path``: as it is, or ``_b64`` for a name that is not UTF-8."""
     text = str(path)

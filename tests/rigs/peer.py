@@ -98,9 +98,14 @@ class RawPeer:
         return bytes(body)
 
 
-VERBS = ("put", "put in parts", "get", "ls", "ls below", "stat", "digest")
+DONOR = "moved-there"
+"""A file that ``mv to`` moves to the path."""
+MOVED = "moved-here"
+"""Where ``mv`` moves what is at the path."""
+VERBS = ("put", "put in parts", "get", "ls", "ls below", "stat", "digest", "rm", "rm below", "mv", "mv to")
 """Every verb that names a path; part, commit and abort name an upload."""
 WRITES = frozenset({"put", "put in parts"})
+CHANGES = WRITES | {"rm", "rm below", "mv", "mv to"}
 
 
 def ask_about(peer: RawPeer, verb: str, data: bytes, **path: Any) -> Answer:
@@ -119,8 +124,12 @@ def ask_about(peer: RawPeer, verb: str, data: bytes, **path: Any) -> Answer:
             if committed.error is not None:
                 peer.ask("abort", upload=upload)
             return committed
-        case "ls below":
-            return peer.ask("ls", recursive=True, **path)
+        case "ls below" | "rm below":
+            return peer.ask(verb.split()[0], recursive=True, **path)
+        case "mv":
+            return peer.ask("mv", to=MOVED, **path)
+        case "mv to":
+            return peer.ask("mv", path=DONOR, **{field.replace("path", "to"): text for field, text in path.items()})
         case _:
             return peer.ask(verb, **path)
 

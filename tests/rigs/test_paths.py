@@ -16,7 +16,7 @@ from ftpy import files
 from ftpy.storage import beneath, local
 from tests.paths import LITERAL, NOT_PORTABLE, REFUSED
 from tests.rig import Host, running
-from tests.rigs.peer import VERBS, WRITES, Answer, RawPeer, as_b64, ask_about
+from tests.rigs.peer import CHANGES, DONOR, MOVED, VERBS, WRITES, Answer, RawPeer, as_b64, ask_about
 from tests.rigs.trees import Facts, facts_of
 
 CANARY = b"nobody may read or change this"
@@ -115,6 +115,9 @@ def spellings(text: str) -> list[dict[str, str]]:
     return said
 
 
+TAKES = ("rm", "rm below", "mv")
+"""The verbs after which nothing is at their path."""
+
 AIMED: dict[str, Callable[[World], str]] = {
     "absolute canary": lambda world: str(world.top / "canary"),
     "dots to the canary": lambda world: "../../canary",
@@ -133,6 +136,7 @@ def test_every_verb_refuses_a_path_that_is_no_name(world: World, name: str) -> N
     (world.root / "folder" / "file").write_bytes(b"inside")
     (world.root / "a").mkdir()
     (world.root / "a" / "b").mkdir()
+    (world.root / DONOR).write_bytes(DATA)
     text = REFUSED[name] if name in REFUSED else AIMED[name](world)
     inside = world.inside()
     for verb in VERBS:
@@ -144,20 +148,30 @@ def test_every_verb_refuses_a_path_that_is_no_name(world: World, name: str) -> N
 
 
 @pytest.mark.parametrize("name", NOT_PORTABLE)
-def test_put_refuses_what_other_systems_cannot_hold_and_reads_take_it_literally(world: World, name: str) -> None:
+def test_new_names_are_refused_that_other_systems_cannot_hold_and_old_ones_taken_literally(
+    world: World, name: str
+) -> None:
     text = NOT_PORTABLE[name]
     file = world.root / text
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(CANARY)
+    (world.root / DONOR).write_bytes(DATA)
     inside = world.inside()
     sayable = text.isascii() or text.encode("utf-8", "ignore") == text.encode("utf-8", "surrogateescape")
     path = {"path": text} if sayable else {"path_b64": as_b64(text)}
     for verb in VERBS:
+        if verb in TAKES:
+            continue
         answer = ask_about(world.peer, verb, DATA, **path)
         wanted = {"ls": "not-a-directory", "ls below": "not-a-directory"}.get(verb)
-        assert answer.error == ("invalid-path" if verb in WRITES else wanted), (verb, path, answer)
+        assert answer.error == ("invalid-path" if verb in CHANGES else wanted), (verb, path, answer)
         assert answer.body == (CANARY if verb == "get" else b"")
         check_untouched(world, inside, (verb, path))
+    for verb in TAKES:
+        file.write_bytes(CANARY)
+        inside = world.inside()
+        assert ask_about(world.peer, verb, DATA, **path).error is None
+        check_taken(world, inside, text, verb)
 
 
 @pytest.mark.parametrize("name", LITERAL)
@@ -175,6 +189,14 @@ def test_a_literal_name_is_put_and_read_as_just_that_name(world: World, name: st
         assert ask_about(world.peer, "ls", b"", path=text).error == "not-a-directory"
         listed = ask_about(world.peer, "ls below", b"", path="").entries
         assert [entry["name"] for entry in listed if entry["type"] == "file"] == [text]
+        for change in TAKES:
+            inside = world.inside()
+            assert ask_about(world.peer, change, b"", path=text).error is None
+            check_taken(world, inside, text, change)
+            (world.root / DONOR).write_bytes(DATA)
+            inside = world.inside()
+            assert ask_about(world.peer, "mv to", b"", path=text).error is None
+            check_placed(world, inside, text)
         assert world.outside() == world.before and world.host.uploads == []
 
 
@@ -232,26 +254,27 @@ BELOW = (
 )
 
 EXPECTED: dict[str, dict[str, str | None]] = {
-    "link": {"get": "not-a-file", "digest": "not-a-file", "ls": "not-a-directory", "stat": None, "put": None},
-    "special": {"get": "not-a-file", "digest": "not-a-file", "ls": "not-a-directory", "stat": None, "put": None},
-    "below": dict.fromkeys(("get", "digest", "ls", "stat", "put"), "not-a-directory"),
+    "link": {"get": "not-a-file", "digest": "not-a-file", "ls": "not-a-directory"},
+    "special": {"get": "not-a-file", "digest": "not-a-file", "ls": "not-a-directory"},
+    "below": dict.fromkeys(("get", "digest", "ls", "stat", "put", "rm", "rm below", "mv", "mv to"), "not-a-directory"),
     "folder": {
         "get": "is-a-directory",
         "digest": "is-a-directory",
-        "ls": None,
-        "stat": None,
         "put": "is-a-directory",
+        "rm": "not-empty",
+        "mv to": "is-a-directory",
     },
-    "absent": {"get": "not-found", "digest": "not-found", "ls": "not-found", "stat": "not-found", "put": None},
+    "absent": dict.fromkeys(("get", "digest", "ls", "stat", "rm", "rm below", "mv"), "not-found"),
+    "absent below": dict.fromkeys(("get", "digest", "ls", "stat", "rm", "rm below", "mv", "mv to"), "not-found"),
 }
-"""What lies there -> verb -> the error, None where it is answered. A put replaces a link or a FIFO as a name."""
+"""What lies there -> verb -> the error; the others are answered. Only the name of a link or a FIFO is changed."""
 KINDS = {
     **dict.fromkeys(LINKS, "link"),
     **dict.fromkeys(SPECIAL, "special"),
     **dict.fromkeys(BELOW, "below"),
     "folder": "folder",
     "absent": "absent",
-    "absent/below": "absent",
+    "absent/below": "absent below",
 }
 BASE = {"put in parts": "put", "ls below": "ls"}
 
@@ -262,12 +285,16 @@ def test_no_verb_follows_what_lies_at_a_name(world: World, path: str) -> None:
     for verb in VERBS:
         world.clear()
         furnish(world)
+        (world.root / DONOR).write_bytes(DATA)
         inside = world.inside()
         answer = ask_about(world.peer, verb, DATA, path=path)
-        assert answer.error == expected[BASE.get(verb, verb)], (verb, path, answer)
+        assert answer.error == expected.get(BASE.get(verb, verb)), (verb, path, answer)
         assert CANARY not in answer.body and b"root:" not in answer.body
-        if verb in WRITES and answer.error is None:
-            check_placed(world, inside, path)
+        if verb in CHANGES and answer.error is None:
+            if verb in TAKES:
+                check_taken(world, inside, path, verb)
+            else:
+                check_placed(world, inside, path)
         else:
             check_untouched(world, inside, (verb, path))
         if verb == "stat" and answer.error is None:
@@ -278,12 +305,37 @@ def check_placed(world: World, inside: Facts, path: str) -> None:
     """The name is a regular file with what was put, and all else is as it was."""
     placed = world.root / path
     assert stat.S_ISREG(placed.lstat().st_mode) and placed.read_bytes() == DATA
-    changed = {os.fspath(parent) for parent in (placed, *placed.parents)}
+    check_else_untouched(world, inside, {placed} if (world.root / DONOR).exists() else {placed, world.root / DONOR})
+
+
+def check_taken(world: World, inside: Facts, path: str, verb: str) -> None:
+    """Nothing is at the path any more; what a ``mv`` found there is in its new place, and all else is as it was."""
+    taken, moved = world.root / path, world.root / MOVED
+    before = {key: value for key, value in inside.items() if key == str(taken) or key.startswith(f"{taken}/")}
+    assert not os.path.lexists(taken)
+    if verb == "mv":
+        kept = {key.replace(str(moved), str(taken), 1): value for key, value in world.inside().items()}
+        for name, facts in before.items():
+            # But the time of change of what has another name.
+            assert without_ctime(kept[name]) == without_ctime(facts)
+        shutil.rmtree(moved) if moved.is_dir() and not moved.is_symlink() else moved.unlink()
+    check_else_untouched(world, inside, {Path(name) for name in before})
+
+
+def without_ctime(facts: tuple[object, ...]) -> tuple[object, ...]:
+    """A name's facts but for the time of change, the last but one."""
+    return facts[:-2] + facts[-1:]
+
+
+def check_else_untouched(world: World, inside: Facts, but: set[Path]) -> None:
+    """All is as it was, but for these names and the folders that they are in."""
+    changed = {os.fspath(path) for name in but for path in (name, *name.parents)}
     now = world.inside()
     assert {key: value for key, value in now.items() if key not in changed} == {
         key: value for key, value in inside.items() if key not in changed
     }
     assert world.outside() == world.before and world.host.uploads == []
+    assert os.listdir(world.root / ".ftpy" / "removed") == []
 
 
 def check_told_as_itself(answer: Answer, kind: str) -> None:
@@ -335,3 +387,7 @@ def test_the_rig_tells_a_build_that_follows_dots_and_links(tmp_path: Path, monke
         with pytest.raises(AssertionError):
             check_untouched(world, world.inside(), "a put through dots")
         assert (tmp_path / "outside" / "new").read_bytes() == DATA
+        assert ask_about(world.peer, "mv", b"", path="../../outside/new").error is None
+        assert not (tmp_path / "outside" / "new").exists() and (world.root / MOVED).read_bytes() == DATA
+        assert ask_about(world.peer, "rm below", b"", path="../../outside").error is None
+        assert not (tmp_path / "outside").exists()

@@ -62,11 +62,15 @@ from ftpy.wire.messages import (
     LsRequest,
     MkdirReply,
     MkdirRequest,
+    MvReply,
+    MvRequest,
     PartReply,
     PartRequest,
     ProgressReply,
     PutRequest,
     Reply,
+    RmReply,
+    RmRequest,
     StatReply,
     StatRequest,
     StoredReply,
@@ -548,6 +552,16 @@ LONG: dict[str, tuple[type, str, Callable[[Connection, Connection, str], Any]]] 
             AbortRequest(id=live.next_id(), upload=open_upload(live, f"{folder}/f", 9 * MIB).upload)
         ),
     ),
+    "rm": (
+        LocalStorage,
+        "rm",
+        lambda live, _, folder: live.channel.send(RmRequest(id=live.next_id(), path=folder, recursive=True)),
+    ),
+    "mv": (
+        LocalStorage,
+        "mv",
+        lambda live, _, folder: live.channel.send(MvRequest(id=live.next_id(), path=folder, to=f"{folder}-moved")),
+    ),
 }
 """Where the server may have to wait for a disk, and how it comes there."""
 
@@ -611,12 +625,14 @@ ASK: dict[str, tuple[str, Callable[[Connection, str], Any]]] = {
     ),
     "abort": ("write", lambda live, upload: live.call(AbortRequest(id=live.next_id(), upload=upload), Reply)),
     "mkdir": ("write", lambda live, _: live.call(MkdirRequest(id=live.next_id(), path="new"), MkdirReply)),
+    "rm": ("delete", lambda live, _: live.call(RmRequest(id=live.next_id(), path="old"), RmReply)),
+    "mv": ("read", lambda live, _: live.call(MvRequest(id=live.next_id(), path="old", to="new"), MvReply)),
     "get": ("read", lambda live, _: fetch(live, "old")),
     "digest": ("read", lambda live, _: live.call(DigestRequest(id=live.next_id(), path="old"), DigestReply)),
     "ls": ("list", lambda live, _: live.call(LsRequest(id=live.next_id()), LsReply)),
     "stat": ("list", lambda live, _: live.call(StatRequest(id=live.next_id(), path="old"), StatReply)),
 }
-"""How each verb is asked for, with the right that it takes."""
+"""How each verb is asked for, with the right that it takes, or of several the first."""
 
 
 def snapshot(host: Host) -> dict[str, bytes]:

@@ -122,6 +122,28 @@ def test_open_dir_refuses_a_symlink_in_every_position(beneath: Beneath, leaf: st
     assert code_of(lambda: beneath.open_dir(path(text))) == errno.ENOTDIR
 
 
+@pytest.mark.parametrize("leaf", [*LEAVES, "file", "fifo", "socket"])
+def test_chmod_directory_changes_a_directory_and_nothing_else(beneath: Beneath, root: Path, leaf: str) -> None:
+    os.chmod(root / "dir", 0)
+    modes = {name: (root / name).lstat().st_mode for name in [*LEAVES, "file", "fifo", "socket"]}
+    with beneath.open_dir(path("")) as directory:
+        directory.chmod_directory("dir", 0o750)
+        assert stat.S_IMODE((root / "dir").stat().st_mode) == 0o750
+        assert code_of(lambda: directory.chmod_directory(leaf, 0o700)) == errno.ENOTDIR
+    assert {name: (root / name).lstat().st_mode for name in modes} == modes
+
+
+def test_chmod_directory_works_where_nothing_can_be_opened_as_a_mere_path(
+    beneath: Beneath, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ftpy.storage.beneath._O_PATH", None)
+    if os.chmod not in os.supports_follow_symlinks:
+        pytest.skip("this system has only the other way")
+    with beneath.open_dir(path("")) as directory:
+        directory.chmod_directory("dir", 0o700)
+    assert stat.S_IMODE((root / "dir").stat().st_mode) == 0o700
+
+
 @pytest.mark.parametrize("leaf", ["file", "fifo", "socket"])
 def test_open_dir_refuses_what_is_no_directory(beneath: Beneath, leaf: str) -> None:
     assert code_of(lambda: beneath.open_dir(path(leaf))) == errno.ENOTDIR

@@ -279,14 +279,14 @@ def test_what_cannot_be_staged_is_given_back(counted: Counted, monkeypatch: pyte
     counted.check()
 
 
-def test_any_order_of_puts_uploads_and_aborts_leaves_the_count_at_what_is_on_disk(counted: Counted) -> None:
+def test_any_order_of_verbs_leaves_the_count_at_what_is_on_disk(counted: Counted) -> None:
     storage = counted.open()
     dice = random.Random(4)
     open_uploads: list = []
-    for _ in range(150):
+    for _ in range(300):
         name = f"{'d/' * dice.randrange(3)}{dice.choice('abc')}"
         try:
-            match dice.randrange(6):
+            match dice.randrange(9):
                 case 0 | 1:
                     put(storage, name, dice.randrange(50), Quota(bytes=300, files=9))
                 case 2:
@@ -298,6 +298,10 @@ def test_any_order_of_puts_uploads_and_aborts_leaves_the_count_at_what_is_on_dis
                         hand.abort()
                 case 5:
                     storage.publish([storage.stage_directory(NewDirectory(path(name), parents=True))])
+                case 6 | 7:
+                    storage.mv(path(name), path(f"{'d/' * dice.randrange(3)}{dice.choice('abcd')}"))
+                case 8:
+                    storage.rm(path(name), recursive=dice.random() < 0.5)
         except RequestError:
             pass
         if counted.used() is not None:
@@ -417,6 +421,68 @@ def test_an_upload_counts_for_the_root_within_when_it_is_published(counted: Coun
         hand.commit(digest(content(10)), None)
     assert counted.used("o/bob") == (11, 2)
     counted.check("o")
+
+
+def test_a_move_counts_for_the_roots_that_it_leaves_and_enters(counted: Counted) -> None:
+    outer, inner = counted.open("o"), counted.open("o/bob")
+    put(outer, "d/e/a", 10)
+    put(inner, "b", 5)
+    assert counted.used("o") == (15, 5) and counted.used("o/bob") == (5, 1)
+    outer.mv(path("d"), path("bob/d"))
+    assert counted.used("o") == (15, 5) and counted.used("o/bob") == (15, 4)
+    outer.mv(path("bob/d/e/a"), path("bob/b"))
+    assert counted.used("o") == (10, 4) and counted.used("o/bob") == (10, 3)
+    outer.mv(path("bob/b"), path("b"))
+    for name in ("o", "o/bob"):
+        counted.check(name)
+
+
+def test_a_root_that_is_removed_or_moved_by_who_has_the_one_around_it_is_counted_anew(counted: Counted) -> None:
+    outer, inner = counted.open("o"), counted.open("o/x/bob")
+    put(inner, "b", 5)
+    put(outer, "a", 1)
+    outer.mv(path("x"), path("y"))
+    assert counted.used("o/x/bob") is None
+    outer.mv(path("y"), path("x"))
+    outer.rm(path("x"), recursive=True)
+    assert counted.used("o/x/bob") is None
+    counted.check("o")
+
+
+# ------------------------------------------------------------------ what goes
+
+
+@pytest.mark.parametrize("name", ["d/e/a", "d/e", "d", "link"])
+def test_what_is_removed_is_given_back_at_once(counted: Counted, name: str) -> None:
+    storage, quota = counted.open(), Quota(bytes=10, files=5)
+    put(storage, "d/e/a", 10, quota)
+    (counted.top / "root" / "link").symlink_to("d")
+    storage.sweep(expire_seconds=3600)
+    with pytest.raises(QuotaExceeded):
+        put(storage, "b", 10, quota)
+    during: list[object] = []
+    storage.rm(path(name), recursive=True, on_removed=lambda _: during.append(counted.used()))
+    counted.check()
+    assert set(during) <= {counted.used()}  # while what is out of sight is still on the disk
+    if name != "link":
+        put(storage, "b", 10, quota)
+
+
+def test_a_folder_that_stays_because_its_removal_is_not_durable_counts_on(
+    counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = counted.open()
+    put(storage, "d/a", 10)
+
+    def refuse(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", refuse)
+        with pytest.raises(IoError):
+            storage.rm(path("d"), recursive=True)
+    assert counted.used() == (10, 2)
+    counted.check()
 
 
 # ------------------------------------------------------------------ what was not told

@@ -52,6 +52,7 @@ from tests.storage.contract import (
     send_missing,
     stage,
 )
+from tests.storage.contract_changes import ChangesContract
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root")
 not_as_root = pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not stop root")
@@ -92,7 +93,7 @@ def left_behind(root: Path) -> list[str]:
     return [name for name in everything(root / ".ftpy") if not name.endswith("lock")]
 
 
-class TestContract(StorageContract):
+class TestContract(StorageContract, ChangesContract):
     """Every rule of the contract, by openat2 and by the walk."""
 
 

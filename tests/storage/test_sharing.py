@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from blake3 import blake3
@@ -19,7 +20,19 @@ from ftpy.errors import Busy, Incomplete, RequestError, ShuttingDown, UnknownUpl
 from ftpy.files import FileInfo, RemotePath
 from ftpy.storage import following, syscalls, uploads
 from ftpy.storage import upload as upload_module
-from ftpy.storage.base import PART_BYTES, KnownDigest, NewDirectory, NewFile, Reader, Staged, Storage, Upload
+from ftpy.storage.base import (
+    PART_BYTES,
+    KnownDigest,
+    Moved,
+    NewDirectory,
+    NewFile,
+    Reader,
+    Removed,
+    Staged,
+    Storage,
+    Upload,
+    ignore,
+)
 from ftpy.storage.journal import parse
 from ftpy.storage.local import LocalStorage
 from ftpy.storage.remembered import Remembered
@@ -39,6 +52,7 @@ from tests.storage.contract import (
     send,
     send_missing,
 )
+from tests.storage.contract_changes import ChangesContract
 
 DATA = content(4 * PART_BYTES + 9)
 FILE = new_file("d/big", len(DATA))
@@ -143,6 +157,12 @@ class Through(Storage):
     def publish(self, group: Sequence[Staged]) -> list[FileInfo | RequestError]:
         return self._here.publish(group)
 
+    def rm(self, path: RemotePath, *, recursive: bool, on_removed: Callable[[int], None] = ignore) -> Removed:
+        return self._owner.rm(path, recursive=recursive, on_removed=on_removed)
+
+    def mv(self, path: RemotePath, to: RemotePath, *, condition: Literal["absent"] | None = None) -> Moved:
+        return self._owner.mv(path, to, condition=condition)
+
     def uploads(self) -> list[str]:
         return self._here.uploads()
 
@@ -154,8 +174,8 @@ class Through(Storage):
         self._here.interrupt()
 
 
-class TestContract(StorageContract):
-    """Every rule holds for uploads that are open in another process."""
+class TestContract(StorageContract, ChangesContract):
+    """Every rule holds for uploads that are open in another process, and for what another one removes or moves."""
 
     @pytest.fixture
     def storage(self, storages: list[LocalStorage]) -> Storage:

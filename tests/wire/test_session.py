@@ -50,6 +50,8 @@ MESSAGES = {
     messages.CommitRequest: messages.CommitRequest(id=1, upload=ID, digest=DigestOf(md5=ID)),
     AbortRequest: AbortRequest(id=1, upload=ID),
     messages.MkdirRequest: messages.MkdirRequest(id=1, path="a"),
+    messages.RmRequest: messages.RmRequest(id=1, path="a"),
+    messages.MvRequest: messages.MvRequest(id=1, path="a", to="b"),
     GetRequest: GetRequest(id=1, path="a"),
     LsRequest: LsRequest(id=1),
     StatRequest: StatRequest(id=1, path="a"),
@@ -63,6 +65,8 @@ MESSAGES = {
     PartReply: PartReply(id=1),
     AbortReply: AbortReply(id=1),
     messages.MkdirReply: messages.MkdirReply(id=1),
+    messages.RmReply: messages.RmReply(id=1, files=1, folders=0),
+    messages.MvReply: messages.MvReply(id=1),
     GetReply: GetReply(id=1, file_size=1, offset=0, length=1, mtime_ns=0, mode=0, etag=ID, md5=None, blake3=None),
     LsReply: LsReply(id=1, entries=[], complete=True),
     messages.StatReply: messages.StatReply(id=1, entry=Entry(type="file", size=0, mtime_ns=0, mode=0)),
@@ -73,6 +77,8 @@ MESSAGES = {
     Trailer: Trailer(md5=ID),
 }
 """One message of every kind."""
+BARE = {PartReply, AbortReply, messages.MkdirReply, messages.MvReply}
+"""Replies that look alike."""
 FAREWELL = FailureReply(id=0, error="busy")
 
 TO_STATE: dict[State, list[tuple[Side, msgspec.Struct]]] = {
@@ -150,7 +156,7 @@ def test_reply_is_refused_when_its_kind_is_not_the_requests(own):
             (end.outgoing if own is Side.CLIENT else end.incoming).body(request.body_length)
             hear_or_say(end, Side.CLIENT, MESSAGES[Trailer])
         due = None if isinstance(request, UnknownRequest) else messages.reply_type(request)
-        if kind is not due and {kind, due} <= {PartReply, AbortReply, messages.MkdirReply} and own is Side.CLIENT:
+        if kind is not due and {kind, due} <= BARE and own is Side.CLIENT:
             continue  # the same bytes: nobody who hears them can tell
         if kind in (due, ProgressReply, FailureReply):
             hear_or_say(end, Side.SERVER, answer)

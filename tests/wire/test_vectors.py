@@ -16,7 +16,7 @@ from ftpy.errors import InvalidPath, ProtocolError
 from ftpy.wire import codec, messages
 from ftpy.wire.fields import Trailer
 from ftpy.wire.framing import HEADER_BYTES, FrameBuffer, frame
-from ftpy.wire.messages import PathRequest
+from ftpy.wire.messages import MvRequest, PathRequest
 from ftpy.wire.session import Side
 
 FRAMES, HEADERS, SESSIONS, DIGESTS = load("frames"), load("headers"), load("sessions"), load("digests")
@@ -85,6 +85,8 @@ def read(reads_as: str, header: bytes) -> Any:
         request = codec.decode_request(header)
         if isinstance(request, PathRequest):
             request.remote_path()
+        if isinstance(request, MvRequest):
+            request.remote_target()
         return request
     if reads_as == "trailer":
         return codec.decode(header, Trailer)

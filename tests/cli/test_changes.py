@@ -1,0 +1,144 @@
+"""``ftpy rm`` and ``ftpy mv`` as users meet them: real processes against a real server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_main import Desk, content
+from tests.rig import Host, running
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    with running(tmp_path_factory.mktemp("changes") / "host") as made:
+        yield made
+
+
+@pytest.fixture
+def root(host: Host) -> Path:
+    """The server's folder, with something in it."""
+    import shutil
+
+    for path in host.root.iterdir():
+        if path.name != ".ftpy":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for name in ("a", "b", "d/x", "d/e/y"):
+        (host.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (host.root / name).write_bytes(name.encode())
+    return host.root
+
+
+@pytest.fixture
+def desk(tmp_path: Path, host: Host, root: Path) -> Desk:
+    """A workstation that is paired."""
+    made = Desk(tmp_path / "desk", host)
+    made.pair()
+    return made
+
+
+def test_rm_removes_each_and_says_so(desk: Desk, root: Path) -> None:
+    (root / "empty").mkdir()
+    ended = desk("rm", "/a", "empty")
+    assert (ended.code, ended.out, ended.err) == (0, "a: removed\nempty: removed, an empty folder\n", "")
+    ended = desk("rm", "-r", "d/", "b")
+    assert (ended.code, ended.out) == (0, "d: removed, 2 files and 2 folders\nb: removed\n")
+    assert content(root) == {} and not (root / "d").exists()
+
+
+def test_rm_says_what_failed_and_removes_the_others(desk: Desk, root: Path) -> None:
+    ended = desk("rm", "none", "d", "a", ".", "b/x")
+    assert (ended.code, ended.out) == (1, "a: removed\n")
+    first, second, third, fourth = ended.err.splitlines()
+    assert first == "ftpy: none: there is no such file or directory"
+    assert second == "ftpy: d: the folder is not empty"
+    assert third.startswith("ftpy: .: the root itself can be neither removed")
+    assert fourth.startswith("ftpy: b/x: something on the way is not a directory")
+    assert set(content(root)) == {"b", "d/x", "d/e/y"}
+
+
+def test_rm_with_force_does_not_mind_what_is_not_there(desk: Desk, root: Path) -> None:
+    ended = desk("rm", "-f", "none", "a", "none/x")
+    assert (ended.code, ended.out, ended.err) == (0, "a: removed\n", "")
+    ended = desk("rm", "-f", "d")
+    ended.failed(1, "d: the folder is not empty")
+    assert set(content(root)) == {"b", "d/x", "d/e/y"}
+
+
+def test_rm_in_json_is_one_object_for_each(desk: Desk) -> None:
+    ended = desk("rm", "--json", "-rf", "d", "none", "a", ".")
+    assert ended.code == 1
+    removed, missing, file, refused = ended.objects
+    assert removed == {"source": "d", "ok": True, "path": "d", "files": 2, "folders": 2, "durable": True}
+    assert missing == {"source": "none", "ok": True, "path": "none", "files": 0, "folders": 0, "durable": True}
+    assert file == {"source": "a", "ok": True, "path": "a", "files": 1, "folders": 0, "durable": True}
+    assert (refused["source"], refused["ok"], refused["error"]) == (".", False, "InvalidPath")
+
+
+def test_quiet_says_only_errors(desk: Desk, root: Path) -> None:
+    assert desk("rm", "-q", "a").out == "" and desk("mv", "-q", "b", "c").out == ""
+    desk("rm", "-q", "a").failed(1, "a: there is no such file")
+    assert set(content(root)) == {"c", "d/x", "d/e/y"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "moved"),
+    [
+        (("a", "c"), {"a": "c"}),
+        (("a", "d"), {"a": "d/a"}),
+        (("a", "d/"), {"a": "d/a"}),
+        (("/a", "/d/c"), {"a": "d/c"}),
+        (("d/e/y", "."), {"d/e/y": "y"}),
+        (("a", "b", "d"), {"a": "d/a", "b": "d/b"}),
+        (("a", "b"), {"a": "b"}),
+        (("d", "f"), {"d/x": "f/x", "d/e/y": "f/e/y"}),
+        (("d/e", "d/e2"), {"d/e/y": "d/e2/y"}),
+        (("d/e/", "/"), {"d/e/y": "e/y"}),
+        (("--if-absent", "a", "d/e"), {"a": "d/e/a"}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_mv_moves_as_mv_does(desk: Desk, root: Path, arguments: tuple[str, ...], moved: dict[str, str]) -> None:
+    before = content(root)
+    ended = desk("mv", *arguments)
+    assert (ended.code, ended.err) == (0, "")
+    kept = {name: data for name, data in before.items() if name not in {*moved, *moved.values()}}
+    assert content(root) == kept | {to: before[name] for name, to in moved.items()}
+
+
+def test_mv_says_what_is_true_now(desk: Desk) -> None:
+    assert desk("mv", "a", "b", "d/").out == "a: now d/a\nb: now d/b\n"
+    assert desk("mv", "--json", "d", "f").objects == [
+        {"source": "d", "ok": True, "path": "d", "to": "f", "durable": True}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("a",), 2, "a source and a target are needed"),
+        (("a", "none/x"), 1, "none/x: there is no such file or directory"),
+        (("a", "none/"), 1, "none/a: there is no such file or directory"),
+        (("none", "c"), 1, "none: there is no such file or directory"),
+        (("--if-absent", "a", "b"), 1, "b: something is already there"),
+        (("d", "d/e"), 1, "d: cannot be moved to itself, nor into itself"),
+        (("d", "b"), 1, "b: something is already there"),
+        (("/", "c"), 1, "the root itself can be neither removed nor moved"),
+        (("a", "c:"), 1, "backslash and colon"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_mv_that_is_refused_changes_nothing(
+    desk: Desk, root: Path, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    before = content(root)
+    desk("mv", *arguments).failed(code, said)
+    assert content(root) == before
+
+
+def test_mv_moves_the_others_when_one_fails(desk: Desk, root: Path) -> None:
+    ended = desk("mv", "a", "none", "b", "d", "--json")
+    assert ended.code == 1 and [one["ok"] for one in ended.objects] == [True, False, True]
+    assert set(content(root)) == {"d/a", "d/b", "d/x", "d/e/y"}

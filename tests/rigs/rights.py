@@ -1,0 +1,340 @@
+"""Every verb, asked by users of every right at and around the path of a rule, against a model of what must come of it.
+
+The model knows paths as text and rights as words; it shares nothing with the code that it judges.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import shutil
+from collections.abc import Callable, Iterator, Set
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+from ftpy.files import RemotePath
+from ftpy.storage.base import NewFile
+from tests.rig import Host
+from tests.rigs.peer import Answer, RawPeer
+
+WORDS = ("list", "read", "write", "replace", "delete")
+SETS: dict[str, frozenset[str]] = {
+    "none": frozenset(),
+    **{word: frozenset({word}) for word in WORDS},
+    "all": frozenset(WORDS),
+    "read-only": frozenset({"list", "read"}),
+    "drop-box": frozenset({"write"}),
+    "no-delete": frozenset(WORDS) - {"delete"},
+    "put": frozenset({"write", "replace"}),
+    "moving": frozenset({"read", "write", "delete"}),
+}
+"""Every right alone, the presets, and what some verbs need together."""
+PAIRS = sorted(
+    {(own, ruled) for own in SETS for ruled in ("none", "all")}
+    | {(own, ruled) for own in ("none", "all") for ruled in SETS}
+)
+"""A user's own rights, and those of the rule: one of the two is nothing or everything."""
+
+RULED = "top/ruled"
+PLACES = {
+    "self": RULED,
+    "sibling": "top/ruled-not",  # begins with the same letters
+    "parent": "top",
+    "child": "top/ruled/child",
+    "other letters": "top/RULED",
+    "elsewhere": "away",
+}
+"""Where is asked, as seen from the rule's path."""
+KINDS = ("absent", "file", "folder")
+
+OLD, NEW = b"what was there", b"what is new"
+SOURCE, TARGET = "source", "target"
+"""Where a move comes from or goes to when its other end is asked about."""
+MTIME_NS = 5_000_000_000
+"""What nothing here has by itself."""
+
+Tree = dict[str, Any]
+"""Path -> bytes of a file, (mode, whether its time is MTIME_NS) of a folder."""
+
+
+@dataclass(frozen=True)
+class User:
+    """Own rights, and those of the rule, by their names in SETS."""
+
+    own: str
+    ruled: str
+
+    @property
+    def name(self) -> str:
+        """What the server knows it as."""
+        return f"{self.own}.{self.ruled}"
+
+    def at(self, path: str) -> frozenset[str]:
+        """The model: rights at a path; in other letters than the rule's, what both readings allow."""
+        rights = SETS[self.own] | SETS[self.ruled]
+        for reading in (path, path.lower()):
+            inside = reading == RULED or reading.startswith(RULED + "/")
+            rights &= SETS[self.ruled if inside else self.own]
+        return rights
+
+    def below(self, path: str) -> frozenset[str]:
+        """The model: rights at a path that hold everywhere below."""
+        leads = path == "" or RULED.startswith(path + "/")
+        return self.at(path) & SETS[self.ruled] if leads else self.at(path)
+
+
+@dataclass
+class World:
+    """A server with a user for each of PAIRS, and a connection of each."""
+
+    host: Host
+    users: dict[str, User] = field(default_factory=dict)
+    peers: dict[str, RawPeer] = field(default_factory=dict)
+    _times: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def __post_init__(self) -> None:
+        for user in (User(*pair) for pair in PAIRS):
+            self.users[user.name] = user
+            self.host.add_user(user.name, rights=tuple(SETS[user.own]), rules=[(RULED, tuple(SETS[user.ruled]))])
+        self.host.start()
+        self.peers = {name: RawPeer(self.host, name) for name in self.users}
+        assert self.host.service is not None
+        self.storage = self.host.service.roots.open(str(self.host.root))
+
+    def close(self) -> None:
+        """End everything."""
+        for peer in self.peers.values():
+            peer.close()
+        self.host.stop()
+
+    @property
+    def root(self) -> Path:
+        """What is served."""
+        return self.host.root
+
+    def build(self, path: str, kind: str) -> None:
+        """The same tree again, with this at the path."""
+        for found in self.root.iterdir():
+            if found.name != ".ftpy":
+                shutil.rmtree(found) if found.is_dir() else found.unlink()
+        for name in ("top/f", "top/ruled/f", "top/ruled-not/f", SOURCE):
+            (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.root / name).write_bytes(OLD)
+        asked = self.root / path
+        if asked.is_dir():
+            shutil.rmtree(asked)
+        if kind == "file":
+            asked.write_bytes(OLD)
+        elif kind == "folder":
+            for below in ("f", *(["ruled/f", "ruled-not/f"] if path == "top" else [])):
+                (asked / below).parent.mkdir(parents=True, exist_ok=True)
+                (asked / below).write_bytes(OLD)
+
+    def tree(self) -> Tree:
+        """What is on disk."""
+        found: Tree = {}
+        top = os.fspath(self.root)
+        for folder, folders, files in os.walk(top):
+            folders[:] = [name for name in folders if name != ".ftpy"]
+            for name in folders:
+                status = os.lstat(f"{folder}/{name}")
+                found[f"{folder}/{name}"] = (status.st_mode & 0o777, status.st_mtime_ns == MTIME_NS)
+            for name in files:
+                with open(f"{folder}/{name}", "rb") as file:
+                    found[f"{folder}/{name}"] = file.read()
+        return {name[len(top) + 1 :]: what for name, what in found.items()}
+
+    def begin(self, user: User, path: str) -> str:
+        """An upload of this user, complete but for its commit, begun when everything was allowed: its id."""
+        file = NewFile(RemotePath.parse(path), len(NEW), next(self._times))  # never the same one twice
+        with self.storage.open_upload(user.name, file) as upload:
+            with upload.part(0, len(NEW)) as part:
+                for view in part:
+                    view[:] = NEW
+                part.finish(blake3(NEW).hexdigest())
+            return upload.id
+
+    def clear_uploads(self, user: User, others: Set[str]) -> int:
+        """Drop what this user has unfinished: how many uploads there were."""
+        left = set(self.storage.uploads()) - others
+        for upload_id in left:
+            with self.storage.find_upload(user.name, upload_id) as upload:
+                upload.abort()
+        return len(left)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One question."""
+
+    user: User
+    path: str
+    kind: str
+    upload: str = ""
+
+    @property
+    def may(self) -> frozenset[str]:
+        """The rights at the path."""
+        return self.user.at(self.path)
+
+
+Ask = Callable[[RawPeer, Case], Answer]
+Expected = tuple[str | None, Tree, int]
+"""The error, what is on disk afterwards, and how many uploads are left."""
+Model = Callable[[Case, Tree], Expected]
+
+DIGEST = {"md5": hashlib.md5(NEW).hexdigest()}
+OLD_DIGEST = {"md5": hashlib.md5(OLD).hexdigest()}
+
+
+def _without(tree: Tree, path: str) -> Tree:
+    return {name: what for name, what in tree.items() if name != path and not name.startswith(path + "/")}
+
+
+def _put(case: Case, tree: Tree) -> Expected:
+    if "write" not in case.may:
+        return "permission-denied", tree, 0
+    if case.kind != "absent" and "replace" not in case.may:
+        return "already-exists", tree, 0
+    return ("is-a-directory", tree, 0) if case.kind == "folder" else (None, tree | {case.path: NEW}, 0)
+
+
+def _put_over(case: Case, tree: Tree) -> Expected:
+    if not {"write", "replace"} <= case.may:
+        return "permission-denied", tree, 0
+    error = {"absent": "changed", "folder": "is-a-directory", "file": None}[case.kind]
+    return error, tree if error else tree | {case.path: NEW}, 0
+
+
+def _commit(case: Case, tree: Tree) -> Expected:
+    error, after, _ = _put(case, tree)
+    return error, after, int(error is not None)
+
+
+def _of_upload(left: int) -> Model:
+    return lambda case, tree: (None, tree, left) if "write" in case.may else ("permission-denied", tree, 1)
+
+
+def _mkdir(case: Case, tree: Tree) -> Expected:
+    if "write" not in case.may:
+        return "permission-denied", tree, 0
+    if case.kind != "absent":
+        return "already-exists", tree, 0
+    return None, tree | {case.path: (0o700, True)}, 0
+
+
+def _mkdir_parents(case: Case, tree: Tree) -> Expected:
+    if "write" not in case.may:
+        return "permission-denied", tree, 0
+    if case.kind == "file":
+        return "not-a-directory", tree, 0
+    touched = case.kind == "absent" or "replace" in case.may
+    return None, tree | {case.path: (0o700, True)} if touched else tree, 0
+
+
+def _reading(right: str, *, of_folder: str | None = None, of_file: str | None = None) -> Model:
+    """What looks and changes nothing."""
+
+    def model(case: Case, tree: Tree) -> Expected:
+        if right not in case.may:
+            return "permission-denied", tree, 0
+        return {"absent": "not-found", "folder": of_folder, "file": of_file}[case.kind], tree, 0
+
+    return model
+
+
+def _ask(verb: str, **fields: Any) -> Ask:
+    return lambda peer, case: peer.ask(verb, path=case.path, **fields)
+
+
+def _ask_put(peer: RawPeer, case: Case, **fields: Any) -> Answer:
+    return peer.ask("put", NEW, path=case.path, file_size=len(NEW), mtime_ns=MTIME_NS, **fields)
+
+
+def _ask_put_in_parts(peer: RawPeer, case: Case) -> Answer:
+    opened = peer.ask("put", path=case.path, file_size=len(NEW), mtime_ns=MTIME_NS + 1)
+    if opened.error is not None:
+        return opened
+    upload = opened.fields["upload"]
+    part = peer.ask("part", NEW, "blake3", upload=upload, part=0)
+    return part if part.error is not None else peer.ask("commit", upload=upload, digest=DIGEST)
+
+
+VERBS: dict[str, tuple[Ask, Model]] = {
+    "put": (_ask_put, _put),
+    "put over": (lambda peer, case: _ask_put(peer, case, condition=OLD_DIGEST), _put_over),
+    "put in parts": (_ask_put_in_parts, _put),
+    "part": (
+        lambda peer, case: peer.ask("part", NEW, "blake3", upload=case.upload, part=0),
+        _of_upload(1),
+    ),
+    "commit": (lambda peer, case: peer.ask("commit", upload=case.upload, digest=DIGEST), _commit),
+    "abort": (lambda peer, case: peer.ask("abort", upload=case.upload), _of_upload(0)),
+    "mkdir": (_ask("mkdir", mode=0o700, mtime_ns=MTIME_NS), _mkdir),
+    "mkdir with parents": (_ask("mkdir", mode=0o700, mtime_ns=MTIME_NS, parents=True), _mkdir_parents),
+    "get": (_ask("get"), _reading("read", of_folder="is-a-directory")),
+    "digest": (_ask("digest"), _reading("read", of_folder="is-a-directory")),
+    "stat": (_ask("stat"), _reading("list")),
+    "ls": (_ask("ls"), _reading("list", of_file="not-a-directory")),
+    "ls below": (_ask("ls", recursive=True), _reading("list", of_file="not-a-directory")),
+}
+"""How each verb is asked, and what must come of it."""
+OF_UPLOADS = frozenset({"part", "commit", "abort"})
+
+
+def listed(case: Case, tree: Tree, *, recursive: bool) -> set[str]:
+    """The model: names that a listing of the path shows, relative to it; nothing below what may not be listed."""
+    shown: set[str] = set()
+    for path in tree:
+        if path.startswith(case.path + "/"):
+            parts = path[len(case.path) + 1 :].split("/")
+            way = ["/".join([case.path, *parts[:depth]]) for depth in range(1, len(parts) + 1)]
+            if (recursive or len(parts) == 1) and all("list" in case.user.at(step) for step in way):
+                shown.add("/".join(parts))
+    return shown
+
+
+def judge(world: World, verb: str) -> Iterator[str]:
+    """Ask one verb in every way, and say where something else came of it than must."""
+    for place, path in PLACES.items():
+        for kind in KINDS:
+            begun: dict[str, str] = {}
+            if verb in OF_UPLOADS:
+                world.build(path, "absent")
+                begun = {name: world.begin(user, path) for name, user in world.users.items()}
+            stale = True
+            for name, user in world.users.items():
+                if stale:
+                    world.build(path, kind)
+                    before = world.tree()
+                upload = begun.pop(name, "")
+                violations, stale = _ask_once(world, verb, Case(user, path, kind, upload), before, set(begun.values()))
+                for violation in violations:
+                    yield f"{verb} at {place} ({kind}) by {name}: {violation}"
+
+
+def _ask_once(world: World, verb: str, case: Case, before: Tree, others: Set[str]) -> tuple[list[str], bool]:
+    """What is wrong with one answer and with what it left, and whether anything has changed on disk."""
+    ask, model = VERBS[verb]
+    error, after, uploads = model(case, before)
+    answer = ask(world.peers[case.user.name], case)
+    found = world.tree()
+    left = world.clear_uploads(case.user, others)
+    wrong: list[str] = []
+    if answer.error != error:
+        wrong.append(f"{answer.error} was answered, not {error}")
+    if found != after:
+        wrong.append(f"left on disk {found}, not {after}")
+    if left != uploads:
+        wrong.append(f"{left} uploads are left, not {uploads}")
+    if error is None and verb in ("ls", "ls below"):
+        names = {entry["name"] for entry in answer.entries}
+        if names != (must := listed(case, before, recursive=verb == "ls below")):
+            wrong.append(f"{sorted(names)} was listed, not {sorted(must)}")
+    if error is None and verb == "get" and answer.body != OLD:
+        wrong.append("something else was read")
+    return wrong, found != before

@@ -1,4 +1,4 @@
-"""Quotas over real sockets: told before a large body is sent, kept by racing clients of two workers, and after a kill."""
+"""Quotas over real sockets: told before a large body, kept by racing clients of two workers, and after a kill."""
 
 from __future__ import annotations
 

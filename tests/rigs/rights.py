@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import os
 import shutil
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Generator, Iterator, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -247,6 +247,40 @@ def _reading(right: str, *, of_folder: str | None = None, of_file: str | None = 
     return model
 
 
+def _rm(*, recursive: bool) -> Model:
+    def model(case: Case, tree: Tree) -> Expected:
+        if "delete" not in (case.user.below(case.path) if recursive else case.may):
+            return "permission-denied", tree, 0
+        if case.kind == "absent":
+            return "not-found", tree, 0
+        if case.kind == "folder" and not recursive:
+            return "not-empty", tree, 0
+        return None, _without(tree, case.path), 0
+
+    return model
+
+
+def _mv_from(case: Case, tree: Tree) -> Expected:
+    if not {"read", "delete"} <= case.user.below(case.path) or "write" not in case.user.below(TARGET):
+        return "permission-denied", tree, 0
+    if case.kind == "absent":
+        return "not-found", tree, 0
+    moved = {
+        TARGET + name[len(case.path) :]: what for name, what in tree.items() if name not in _without(tree, case.path)
+    }
+    return None, _without(tree, case.path) | moved, 0
+
+
+def _mv_to(case: Case, tree: Tree) -> Expected:
+    if not {"read", "delete"} <= case.user.below(SOURCE) or "write" not in case.user.below(case.path):
+        return "permission-denied", tree, 0
+    if case.kind != "absent" and "replace" not in case.may:
+        return "already-exists", tree, 0
+    if case.kind == "folder":
+        return "is-a-directory", tree, 0
+    return None, _without(tree, SOURCE) | {case.path: tree[SOURCE]}, 0
+
+
 def _ask(verb: str, **fields: Any) -> Ask:
     return lambda peer, case: peer.ask(verb, path=case.path, **fields)
 
@@ -276,6 +310,10 @@ VERBS: dict[str, tuple[Ask, Model]] = {
     "abort": (lambda peer, case: peer.ask("abort", upload=case.upload), _of_upload(0)),
     "mkdir": (_ask("mkdir", mode=0o700, mtime_ns=MTIME_NS), _mkdir),
     "mkdir with parents": (_ask("mkdir", mode=0o700, mtime_ns=MTIME_NS, parents=True), _mkdir_parents),
+    "rm": (_ask("rm"), _rm(recursive=False)),
+    "rm below": (_ask("rm", recursive=True), _rm(recursive=True)),
+    "mv from": (_ask("mv", to=TARGET), _mv_from),
+    "mv to": (lambda peer, case: peer.ask("mv", path=SOURCE, to=case.path), _mv_to),
     "get": (_ask("get"), _reading("read", of_folder="is-a-directory")),
     "digest": (_ask("digest"), _reading("read", of_folder="is-a-directory")),
     "stat": (_ask("stat"), _reading("list")),
@@ -298,7 +336,7 @@ def listed(case: Case, tree: Tree, *, recursive: bool) -> set[str]:
     return shown
 
 
-def judge(world: World, verb: str) -> Iterator[str]:
+def judge(world: World, verb: str) -> Generator[str, None, None]:
     """Ask one verb in every way, and say where something else came of it than must."""
     for place, path in PLACES.items():
         for kind in KINDS:
@@ -306,15 +344,25 @@ def judge(world: World, verb: str) -> Iterator[str]:
             if verb in OF_UPLOADS:
                 world.build(path, "absent")
                 begun = {name: world.begin(user, path) for name, user in world.users.items()}
-            stale = True
-            for name, user in world.users.items():
-                if stale:
-                    world.build(path, kind)
-                    before = world.tree()
-                upload = begun.pop(name, "")
-                violations, stale = _ask_once(world, verb, Case(user, path, kind, upload), before, set(begun.values()))
-                for violation in violations:
-                    yield f"{verb} at {place} ({kind}) by {name}: {violation}"
+            try:
+                yield from _ask_all(world, verb, place, kind, begun)
+            finally:
+                for name, upload in begun.items():  # of whoever was not asked
+                    with world.storage.find_upload(name, upload) as hand:
+                        hand.abort()
+
+
+def _ask_all(world: World, verb: str, place: str, kind: str, begun: dict[str, str]) -> Iterator[str]:
+    """Ask every user about one place; what is ``begun`` is theirs, and goes as it is asked about."""
+    stale = True
+    for name, user in world.users.items():
+        if stale:
+            world.build(PLACES[place], kind)
+            before = world.tree()
+        case = Case(user, PLACES[place], kind, begun.pop(name, ""))
+        wrong, stale = _ask_once(world, verb, case, before, set(begun.values()))
+        for violation in wrong:
+            yield f"{verb} at {place} ({kind}) by {name}: {violation}"
 
 
 def _ask_once(world: World, verb: str, case: Case, before: Tree, others: Set[str]) -> tuple[list[str], bool]:

@@ -50,6 +50,8 @@ PLACES = {
 }
 """Where is asked, as seen from the rule's path."""
 KINDS = ("absent", "file", "folder")
+KINDS_OF = {"part": ("absent",), "abort": ("absent",)}
+"""What can be there, where not all of KINDS: these verbs have nothing to do with what is at their path."""
 
 OLD, NEW = b"what was there", b"what is new"
 SOURCE, TARGET = "source", "target"
@@ -339,7 +341,7 @@ def listed(case: Case, tree: Tree, *, recursive: bool) -> set[str]:
 def judge(world: World, verb: str) -> Generator[str, None, None]:
     """Ask one verb in every way, and say where something else came of it than must."""
     for place, path in PLACES.items():
-        for kind in KINDS:
+        for kind in KINDS_OF.get(verb, KINDS):
             begun: dict[str, str] = {}
             if verb in OF_UPLOADS:
                 world.build(path, "absent")

@@ -339,6 +339,9 @@ class Client:
                 self._streams.run(tree.worker, lambda: tree.tally.moved)
             finally:
                 tree.work.stop()
+                tree.close()
+            if tree.work.failure is not None:
+                raise tree.work.failure
         return tree.tally.finish()
 
     def _is_there(self, target: RemotePath) -> bool:

@@ -103,6 +103,11 @@ class TreeGet:
         self.tally = Tally(options)
         self.work: Work[FileJob, FolderEnd] = Work(self._found())
 
+    def close(self) -> None:
+        """Let go of large files that were begun and are not through."""
+        for job in self.work.left():
+            self._close(job)
+
     def dry_run(self) -> None:
         """Tell what would be fetched."""
         for found in self._found():

@@ -109,6 +109,11 @@ class TreePut:
         self._doomed: deque[str] = deque()
         """Uploads of files that failed for good, to be dropped."""
 
+    def close(self) -> None:
+        """Let go of large files that were begun and are not through."""
+        for job in self.work.left():
+            self._close(job)
+
     def dry_run(self) -> None:
         """Tell what would be sent; what differs only in content is found by its digest in a real run only."""
         for found in self._found():

@@ -84,6 +84,8 @@ class Work(Generic[J, E]):
         self._large: list[J] = []
         self._ends: Ends[E] = Ends()
         self._read = False
+        self.failure: FtpyError | None = None
+        """What ended the source early. What it had given before is done all the same; who runs it raises this then."""
         self._stopped = False
         self._out = 0
         self._joints: list[Joint] = []
@@ -181,7 +183,10 @@ class Work(Generic[J, E]):
         while len(batch) < self.BATCH and len(self._ends) < MOST_ENDS and len(self._large) < MOST_LARGE:
             if others and self._large:
                 break
-            found = next(self._source, None)
+            try:
+                found = next(self._source, None)
+            except FtpyError as error:  # not for a worker, who would take it for a failure of his own connection
+                self.failure, found = error, None
             if found is None:
                 self._read = True
                 break
@@ -221,6 +226,11 @@ class Work(Generic[J, E]):
         """The connection was lost before they were set."""
         with self._changed:
             self._ends[:0] = ends
+
+    def left(self) -> list[J]:
+        """The jobs that nobody has in hand and that are not through."""
+        with self._changed:
+            return [*self._again, *self._large]
 
     def stop(self) -> None:
         """Nothing more is handed out."""

@@ -182,7 +182,7 @@ def test_the_end_of_an_old_server_stays_unknown(host: Host, tmp_path: Path, monk
     def unsupported(*_: object) -> None:
         raise Unsupported("this server does not know the verb 'times'")
 
-    monkeypatch.setitem(verbs.VERBS, TimesRequest, verbs.Verb(unsupported, right=None))  # type: ignore[arg-type]
+    monkeypatch.setitem(verbs.VERBS, TimesRequest, verbs.Verb(unsupported))
     make(tmp_path / "source", 3 * MIB)
     explanation = explained(host, tmp_path / "source", "put")
     assert explanation.there.total == 0 and explanation.here.total > 0

@@ -12,7 +12,7 @@ from ftpy.client.parts import Parts, Sending
 from ftpy.client.pieces import Gauge
 from ftpy.client.results import OnProgress, Progress, Stored
 from ftpy.client.source import Source
-from ftpy.client.streams import Lines
+from ftpy.client.streams import Lines, check_done
 from ftpy.digests import DigestName, hexdigest
 from ftpy.errors import (
     AlreadyExists,
@@ -131,8 +131,11 @@ class FilePut:
     def send(self, lines: Lines) -> Stored:
         """Send it over one connection or several. Raises SourceChanged and whatever lines or server raise."""
         if self._source.size > MOST_INLINE_BYTES and not self._commit_unanswered:
-            lines.run(self.worker, lambda: self.stored_bytes, lambda: self._source.size - self.stored_bytes)
+            lines.run(self.worker, lambda: self.stored_bytes, self._left)
         return lines.persist(self.attempt, lambda: self.stored_bytes)
+
+    def _left(self) -> int:
+        return self._source.size - self.stored_bytes
 
     def attempt(self, connection: Connection) -> Stored:
         """Send what is missing and commit. Raises SourceChanged and whatever the connection or the server raises."""
@@ -145,6 +148,7 @@ class FilePut:
         if self._source.size <= connection.inline_bytes:
             return self._at_once(connection)
         self.worker(connection)
+        check_done(connection, self._left)
         try:
             return self._finish(connection)
         except BaseException:
@@ -229,6 +233,7 @@ class FilePut:
         self._commit_unanswered = True
 
         def on_progress(verified: int) -> None:
+            verified = min(verified, size)
             self._say("verifying" if verified < size else "committing", verified)
 
         reply = connection.call(

@@ -15,6 +15,7 @@ from ftpy.errors import (
     AuthenticationFailed,
     Busy,
     ConnectionFailed,
+    ConnectionLost,
     FtpyError,
     OutcomeUnknown,
     ProtocolError,
@@ -166,6 +167,12 @@ class Lines(Protocol):
         """Run ``worker`` over one connection or several, until what they share is done."""
 
 
+def check_done(connection: Connection, left: Callable[[], float]) -> None:
+    """Raises ConnectionLost where a worker has returned because its connection is to leave, and not all is done."""
+    if connection.leaving.is_set() and left() > 0:
+        raise ConnectionLost("the connection was given up; others go on, or another one has failed")
+
+
 class Alone:
     """One connection and no other, which is not made anew: for who sees to that himself."""
 
@@ -178,9 +185,10 @@ class Alone:
         """Attempt once."""
         return attempt(self._connection)
 
-    def run(self, worker: Worker, _: Count, __: Callable[[], float] = _endless, /) -> None:
-        """Work on it."""
+    def run(self, worker: Worker, _: Count, left: Callable[[], float] = _endless, /) -> None:
+        """Work on it. Raises ConnectionLost where it is to leave before all is done."""
         worker(self._connection)
+        check_done(self._connection, left)
 
 
 class Streams:

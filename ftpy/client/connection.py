@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import socket
 import threading
@@ -42,6 +43,10 @@ from ftpy.wire.spelling import b64decode
 MOST_INLINE_BYTES = 1024 * 1024
 """Largest file that is sent whole, bytes; above, parts make it resumable."""
 
+PATIENCE = 20
+"""How many of the limits of silence a server may spend on a request without getting any further: ten minutes, by
+default, for a sync of all that a slow disk holds back, or for a publication that waits for others."""
+
 R = TypeVar("R", bound=Reply)
 
 
@@ -64,6 +69,10 @@ class Connection:
         """Once it is set, whoever works on this connection ends what is under way and begins nothing more."""
         self.closing: Callable[[Connection], None] | None = None
         """Who is to be told before it is closed."""
+        self.patience_seconds = math.inf
+        """How long a server may say that it is at work and get nowhere."""
+        self._furthest, self._moved = -1, 0.0
+        """What the progress of the request under way has come to, and when."""
         self._next_id = 1
 
     @classmethod
@@ -113,6 +122,7 @@ class Connection:
             raise
         connection = cls(channel, welcome)
         connection.round_trip_seconds = round_trip_seconds
+        connection.patience_seconds = PATIENCE * transfer.stall_seconds
         return connection
 
     @property
@@ -157,16 +167,26 @@ class Connection:
         May be called in the middle of a request's body, when ``readable``.
         """
         message = self.channel.receive()
-        if isinstance(message, kind):
-            return message
         if isinstance(message, ProgressReply):
+            self._check_progress(message.progress)
             on_progress(message.progress)
             return None
+        self._furthest = -1
+        if isinstance(message, kind):
+            return message
         if isinstance(message, FailureReply):
             raise message.exception()
         if message is None:
             raise ConnectionLost("the server closed the connection")
         raise ProtocolError(f"a {type(message).__name__} where a {kind.__name__} is due")
+
+    def _check_progress(self, done: int) -> None:
+        """Raises Stalled where signs of life go on, but no work."""
+        now = time.monotonic()
+        if done > self._furthest:
+            self._furthest, self._moved = done, now
+        elif now - self._moved > self.patience_seconds:
+            raise Stalled("the server says that it is at work on it, but it gets nowhere")
 
     def readable(self) -> bool:
         """Whether a reply can be had without waiting."""

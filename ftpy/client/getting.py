@@ -90,7 +90,7 @@ class Get(Struct):
         answer = connection.call(
             DigestRequest(id=connection.next_id(), **path_to_wire(self.path), digest=self.digest),
             DigestReply,
-            lambda done: self.say("verifying", done, reply.file_size),
+            lambda done: self.say("verifying", min(done, reply.file_size), reply.file_size),
         )
         if answer.etag != reply.etag or answer.digest.name != self.digest:
             raise Changed

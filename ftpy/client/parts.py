@@ -18,6 +18,8 @@ BYTES_IN_FLIGHT = 64 * 1024 * 1024
 here, and nothing is sent twice for it: after a lost connection the server is asked what it has."""
 LEAST_IN_FLIGHT = 2
 """Parts, however large: while one is acknowledged another is on its way."""
+MOST_HEARD = 64
+"""Messages taken in between two pieces that are sent: a server that talks without end does not keep us from sending."""
 PART_TRIES = 3
 """How often a part that arrives broken is sent."""
 
@@ -131,14 +133,17 @@ class Sending:
         self._hear_what_is_there()
 
     def _hear_what_is_there(self) -> None:
-        while self._flying and self._connection.readable():
+        for _ in range(MOST_HEARD):
+            if not self._flying or not self._connection.readable():
+                return
             self._hear()
 
     def _hear(self) -> None:
         """One message: the oldest part's reply, or how much of it the server has."""
         number = self._flying[0]
+        length = self._parts.range(number)[1]
         try:
-            reply = self._connection.hear(PartReply, lambda done: self._gauge.partly(number, done))
+            reply = self._connection.hear(PartReply, lambda done: self._gauge.partly(number, min(done, length)))
         except DigestMismatch:
             self._flying.popleft()
             self._gauge.dropped(number)
@@ -152,4 +157,4 @@ class Sending:
             if reply is not None:
                 self._flying.popleft()
                 self._parts.done(number)
-                self._gauge.done(number, self._parts.range(number)[1])
+                self._gauge.done(number, length)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import time
+from functools import partial
 from typing import Any, BinaryIO
 
 from ftpy.client.connection import Connection
@@ -60,7 +61,7 @@ class StreamPut:
             )
             connection.channel.send_body(part)
             connection.channel.send_trailer(name, hexdigest(name, part))
-            connection.wait(PartReply, lambda done: self._say("sending", self.stored_bytes + done))
+            connection.wait(PartReply, partial(self._say_stored, len(part)))
             self.stored_bytes += len(part)
             self._number += 1
             self._part = None
@@ -77,7 +78,7 @@ class StreamPut:
                 file_size=self.stored_bytes,
             ),
             StoredReply,
-            lambda done: self._say("verifying", done),
+            lambda done: self._say("verifying", min(done, self.stored_bytes)),
         )
         return put.result(reply, self.stored_bytes, digest)
 
@@ -101,6 +102,9 @@ class StreamPut:
             self._part = buffer[:held]
             self._hasher.update(self._part)
         return held > 0
+
+    def _say_stored(self, most: int, done: int) -> None:
+        self._say("sending", self.stored_bytes + min(done, most))
 
     def _say(self, phase: Any, done: int) -> None:
         self._put.on_progress(Progress(phase, done, None))

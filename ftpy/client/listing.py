@@ -24,6 +24,8 @@ from ftpy.wire.spelling import path_to_wire
 
 PAGES_AT_HAND = 128
 """Pages kept in memory, some 15,000 entries; what comes while they are not taken waits on disk."""
+MOST_ENTRIES = 100_000_000
+"""Entries of one listing: a hundred times what a large tree has, and an end for one that has none."""
 LISTING_TRIES = 5
 """Connections that one listing may take without a single new entry."""
 SPARE_BYTES = 256 * 1024 * 1024
@@ -145,8 +147,14 @@ class Listing(Closing):
     def _receive(self, connection: Connection) -> None:
         request = LsRequest(id=connection.next_id(), **path_to_wire(self._path), recursive=True)
         page = connection.call(request, LsReply)
-        resumed = self._last
+        resumed, count = self._last, 0
         while True:
+            if self._closed:
+                raise LocalFileError("nobody reads the listing any more")
+            if (count := count + len(page.entries)) > MOST_ENTRIES:
+                raise ProtocolError(
+                    f"the server lists more than {MOST_ENTRIES:,} entries; its folders one by one may do"
+                )
             self._keep(page, resumed)
             if page.complete:
                 return
@@ -164,6 +172,8 @@ class Listing(Closing):
             else:
                 self._ordered = False
             fresh.append(entry)
+        if not fresh and not page.complete:
+            return
         if len(fresh) < len(page.entries):
             page = msgspec.structs.replace(page, entries=fresh)
         with self._changed:

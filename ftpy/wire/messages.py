@@ -299,6 +299,11 @@ class LsReply(Reply, frozen=True, kw_only=True):
     entries: Annotated[list[Entry], Meta(max_length=PAGE_ENTRIES)]
     complete: bool
 
+    def __post_init__(self) -> None:
+        # Pages of nothing could go on for ever, and nobody would see it.
+        if not self.entries and not self.complete:
+            raise ValueError("a page without entries is the last one")
+
     @property
     def last(self) -> bool:
         """Whether this is the last page."""

@@ -10,6 +10,7 @@ from msgspec import inspect
 
 from ftpy.digests import HEX_LENGTH, DigestName, PartDigestName
 from ftpy.wire import messages
+from ftpy.wire.entries import Entry
 from ftpy.wire.fields import MOST_PARTS, DigestOf, Trailer
 from ftpy.wire.handshake import Handshake
 from ftpy.wire.messages import Reply, Request, UnknownRequest
@@ -83,6 +84,8 @@ def structs(kind: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
         return digests(kind)
     fields: dict[str, st.SearchStrategy[Any]]
     fields = {field.name: values(field.type) for field in inspect.type_info(kind).fields if field.name != "ok"}
+    if kind is messages.LsReply:
+        fields["entries"] = st.lists(structs(Entry), min_size=1, max_size=3)
     if kind is messages.UploadReply:
         fields["missing"] = st.lists(st.integers(0, MOST_PARTS - 1), unique=True, max_size=9).map(ranges)
     return st.builds(kind, **fields)

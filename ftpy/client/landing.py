@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 
 from ftpy.client.source import local_error
 from ftpy.errors import AlreadyExists, FtpyError, LocalFileError, RequestError, TargetExists
-from ftpy.files import RemotePath, display
+from ftpy.files import RESERVED_PREFIX, RemotePath, display
 from ftpy.storage.area import AREA, Area
 from ftpy.storage.base import Closing, KnownDigest, NewDirectory, NewFile, Staged
 from ftpy.storage.beneath import Beneath, Directory
@@ -52,6 +53,7 @@ class Landing(Closing):
                     self._area = opened.enter_context(self._enter())
                     self._area.sweep_staged()
                     self._small = SmallFiles(self._area, Publisher(self._beneath, self._area, _never), None)
+                self._began_ns = self._now_ns(dry_run=dry_run)
             except OSError as error:
                 raise local_error(target, error) from None
             except RequestError as error:
@@ -63,6 +65,24 @@ class Landing(Closing):
             with contextlib.suppress(FileNotFoundError):
                 return Area(self._beneath)
         return Area(self._beneath)
+
+    def _now_ns(self, *, dry_run: bool) -> int:
+        """The time of this very moment, on the clock that the file system keeps."""
+        if dry_run:
+            return time.time_ns()
+        probe = f"{RESERVED_PREFIX}-now-{os.urandom(8).hex()}"
+        os.close(self._beneath.root.create(probe, 0o600))
+        try:
+            return self._beneath.root.lstat(probe).st_ctime_ns
+        finally:
+            self._beneath.root.unlink(probe)
+
+    def came_meanwhile(self, status: os.stat_result) -> bool:
+        """Whether something that is here came or was changed after this began: by us or by others, never known before.
+
+        A file system that folds case or composes characters has one file for two names of a server's.
+        """
+        return status.st_ctime_ns > self._began_ns
 
     def close(self) -> None:
         """Close it, and take the staging area away unless another get or a server is at work in it."""

@@ -57,11 +57,13 @@ GROUP_BYTES = 16 * 1024 * 1024
 class FileJob(Job):
     """A file of the server, as the listing told of it; ``path`` there, ``below`` on this side."""
 
-    __slots__ = ("below", "info", "transfer")
+    __slots__ = ("below", "info", "replaces", "transfer")
 
-    def __init__(self, info: FileInfo, below: RemotePath, name: str, *, alone: bool) -> None:
+    def __init__(self, info: FileInfo, below: RemotePath, name: str, *, alone: bool, replaces: bool) -> None:
         super().__init__(info.path, name, info.size, alone=alone)
         self.info, self.below = info, below
+        self.replaces = replaces
+        """What is there may go: it was there before, and that was asked for."""
         self.transfer: FileGet | None = None
 
 
@@ -173,20 +175,22 @@ class TreeGet:
         if not self._takes(below):
             return None
         self.tally.found(info.size)
-        status = self._status(below, folders)
+        status, replaces = self._status(below, folders), False
         name, alone = self._landing.name(below), info.size > self._inline_bytes or not self._landing.groups
         if status is not None:
             alike = stat.S_ISREG(status.st_mode) and status.st_size == info.size
             if alike and self._identical(info, name, status):
                 self._tell("identical", info, below)
                 return None
-            if not alike and not self._options.force:
-                self._tell("failed", info, below, TargetExists(f"{display(name)}: {TargetExists.sentence()}"))
+            replaces = self._options.force and not self._landing.came_meanwhile(status)
+            if not alike and not replaces:
+                why = "it came during this very transfer" if self._options.force else TargetExists.sentence()
+                self._tell("failed", info, below, TargetExists(f"{display(name)}: {why}"))
                 return None
-            alone = alone or not self._options.force  # the contents are to be compared first
+            alone = alone or not replaces  # the contents are to be compared first
         if folders:
             folders[-1].touched[0] = True
-        return FileJob(info, below, name, alone=alone)
+        return FileJob(info, below, name, alone=alone, replaces=replaces)
 
     def _identical(self, info: FileInfo, name: str, status: os.stat_result) -> bool:
         if not self._options.by_digest:
@@ -327,7 +331,7 @@ class TreeGet:
                 job.transfer = FileGet(
                     Get(job.path, options.digest, self.tally.watch(job)),
                     job.name,
-                    force=options.force,
+                    force=job.replaces,
                     notify=lambda _: None,
                     directory=self._landing.open_dir(job.below.parent),
                 )
@@ -393,7 +397,7 @@ class _Group:
             mtime_ns=reply.mtime_ns,
             mode=reply.mode,
             digest=digest.name,
-            condition=None if tree._options.force else "absent",
+            condition=None if job.replaces else "absent",
         )
         try:
             self._staged.append((job, tree._landing.stage(file, body, digest)))

@@ -327,6 +327,8 @@ class Client:
                 inline_bytes, several = self._connected().inline_bytes, self._streams.several
                 tree = TreeGet(where, landing, options, inline_bytes, theirs, several=several)
                 result = self._run_tree(tree, options)
+            if theirs.missing:  # it was there a moment ago
+                raise NotFound(f"{display(str(where))}: {NotFound.sentence()}")
             if where.parts and not options.dry_run:
                 landing.finish(mode=folder.mode | OWNER_BITS, mtime_ns=folder.mtime_ns)
         return result
@@ -435,7 +437,10 @@ class Client:
         reply = self._persist(
             lambda connection: connection.call(StatRequest(id=connection.next_id(), **path_to_wire(where)), StatReply)
         )
-        return entry_to_info(reply.entry, where)
+        info = entry_to_info(reply.entry, where)
+        if info.path != where:
+            raise ProtocolError("the server tells of another path than the one that was asked for")
+        return info
 
     def digest(self, path: PathLike, digest: DigestName | None = None) -> KnownDigest:
         """The digest of a file's content, remembered by the server or computed there now."""
@@ -445,7 +450,9 @@ class Client:
                 DigestRequest(id=connection.next_id(), **path_to_wire(where), digest=name), DigestReply
             )
         )
-        return KnownDigest(reply.digest.name, reply.digest.hex)
+        if reply.digest.name != name:
+            raise ProtocolError(f"the server tells a {reply.digest.name} where {name} was asked for")
+        return KnownDigest(name, reply.digest.hex)
 
 
 def _remote(path: PathLike) -> RemotePath:

@@ -23,6 +23,8 @@ from ftpy.wire.spelling import path_to_wire
 
 BUFFER_BYTES = MIB // 4
 """Bytes received and written at a time, on each connection: what a lost one costs at most."""
+MOST_RANGES = 100_000
+"""Of one file: those of a larger one than 800 GB are longer, so that no size that a server names costs much memory."""
 RANGE_TRIES = 3
 """How often a range that arrives broken is fetched."""
 LEAST_AHEAD = 2
@@ -53,7 +55,7 @@ class RangedGet(Closing):
         """Share out what is missing, and hash what is here."""
         missing = gaps(self._known, self._size)
         check_space(self.partial.descriptor, sum(one.length for one in missing))
-        self.pieces: Pieces[Range] = Pieces(cut(missing))
+        self.pieces: Pieces[Range] = Pieces(cut(missing, max(RANGE_BYTES, self._size // MOST_RANGES)))
         descriptor = self.partial.descriptor
         self._follower = Follower(self._digest, lambda at, view: read_at(descriptor, at, view))
         for one in self._known:

@@ -394,9 +394,12 @@ class TreePut:
 
     def _send_ends(self, connection: Connection, ends: list[FolderEnd]) -> None:
         """Make the folders that are still missing, and give each its mode and time."""
-        answered = 0
+        answered, most = 0, connection.welcome.limits.requests
         try:
-            for end in ends:
+            for sent, end in enumerate(ends):
+                if sent - answered >= most or (sent > answered and connection.readable()):
+                    self._take_end(connection, ends[answered])
+                    answered += 1
                 connection.channel.send(
                     MkdirRequest(
                         id=connection.next_id(),
@@ -406,9 +409,6 @@ class TreePut:
                         mtime_ns=end.mtime_ns,
                     )
                 )
-                if end is not ends[0] and connection.readable():
-                    self._take_end(connection, ends[answered])
-                    answered += 1
             while answered < len(ends):
                 self._take_end(connection, ends[answered])
                 answered += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
+import io
 import os
 import sys
 from typing import NoReturn
@@ -48,6 +49,8 @@ def run_main(command: click.Command, name: str) -> NoReturn:
     """
     try:
         _leave_no_core()
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # a name that it cannot spell is no reason to end
         _complete(command, name)
         with command.make_context(name, sys.argv[1:]) as context:
             result = command.invoke(context)

@@ -52,6 +52,8 @@ _MALFORMED = (msgspec.DecodeError, ValueError, RecursionError)
 
 MOST_DEPTH = 32
 """Deepest nesting of a header; no message of ours has more than 3, and how much a parser holds differs."""
+MOST_QUOTED = 200
+"""Characters of what is wrong with a header."""
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _BRACKET = re.compile(rb"[\[\]{}]")
 
@@ -119,7 +121,7 @@ def _strictly(decoder: msgspec.json.Decoder[T], header: bytes, *, check: bool = 
     try:
         message: T = decoder.decode(header)
     except _MALFORMED as error:
-        raise ProtocolError(f"not a legal header: {error}") from None
+        raise _illegal(error) from None
     # What encodes back to the same bytes has no field twice; only what differs needs the slow look.
     if check and _encoder.encode(message) != header:
         _refuse_ambiguity(header)
@@ -148,4 +150,9 @@ def _refuse_ambiguity(header: bytes) -> None:
     try:
         json.loads(header, object_pairs_hook=unique, parse_float=fraction)
     except _MALFORMED as error:
-        raise ProtocolError(f"not a legal header: {error}") from None
+        raise _illegal(error) from None
+
+
+def _illegal(error: BaseException) -> ProtocolError:
+    """What is wrong with a header; it may quote a name of the peer's, of which the beginning will do."""
+    return ProtocolError(f"not a legal header: {str(error)[:MOST_QUOTED]}")

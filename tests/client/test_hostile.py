@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import os
 import threading
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from msgspec import structs
 
+from ftpy.client import connection as connections
+from ftpy.client import listing, rangeget, treeget
 from ftpy.client.client import Client
+from ftpy.client.connection import Connection
+from ftpy.client.getting import FileGet, Get
+from ftpy.client.putting import FilePut, Put
+from ftpy.client.rangeget import RANGE_BYTES
+from ftpy.client.ranges import Range, cut
+from ftpy.client.results import Progress, ignore
+from ftpy.client.source import Source
+from ftpy.client.streams import Alone
+from ftpy.client.trees import Told, TreeOptions
+from ftpy.client.work import SharedLine, Work
 from ftpy.config.client import Transfer
-from ftpy.errors import ConnectionFailed
-from ftpy.wire.messages import LsRequest, PartRequest, Request
+from ftpy.digests import hexdigest
+from ftpy.errors import ConnectionFailed, ConnectionLost, NotFound, ProtocolError, Stalled
+from ftpy.files import RemotePath
+from ftpy.wire import codec, messages
+from ftpy.wire.messages import DigestRequest, LsRequest, PartRequest, Request, StatRequest
 from tests.rig import eventually
-from tests.rigs.lying import Answer, LyingServer, Talk, honestly, lying
+from tests.rigs.lying import Answer, LyingServer, Talk, failure, framed, honestly, lying
 
 QUICK = Transfer(stall_seconds=2.0, connect_seconds=5.0, retries=0, streams=1)
 FILES = {"a.txt": b"a" * 40, "d/b": b"b" * 3000, "d/e": b"", "z": b"z" * 40}
@@ -59,3 +77,181 @@ def test_a_tree_that_fails_lets_go_of_its_large_files(tmp_path: Path) -> None:
             client.put_tree(tmp_path / "here", "there")
         assert "ftpy-digest" not in [thread.name for thread in threading.enumerate()]
         eventually(lambda: len(os.listdir("/proc/self/fd")) <= len(before))
+
+
+def test_a_tree_that_is_gone_when_it_is_listed_is_not_found(tmp_path: Path) -> None:
+    def tell(talk: Talk, request: Request | None, answers: list[Answer]) -> Iterable[bytes]:
+        if isinstance(request, LsRequest):
+            yield failure(request, "not-found")
+        else:
+            yield from honestly(talk, request, answers)
+
+    with lying(FILES, tell) as server, client_of(server) as client, pytest.raises(NotFound):
+        client.get_tree("d", tmp_path / "here")
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_worker_that_is_to_leave_does_not_take_a_large_file_for_done(tmp_path: Path, several: bool) -> None:
+    with lying({"large": bytes(3_000_000)}) as server:
+        connection = Connection.open(server.profile, QUICK)
+        connection.leaving.set()
+        lines = SharedLine(connection, Work(iter(()))) if several else Alone(connection)
+        source = tmp_path / "source"
+        source.write_bytes(bytes(20_000))
+        put = FilePut(Put(RemotePath.parse("x"), "md5", None, ignore), Source(str(source), "md5"))
+        with pytest.raises(ConnectionLost):
+            put.send(lines)
+        put.close()
+        wanted = Get(RemotePath.parse("large"), "md5", ignore)
+        with FileGet(wanted, str(tmp_path / "here"), force=False, notify=print) as transfer:
+            if several:
+                with pytest.raises(ConnectionLost):
+                    transfer.fetch(lines)
+        connection.close()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client's patience is over soon."""
+    monkeypatch.setattr(connections, "PATIENCE", 0.1)
+
+
+def signs(talk: Talk, request: Request, numbers: Iterable[int]) -> Iterable[bytes]:
+    """Signs of life."""
+    for number in numbers:
+        yield framed({"id": request.id, "progress": number})
+        time.sleep(0.02)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_server_that_says_for_ever_that_it_is_at_work_is_given_up() -> None:
+    def tell(talk: Talk, request: Request | None, answers: list[Answer]) -> Iterable[bytes]:
+        if request is None:
+            return honestly(talk, request, answers)
+        return signs(talk, request, itertools.repeat(7))
+
+    with lying(FILES, tell) as server, client_of(server) as client, pytest.raises(Stalled, match="gets nowhere"):
+        client.digest("a.txt")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_server_that_gets_on_is_waited_for_however_long_it_takes() -> None:
+    def tell(talk: Talk, request: Request | None, answers: list[Answer]) -> Iterable[bytes]:
+        if request is not None:
+            yield from signs(talk, request, range(30))
+        yield from honestly(talk, request, answers)
+
+    with lying(FILES, tell) as server, client_of(server) as client:
+        assert client.digest("a.txt").hex == hexdigest("md5", FILES["a.txt"])
+
+
+def test_progress_is_never_more_than_there_is(tmp_path: Path) -> None:
+    def tell(talk: Talk, request: Request | None, answers: list[Answer]) -> Iterable[bytes]:
+        if request is not None:
+            yield framed({"id": request.id, "progress": 2**63 - 1})
+        yield from honestly(talk, request, answers)
+
+    (tmp_path / "source").write_bytes(bytes(3000))
+    said: list[Progress] = []
+    with lying({"large": bytes(3000)}, tell) as server, client_of(server) as client:
+        server.model.remembers = False
+        client.put(tmp_path / "source", "x", on_progress=said.append)
+        client.put(io.BytesIO(bytes(3000)), "x", on_progress=said.append)
+        client.get("large", tmp_path / "here", on_progress=said.append)
+        client.get("large", tmp_path / "here", on_progress=said.append)  # compares digests
+    assert len(said) > 10 and max(progress.done for progress in said) == 3000
+
+
+@pytest.mark.parametrize("entries", [0, 1, 100])
+@pytest.mark.parametrize("way", ["get", "put", "ls"])
+def test_a_listing_without_end_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, entries: int
+) -> None:
+    """Of nothing, of one name over and over, or of ever more, each before what is looked for."""
+    monkeypatch.setattr(listing, "MOST_ENTRIES", 2000)
+
+    def tell(talk: Talk, request: Request | None, answers: list[Answer]) -> Iterable[bytes]:
+        if not isinstance(request, LsRequest):
+            yield from honestly(talk, request, answers)
+            return
+        entry = {"type": "other", "size": 0, "mtime_ns": 0, "mode": 0}
+        for number in range(100_000):
+            names = [{**entry, "name": "a" if entries == 1 else f"{number:09}-{i}"} for i in range(entries)]
+            yield framed({"id": request.id, "ok": True, "entries": names, "complete": False})
+
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "zz").write_bytes(b"z")
+    with lying(FILES, tell) as server, client_of(server) as client:
+        if way == "ls":
+            if not entries:
+                with pytest.raises(ProtocolError):
+                    list(client.ls())
+            return
+        with pytest.raises(ProtocolError):
+            if way == "get":
+                client.get_tree("", tmp_path / "there")
+            else:
+                client.put_tree(tmp_path / "here", "")
+
+
+def test_a_digest_of_another_name_and_the_status_of_another_path_are_refused() -> None:
+    def tell(_: Talk, request: Request | None, answers: list[Answer]) -> Iterable[bytes]:
+        for answer in answers:
+            if isinstance(request, DigestRequest):
+                answer = answer._replace(fields=answer.fields | {"digest": {"blake3": "0" * 64}})
+            if isinstance(request, StatRequest):
+                answer.fields["entry"]["name"] = "elsewhere"
+            yield answer.data
+
+    with lying(FILES, tell) as server, client_of(server) as client:
+        with pytest.raises(ProtocolError):
+            client.digest("a.txt", "md5")
+        with pytest.raises(ProtocolError):
+            client.stat("a.txt")
+
+
+def test_force_replaces_what_was_there_and_nothing_that_came_with_the_transfer(tmp_path: Path) -> None:
+    """As where two names of the server's are one name here: what comes second would replace the first in silence."""
+
+    def tell(talk: Talk, request: Request | None, answers: list[Answer]) -> Iterable[bytes]:
+        if isinstance(request, LsRequest):
+            (answer,) = answers
+            twice = answer.fields["entries"][1]
+            yield framed(answer.fields | {"complete": False})
+            eventually(lambda: (tmp_path / "here" / "twice").exists())
+            yield framed(answer.fields | {"entries": [twice | {"size": 9000}]})
+        else:
+            yield from honestly(talk, request, answers)
+
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "old").write_bytes(b"older")
+    told: list[Told] = []
+    others = {f"z{number:03}": b"" for number in range(treeget.GROUP_FILES + 100)}  # enough to be put in place early
+    with lying({"old": b"newer", "twice": b"first", **others}, tell) as server, client_of(server) as client:
+        server.model.page_entries = 1000
+        client.get_tree("", tmp_path / "here", TreeOptions(force=True, on_told=told.append))
+    verdicts = [(one.verdict, one.path.name) for one in told if one.path.name not in others]
+    assert verdicts == [("received", "old"), ("received", "twice"), ("failed", "twice")]
+    assert (tmp_path / "here" / "old").read_bytes() == b"newer"
+    assert (tmp_path / "here" / "twice").read_bytes() == b"first"
+
+
+def test_no_more_folders_are_under_way_than_the_server_takes_requests(tmp_path: Path) -> None:
+    for name in range(5):
+        (tmp_path / "here" / str(name)).mkdir(parents=True)
+    with lying({}) as server:
+        server.requests = 1
+        with client_of(server) as client:
+            assert client.put_tree(tmp_path / "here", "there").failed == 0
+        assert server.heard.requests.count("mkdir") == 6
+
+
+def test_the_size_that_a_server_names_costs_no_memory() -> None:
+    size = 2**62
+    assert len(cut([Range(0, size)], max(RANGE_BYTES, size // rangeget.MOST_RANGES))) <= rangeget.MOST_RANGES + 1
+
+
+def test_what_is_wrong_with_a_header_is_told_in_few_words() -> None:
+    with pytest.raises(ProtocolError) as raised:
+        codec.decode(b'{"' + b"x" * 60_000 + b'":1}', messages.ProgressReply)
+    assert len(str(raised.value)) < 300

@@ -371,7 +371,8 @@ class Client:
         connection = self._connected()
         try:
             with Listing(where, connection, self._another) as listing:
-                if not listing.wait(max(LISTING_SECONDS, LISTING_ROUND_TRIPS * connection.round_trip_seconds)):
+                read = listing.wait(max(LISTING_SECONDS, LISTING_ROUND_TRIPS * connection.round_trip_seconds))
+                if not read or not connection.in_step:
                     self._line.take()  # it is the listing's until that is through
                     if self._ledger is not None:
                         self._ledger.forget(connection)

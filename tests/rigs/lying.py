@@ -1,4 +1,4 @@
-"""A server that holds the right key and says what it likes: right answers from a small model, handed to a liar first."""
+"""A server that holds the right key and says what it likes: right answers of a small model, handed to a liar first."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ import msgspec
 
 from ftpy.config.client import Profile
 from ftpy.digests import DigestName, hexdigest
+from ftpy.errors import Denied
 from ftpy.wire import auth
 from ftpy.wire.codec import decode, encode, trailer_header
 from ftpy.wire.entries import Entry
@@ -34,7 +35,6 @@ from ftpy.wire.messages import (
     GetRequest,
     LsReply,
     LsRequest,
-    MkdirReply,
     PartReply,
     PutRequest,
     Request,
@@ -51,6 +51,7 @@ from tests.rigs.impostors import Identity
 WAIT_SECONDS = 5.0
 """How long the server waits for a client that says nothing, seconds."""
 MODE, MTIME_NS = 0o640, 1_600_000_000_000_000_000
+ANY_REQUEST: Any = Requests
 _DIGITS = re.compile(rb"[0-9a-f]{32,64}")
 
 
@@ -97,6 +98,8 @@ class Model:
     page_entries: int = 4
     remembers: bool = True
     """It knows digests without being asked to compute them."""
+    aliases: dict[str, str] = field(default_factory=dict)
+    """Other names, under which a listing told of files: what is asked for by them is there."""
 
     def answers(self, request: Request, body: bytes) -> list[Answer]:
         """What a right server would say."""
@@ -140,15 +143,19 @@ class Model:
     def _stat(self, request: StatRequest, _: bytes) -> list[Answer]:
         return [honest(StatReply(id=request.id, entry=self._entry(request.path, "")))]
 
+    def _found(self, request: DigestRequest | GetRequest) -> tuple[str, bytes]:
+        path = self.aliases.get(request.path, request.path)
+        return path, self.files[path]
+
     def _digest(self, request: DigestRequest, _: bytes) -> list[Answer]:
-        content = self.files[request.path]
+        path, content = self._found(request)
         known = digest_of(request.digest, hexdigest(request.digest, content))
-        etag = etag_of(request.path, content)
+        etag = etag_of(path, content)
         return [honest(DigestReply(id=request.id, digest=known, file_size=len(content), etag=etag))]
 
     def _get(self, request: GetRequest, _: bytes) -> list[Answer]:
-        content = self.files[request.path]
-        etag = etag_of(request.path, content)
+        path, content = self._found(request)
+        etag = etag_of(path, content)
         if request.etag not in (None, etag):
             return [honest(FailureReply(id=request.id, error="changed", message="another version"))]
         left = content[request.offset :]
@@ -187,7 +194,6 @@ class Model:
         return [honest(reply_type(request)(id=request.id))]
 
     _mkdir = _rm = _mv = _abort
-    assert MkdirReply
 
 
 Tell = Callable[["Talk", Request | None, list[Answer]], Iterable[bytes]]
@@ -280,7 +286,7 @@ class Talk:
         )
         self.say(tell(self, None, [honest(welcome)]))
         while (header := self.header()) is not None:
-            request = decode(header, Requests)
+            request: Any = decode(header, ANY_REQUEST)
             self.heard.requests.append(str(request.__struct_config__.tag))
             body = b""
             if request.body_length is not None:
@@ -321,6 +327,7 @@ class LyingServer:
         """A new session: forget the last one, whose connections have ended."""
         self.settle()
         self.tell, self.heard = tell, Heard()
+        self.model.aliases.clear()
         self.inline_bytes, self.requests, self.knows_key = 1024, 64, True
         return self.heard
 
@@ -348,8 +355,8 @@ class LyingServer:
             with self._context.wrap_socket(sock, server_side=True) if self._context else sock as channel:
                 channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 Talk(self, channel, number).run()
-        except (OSError, ssl.SSLError):
-            return  # the client has had enough, or the liar has left
+        except (OSError, ssl.SSLError, Denied):
+            return  # the client has had enough, or the liar has left, or it proved itself to what was not said
         except BaseException as error:
             self.failures.append(error)
 

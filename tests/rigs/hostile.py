@@ -1,0 +1,560 @@
+"""Sessions of the real client with a hostile server, and one checker after each: nothing outside what the user named,
+no success that is none, nothing that a terminal would obey, no defect, no wait without end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import io
+import os
+import pty
+import random
+import shutil
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from tqdm import tqdm
+
+from ftpy.cli.common import run_main
+from ftpy.cli.main import ftpy
+from ftpy.client import connection, getting, listing, rangeget, streams
+from ftpy.client.client import Client
+from ftpy.client.trees import Told, TreeOptions
+from ftpy.config.client import Transfer, save_profile
+from ftpy.digests import hexdigest
+from ftpy.errors import FtpyError
+from ftpy.files import RemotePath
+from ftpy.wire.token import PairingToken
+from tests.rig import ENVIRONMENT
+from tests.rigs.impostors import Identity
+from tests.rigs.lies import Liar
+from tests.rigs.lying import Heard, LyingServer, Model
+from tests.rigs.processes import memory_of, program
+
+STALL_SECONDS = 0.4
+IMPATIENT = Transfer(stall_seconds=STALL_SECONDS, connect_seconds=5.0, retries=1)
+SESSION_SECONDS = 12.0
+"""What a session may take: several limits of STALL_SECONDS, and a machine that is busy with other things."""
+PROCESS_EVERY = 200
+"""Every so many sessions the command is a real process on a pseudo-terminal."""
+PROCESS_SECONDS = 60.0
+SMALL = {
+    (streams, "BACKOFF_SECONDS"): 0.001,
+    (streams, "PIECE_BYTES"): 2048,
+    (getting, "PROBE_BYTES"): 512,
+    (rangeget, "RANGE_BYTES"): 2048,
+    (listing, "MOST_ENTRIES"): 5_000,
+    (connection, "PATIENCE"): 2,
+}
+"""Limits of the client's that a session of some milliseconds shall meet."""
+FILES = {
+    "a.txt": b"a" * 40,
+    "d/b": bytes(range(256)) * 12,
+    "d/e": b"",
+    "keep.txt": b"theirs",
+    "same": b"same",
+    "big": bytes(range(250)) * 40,
+    "link/planted": b"p",
+}
+"""What the server has; anything over 1,024 bytes is large to it."""
+FURNITURE = {"keep.txt": b"ours", "same": b"same", "kept/deep": b"deep"}
+GROWTH_BYTES = 16 * 1024 * 1024
+"""What thousands of sessions may add to the memory of the process."""
+WARM_SESSIONS = 300
+"""Before these are through, caches and pools still grow."""
+OBEYED = frozenset(chr(code) for code in [*range(0x20), *range(0x7F, 0xA0)])
+DRAWN = ("\r", "\n", "\x1b[A")
+"""What bars and lines are drawn with: the only controls that may reach a terminal."""
+
+
+class Output(io.StringIO):
+    """Standard output or error that counts as a terminal, so that bars are drawn."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        """Yes."""
+        return True
+
+
+@dataclass
+class Session:
+    """One session: what was asked of the client, what it said, and what is wrong with that."""
+
+    folder: Path
+    server: LyingServer
+    rng: random.Random
+    heard: Heard
+    script: list[str] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+    """All that the client told its caller."""
+    told: list[Told] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    force: bool = False
+    process: bool = False
+    """The command is a process of its own, on a pseudo-terminal."""
+
+    @property
+    def target(self) -> Path:
+        """The one folder on this side that the client was told of."""
+        return self.folder / "target"
+
+    def client(self, **options: Any) -> Client:
+        """A client of the hostile server; over two connections now and then."""
+        transfer = IMPATIENT
+        if self.rng.random() < 0.25:
+            transfer = Transfer(stall_seconds=STALL_SECONDS, connect_seconds=5.0, retries=1, streams=2)
+        return Client(self.server.profile, transfer, self.said.append, **options)
+
+    def options(self) -> TreeOptions:
+        """Of a tree."""
+        rng = self.rng
+        return TreeOptions(
+            digest=rng.choice(["md5", "blake3"]),
+            force=self.force,
+            by_digest=rng.random() < 0.2,
+            dry_run=rng.random() < 0.1,
+            if_absent=rng.random() < 0.2,
+            on_told=self.told.append,
+        )
+
+    def require(self, holds: object, text: str) -> None:
+        """Note what does not hold."""
+        if not holds:
+            self.wrong.append(text)
+
+    def vouched(self, digest: str, what: str) -> None:
+        """The server said this digest, so a success that names it is its lie and not ours."""
+        self.require(digest in self.heard.digests, f"{what}: {digest} was never said by the server")
+
+
+# ------------------------------------------------------------------ what is asked of the client
+
+Scene = Callable[[Session], None]
+
+
+def get(session: Session) -> None:
+    """One file, to a name that is free, taken by another content, by the same, or by a link."""
+    name = session.rng.choice(["a.txt", "d/b", "d/e", "big", "big"])
+    leaf = session.rng.choice(["new", "new", "keep.txt", "same", "linkfile", "kept"])
+    with session.client() as client:
+        result = client.get(
+            name, session.target / leaf, digest=session.rng.choice(["md5", "blake3"]), force=session.force
+        )
+    content = (session.target / leaf).read_bytes()
+    session.require(result.size == len(content), "get: another size than it says")
+    session.require(hexdigest(result.digest.name, content) == result.digest.hex, "get: another content than it says")
+    session.require(stat.S_ISREG((session.target / leaf).lstat().st_mode), "get: success at what is no file")
+    session.vouched(result.digest.hex, "get")
+    session.require(session.force or result.identical or leaf == "new", "get: replaced without being told to")
+
+
+def get_to_stream(session: Session) -> None:
+    """One file, to a stream."""
+    output = io.BytesIO()
+    with session.client() as client:
+        result = client.get(session.rng.choice(["a.txt", "big", "d/e"]), output)
+    session.require(result.size == len(output.getvalue()), "get to a stream: another size than it says")
+    written = hexdigest("md5", output.getvalue())
+    session.vouched(written, "get to a stream")
+
+
+def get_tree(session: Session) -> None:
+    """All, into a folder where something is already."""
+    before, options = contents(session.target), session.options()
+    with session.client() as client:
+        client.get_tree(session.rng.choice(["", "", "d"]), session.target, options)
+    if not options.dry_run:
+        check_tree(session, before)
+    session.require(session.heard.complete, "get -r: success without a last page")
+
+
+def check_tree(session: Session, before: dict[str, bytes]) -> None:
+    """Every file that was told as received is there, with a digest that the server said."""
+    for told in session.told:
+        path = Path(told.name)
+        session.require(path.is_relative_to(session.target), f"get -r: told of {path}")
+        if told.verdict == "identical":
+            session.require(path.read_bytes() == before.get(told.name), f"get -r: {path} is not what was identical")
+        elif told.verdict == "received" and path.exists():
+            content = path.read_bytes()
+            either = {hexdigest("md5", content), hexdigest("blake3", content)}
+            session.require(either & session.heard.digests, f"get -r: the content of {path} was never vouched for")
+
+
+def put(session: Session) -> None:
+    """A small file, one in parts, or a stream."""
+    content = session.rng.randbytes(session.rng.choice([0, 10, 1024, 1025, 5000]))
+    (session.folder / "source").write_bytes(content)
+    session.heard.digests.discard(hexdigest("md5", content))
+    condition: Any = session.rng.choice([None, "absent"])
+    with session.client() as client:
+        source = session.folder / "source" if session.rng.random() < 0.7 else io.BytesIO(content)
+        result = client.put(source, "x", condition=condition)
+    session.require((result.size, result.digest.hex) == (len(content), hexdigest("md5", content)), "put: another file")
+    session.vouched(result.digest.hex, "put")
+    session.require(session.heard.durable or not result.durable, "put: durable, which nobody said")
+
+
+def put_tree(session: Session) -> None:
+    """A folder."""
+    options = session.options()
+    with session.client() as client:
+        client.put_tree(session.target, session.rng.choice(["t", ""]), options)
+    for told in session.told:
+        if told.verdict == "sent" and not options.dry_run:
+            session.vouched(hexdigest(options.digest, Path(told.name).read_bytes()), "put -r")
+
+
+def ls(session: Session) -> None:
+    """A listing, to its end."""
+    where = session.rng.choice(["", "d"])
+    with session.client() as client:
+        for info in client.ls(where, recursive=session.rng.random() < 0.7):
+            session.require(RemotePath.parse(str(info.path)) == info.path, f"ls: {info.path!r} is no path")
+            below = info.path.parts[: len(where.split("/")) if where else 0]
+            session.require("/".join(below) == where, f"ls: {info.path!r} is not below {where!r}")
+    session.require(session.heard.complete, "ls: success without a last page")
+
+
+def stat_(session: Session) -> None:
+    """One path."""
+    with session.client() as client:
+        info = client.stat("a.txt")
+    session.require(str(info.path) == "a.txt", f"stat: told of {info.path!r}")
+
+
+def digest(session: Session) -> None:
+    """One digest."""
+    name: Any = session.rng.choice(["md5", "blake3"])
+    with session.client() as client:
+        known = client.digest("a.txt", name)
+    session.require(known.name == name, f"digest: {known.name} where {name} was asked for")
+
+
+COMMANDS: tuple[tuple[str, ...], ...] = (
+    ("ls", "-lR"),
+    ("ls", "-R", "--json"),
+    ("ls", "-R", "--digest", "d"),
+    ("stat", "a.txt"),
+    ("digest", "a.txt", "d/b"),
+    ("get", "-r", "-v", "d", "target"),
+    ("get", "-r", "--json", "d", "target"),
+    ("get", "-r", "--dry-run", "d", "target"),
+    ("get", "a.txt", "big", "target/"),
+    ("get", "--explain", "big", "target/new"),
+    ("put", "source", "x"),
+    ("put", "-r", "-v", "target", "t"),
+    ("pair", "other"),
+)
+
+
+def command(session: Session) -> None:
+    """A command as it is typed, on something that counts as a terminal."""
+    arguments = session.rng.choice(COMMANDS)
+    if session.force and arguments[0] == "get":
+        arguments = ("get", "--force", *arguments[1:])
+    (session.folder / "source").write_bytes(b"s" * session.rng.choice([10, 3000]))
+    code, output = run_process(session, arguments) if session.process else run_command(session, arguments)
+    session.said.append(f"{arguments} {code}")
+    session.require(code in (0, 1, 2, 3, 4, 5), f"{arguments}: exit code {code}: {output[-2000:]}")
+    drawn = output
+    for allowed in DRAWN:
+        drawn = drawn.replace(allowed, "")
+    session.require(OBEYED.isdisjoint(drawn), f"{arguments}: {sorted(OBEYED & set(drawn))} on a terminal")
+
+
+def run_command(session: Session, arguments: tuple[str, ...]) -> tuple[int, str]:
+    """Run it in this process: its exit code and all that it said."""
+    config = session.folder / "client.toml"
+    save_profile(config, "home", session.server.profile)
+    output = Output()
+    standard = sys.argv, sys.stdin, sys.stdout, sys.stderr, os.getcwd()
+    os.environ["FTPY_CONFIG"] = str(config)
+    try:
+        os.chdir(session.folder)
+        sys.argv = ["ftpy", *arguments]
+        sys.stdin, sys.stdout, sys.stderr = io.StringIO(token_of(session.server) + "\n"), output, output
+        run_main(ftpy, "ftpy")
+    except SystemExit as ended:
+        return int(ended.code or 0), output.getvalue()
+    finally:
+        sys.argv, sys.stdin, sys.stdout, sys.stderr = standard[:4]
+        os.chdir(standard[4])
+        del os.environ["FTPY_CONFIG"]
+        gc.unfreeze()  # a command that ends freezes what is left for the end of its process, which this one is not
+
+
+def run_process(session: Session, arguments: tuple[str, ...]) -> tuple[int, str]:
+    """Run it as a process on a terminal of its own: its exit code and all that it said."""
+    config = session.folder / "client.toml"
+    save_profile(config, "home", session.server.profile)
+    with open(config, "a") as file:
+        file.write("[transfer]\nstall_seconds = 1.0\nretries = 1\n")
+    master, slave = pty.openpty()
+    with subprocess.Popen(
+        [program("ftpy"), *arguments],
+        stdin=subprocess.PIPE,
+        stdout=slave,
+        stderr=slave,
+        cwd=session.folder,
+        env=ENVIRONMENT | {"FTPY_CONFIG": str(config), "TERM": "xterm"},
+    ) as process:
+        os.close(slave)
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(f"{token_of(session.server)}\n".encode())
+            process.stdin.close()
+        output = b""
+        with contextlib.suppress(OSError):  # its end is an error of the terminal's
+            while data := os.read(master, 65_536):
+                output += data
+        os.close(master)
+        process.wait(PROCESS_SECONDS)
+    config.unlink()
+    return process.returncode, output.decode("utf-8")
+
+
+def token_of(server: LyingServer) -> str:
+    """What pairing with it takes."""
+    profile = server.profile
+    return PairingToken(
+        addresses=profile.addresses, user=profile.user, key=profile.key, certificate_sha256=profile.certificate_sha256
+    ).to_text()
+
+
+SCENES: tuple[Scene, ...] = (
+    get,
+    get,
+    get,
+    get_to_stream,
+    get_tree,
+    get_tree,
+    get_tree,
+    put,
+    put_tree,
+    ls,
+    stat_,
+    digest,
+    command,
+)
+
+
+# ------------------------------------------------------------------ before and after
+
+
+def furnish(folder: Path) -> None:
+    """What is on this side: a target with something in it, and beside it what nobody may touch."""
+    target = folder / "target"
+    if target.exists():
+        shutil.rmtree(target)
+    for name, content in FURNITURE.items():
+        path = target / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    (target / "link").symlink_to(folder / "outside")
+    (target / "linkfile").symlink_to(folder / "canary")
+    if not (folder / "outside").exists():
+        (folder / "outside").mkdir()
+        for name in ("canary", "outside/canary"):
+            (folder / name).write_bytes(b"nobody may change this")
+
+
+Facts = dict[str, tuple[int, ...]]
+
+
+def facts(folder: Path) -> Facts:
+    """All that is beside the target: inode, mode, size and times of change."""
+    found: Facts = {}
+    for path in (folder, folder / "outside", folder / "canary", folder / "outside" / "canary"):
+        status = path.lstat()
+        times = () if path == folder else (status.st_mtime_ns, status.st_ctime_ns)
+        found[str(path)] = (status.st_ino, status.st_mode, status.st_size if times else 0, *times)
+    names = {entry.name for entry in os.scandir(folder)} - {"source", "client.toml", ".client.toml.lock"}
+    return found | dict.fromkeys((*names, *os.listdir(folder / "outside")), ())
+
+
+def contents(target: Path) -> dict[str, bytes]:
+    """Every file in the target by its path; a link says where it leads."""
+    found = {}
+    for where, folders, names in os.walk(target):
+        for name in (*names, *folders):
+            path = os.path.join(where, name)
+            if os.path.islink(path):
+                found[path] = os.fsencode(os.readlink(path))
+            elif name in names:
+                with open(path, "rb") as file:
+                    found[path] = file.read()
+    return found
+
+
+def check_target(session: Session, before: dict[str, bytes]) -> None:
+    """What was there is there, but for what a forced get replaced; what is new has a legal name and is no link."""
+    after = contents(session.target)
+    for path, content in before.items():
+        if after.get(path) != content:
+            session.require(session.force, f"{path} was changed")
+            session.require(path in after, f"{path} is gone")
+    session.require(sum(map(len, after.values())) <= session.heard.sent + 4096, "more bytes came than were sent")
+    for path in after.keys() - before.keys():
+        name = os.path.relpath(path, session.target)
+        if not os.path.basename(path).startswith(".ftpy-"):
+            try:
+                RemotePath.parse(name)
+            except FtpyError as error:
+                session.wrong.append(f"a name that no file may have: {error}")
+        session.require(not os.path.islink(path), f"{path} is a link")
+    session.require(not (session.target / ".ftpy").exists(), "the staging area was left")
+
+
+# ------------------------------------------------------------------ one session, many
+
+
+def run_session(
+    server: LyingServer, folder: Path, seed: str, scenes: Sequence[Scene] = SCENES, *, process: bool = False
+) -> Session:
+    """Play one session and judge it."""
+    rng = random.Random(seed)
+    furnish(folder)
+    outside, before = facts(folder), contents(folder / "target")
+    script: list[str] = []
+    rate = rng.choice([0.1, 0.4, 0.8])
+    heard = server.begin(lambda talk, request, answers: _liar(talk, seed, script, rate)(talk, request, answers))
+    session = Session(folder, server, rng, heard, script, force=rng.random() < 0.3)
+    server.model.part_size, server.model.remembers = rng.choice([1, 512, 1024, 2**40]), rng.random() < 0.7
+    server.inline_bytes, server.requests = rng.choice([0, 1024, 2**63 - 1]), rng.choice([1, 2, 64, 1_000_000])
+    server.knows_key = rng.random() < 0.95
+    scene = command if process else rng.choice(scenes)
+    session.process = process
+    script.append(scene.__name__)
+    began = time.monotonic()
+    try:
+        scene(session)
+        session.require(server.knows_key or scene is command, "success with a server that holds no key")
+    except FtpyError as error:
+        session.said.append(str(error))
+    except Exception as error:
+        session.wrong.append(f"{type(error).__name__}: {error}")
+    seconds = time.monotonic() - began
+    server.settle()
+    session.require(seconds < (PROCESS_SECONDS if process else SESSION_SECONDS), f"it took {seconds:.1f} s")
+    session.require(server.knows_key or not heard.requests, "a request to a server that holds no key")
+    session.wrong += [f"server: {type(error).__name__}: {error}" for error in server.failures]
+    server.failures.clear()
+    session.require(facts(folder) == outside, f"outside the target: {facts(folder)} where {outside} was")
+    check_target(session, before)
+    return session
+
+
+def _liar(talk: Any, seed: str, script: list[str], rate: float) -> Liar:
+    """The liar of one connection."""
+    liar = getattr(talk, "liar", None)
+    if liar is None:
+        liar = talk.liar = Liar(f"{seed}/{talk.number}", script, rate)
+    found: Liar = liar
+    return found
+
+
+@contextlib.contextmanager
+def small_limits() -> Iterator[None]:
+    """The client's limits so that a short session meets them."""
+    before = {key: getattr(*key) for key in SMALL}
+    for (module, name), value in SMALL.items():
+        setattr(module, name, value)
+    try:
+        yield
+    finally:
+        for (module, name), value in before.items():
+            setattr(module, name, value)
+
+
+def resident() -> int:
+    """The memory of this process, bytes, less what malloc keeps of threads that have ended."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+    return memory_of(os.getpid())["VmRSS"]
+
+
+@dataclass
+class Report:
+    """What came of many sessions."""
+
+    sessions: int = 0
+    succeeded: int = 0
+    lies: int = 0
+    seconds: float = 0.0
+    slowest: float = 0.0
+    grown: int = 0
+    violations: list[str] = field(default_factory=list)
+
+    def line(self) -> str:
+        """The figures."""
+        return (
+            f"rig-hostile: {self.sessions} sessions, {self.lies} lies,"
+            f" {self.seconds / max(1, self.sessions) * 1e3:.1f} ms each, slowest {self.slowest:.1f} s,"
+            f" memory {self.grown / 2**20:+.1f} MiB; {len(self.violations)} violations"
+        )
+
+
+class Campaign:
+    """A hostile server with TLS or without, and sessions with it one after the other."""
+
+    def __init__(self, folder: Path, seed: int, *, tls: bool = False, scenes: Sequence[Scene] = SCENES) -> None:
+        self._folder, self._seed, self._scenes = folder, seed, scenes
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "world").mkdir()
+        self._identity = Identity(folder / "identity") if tls else None
+        self._stack = contextlib.ExitStack()
+        self._warm = 0
+        self.report = Report()
+
+    def __enter__(self) -> Self:
+        self._stack.enter_context(small_limits())
+        self._server = self._stack.enter_context(LyingServer(Model(dict(FILES)), identity=self._identity))
+        tqdm.monitor_interval = 0  # no thread of its own that stays
+        self._threads = threading.active_count()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+
+    def run(self, number: int) -> Session:
+        """The session of this number; what is wrong with it goes into the report, with what replays it."""
+        report, seed = self.report, f"{self._seed}:{number}"
+        began = time.monotonic()
+        process = number % PROCESS_EVERY == PROCESS_EVERY - 1
+        session = run_session(self._server, self._folder / "world", seed, self._scenes, process=process)
+        seconds = time.monotonic() - began
+        report.sessions += 1
+        report.lies += len(session.script) - 1
+        report.seconds += seconds
+        report.slowest = max(report.slowest, seconds)
+        if session.wrong:
+            report.violations.append(
+                f"session {number} (--seed {self._seed} --only {number}): {'; '.join(session.wrong)[:2000]}\n"
+                f"    script: {session.script}\n    said: {session.said}"
+            )
+        if report.sessions == WARM_SESSIONS:
+            self._warm = resident()
+        return session
+
+    def finish(self) -> Report:
+        """After the last one: memory and threads."""
+        report = self.report
+        if self._warm:
+            report.grown = resident() - self._warm
+            if report.grown > GROWTH_BYTES:
+                report.violations.append(f"the process grew by {report.grown} bytes")
+        if threading.active_count() > self._threads:
+            report.violations.append(f"threads are left: {[thread.name for thread in threading.enumerate()]}")
+        return report

@@ -43,7 +43,7 @@ from ftpy.wire.messages import FailureReply, Request, UnknownRequest
 from ftpy.wire.session import Message, Side
 
 if TYPE_CHECKING:
-    from ftpy.server.server import Server
+    from ftpy.server.accepting import Server
 
 log = logging.getLogger("ftpy.server")
 _REQUESTS = (Request, UnknownRequest)
@@ -111,6 +111,8 @@ class RequestHandler(socketserver.BaseRequestHandler):
                 self._farewell(channel)
             except (ProtocolError, RequestError) as error:
                 self._refuse(channel, error)
+            except MemoryError:
+                self._refuse(channel, Busy("the server is out of memory; try again later"))
         except ConnectionFailed as error:
             self._ended(error, "connection-ended", logging.INFO)
         else:

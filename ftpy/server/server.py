@@ -1,19 +1,16 @@
 """The server process: listening sockets, the connections behind them, and how it stops.
 
-A ``Server`` is a ``socketserver.ThreadingTCPServer`` for one listen address; a ``Service`` is what all of them
-share. Start reading at ``serve``.
+A ``Server`` (``accepting``) is a ``socketserver.ThreadingTCPServer`` for one listen address; a ``Service`` is what all
+of them share. Start reading at ``serve``.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 import logging
 import os
 import signal
-import socket
-import socketserver
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -22,9 +19,10 @@ from ftpy.config.addresses import Address
 from ftpy.config.server import ServerConfig, worker_count
 from ftpy.errors import ConfigError, RequestError
 from ftpy.files import display
+from ftpy.server.accepting import Server
 from ftpy.server.accounts import Accounts
-from ftpy.server.admission import Admission, source_of
-from ftpy.server.audit import Audit, Trail
+from ftpy.server.admission import Admission
+from ftpy.server.audit import Audit
 from ftpy.server.connection import RequestHandler
 from ftpy.server.identity import Identity
 from ftpy.server.listening import Listener, listen_on_all, listening
@@ -50,14 +48,9 @@ CROWD = 256
 """Connections less after which free memory is given back: of each the C library would keep some 40 KiB."""
 LAST_SECONDS = 5.0
 """After the drain: how long broken connections may take to let go of what they hold."""
-POLL_SECONDS = 0.2
-"""How soon an accept loop notices that it is to stop."""
-STARVED_SECONDS = 0.1
-"""Pause before the next accept when there is no descriptor or thread left: no spinning."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 RELOAD_SIGNALS = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()
 SIGNALS = (*STOP_SIGNALS, *RELOAD_SIGNALS)
-STARVED_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class Service:
@@ -107,7 +100,7 @@ class Service:
             Server(listener, self) for listener in (listen_on_all(self.config) if listeners is None else listeners)
         ]
         for server in self._servers:
-            self._spawn(lambda server=server: server.serve_forever(POLL_SECONDS), f"ftpy-accept {server.address}")
+            self._spawn(server.serve, f"ftpy-accept {server.address}")
             self._note("listening", address=str(server.address))
         self._spawn(self._sweep, "ftpy-sweep")
         self._spawn(self._watch, "ftpy-watch")
@@ -248,11 +241,12 @@ class Service:
         """
         most = 0
         while not self._stopped.wait(WATCH_SECONDS):
-            count = self._dismiss_unwelcome()
-            most = max(most, count)
-            if most - count >= CROWD:
-                most = count
-                syscalls.give_memory_back()
+            with contextlib.suppress(MemoryError):  # there may be some in a second
+                count = self._dismiss_unwelcome()
+                most = max(most, count)
+                if most - count >= CROWD:
+                    most = count
+                    syscalls.give_memory_back()
 
     def _dismiss_unwelcome(self) -> int:
         """How many connections there are. By itself: a name for one of them, kept while we wait, would keep it."""
@@ -261,78 +255,6 @@ class Service:
             if not handler.is_welcome():
                 handler.dismiss()
         return len(handlers)
-
-
-class Server(socketserver.ThreadingTCPServer):
-    """One listening socket; a thread only for a connection that was admitted."""
-
-    daemon_threads = False
-    block_on_close = False  # the service waits for its connections itself, with a limit
-
-    def __init__(self, listener: Listener, service: Service) -> None:
-        self.service = service
-        self.address = listener.address
-        self.listener = listener
-        self._sources: dict[int, str] = {}
-        # Not TCPServer's: it would make a socket, and this one listens already, maybe for other processes too.
-        socketserver.BaseServer.__init__(self, listener.socket.getsockname(), RequestHandler)
-        self.socket = listener.socket
-
-    def get_request(self) -> tuple[socket.socket, Any]:
-        """Accept; when this process is starved, wait a moment instead of spinning on the same error."""
-        try:
-            accepted, address = self.socket.accept()
-            if self.socket.gettimeout() is not None:
-                accepted.setblocking(True)  # macOS: it takes after a listening socket that does not block
-            return accepted, address
-        except OSError as error:
-            if error.errno in STARVED_ERRNOS:
-                log.error(
-                    "accept-failed", extra={"event": "accept-failed", "fields": {"reason": os.strerror(error.errno)}}
-                )
-                time.sleep(STARVED_SECONDS)
-            raise
-
-    def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Admit the connection, or refuse it before it costs a thread."""
-        source = source_of(client_address)
-        reason, evicted = self.service.admission.admit(id(request), source)
-        if evicted is not None:
-            self.service.break_off(evicted)
-        if reason is not None:
-            outcome = "penalised" if reason == "penalties" else "refused-at-limit"
-            said = "" if reason == "penalties" else outcome  # said once a penalty, by who keeps them
-            trail = Trail(self.service.audit, source=source)
-            trail.tell("refused", outcome, said=said, level=logging.WARNING, limit=reason)
-            return False
-        self._sources[id(request)] = source
-        return True
-
-    def shutdown_request(self, request: Any) -> None:
-        """Close the socket and count its connection out."""
-        super().shutdown_request(request)
-        source = self._sources.pop(id(request), None)
-        if source is not None:
-            self.service.admission.leave(id(request), source)
-
-    def describe(self, client_address: Any) -> str:
-        """The peer, for the log."""
-        if isinstance(client_address, tuple):
-            host, port = client_address[:2]
-            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        return "unix"
-
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
-        """A defect: what escaped a handler. The server goes on."""
-        log.exception(
-            "connection-failed",
-            extra={"event": "connection-failed", "fields": {"source": self.describe(client_address)}},
-        )
-
-    def server_close(self) -> None:
-        """Stop listening; the file of a Unix socket goes with it, if we made it."""
-        super().server_close()
-        self.listener.close()
 
 
 def _raise_descriptor_limit() -> None:

@@ -155,7 +155,10 @@ class Channel:
     # ---- long work
 
     def patiently(self, work: Callable[[], T], progress: Callable[[], int]) -> T:
-        """Do ``work`` in another thread and say every second how many bytes it has done; returns what it returns."""
+        """Do ``work`` in another thread and say every second how many bytes it has done; returns what it returns.
+
+        Where there is no thread to be had it is done here, without a word.
+        """
         outcome: list[T] = []
         failure: list[BaseException] = []
 
@@ -171,18 +174,22 @@ class Channel:
         with timing.lent() as stopwatch:
             try:
                 thread.start()
-            except RuntimeError:  # the system gives no more threads: done without a word meanwhile, but done
-                return work()
-            try:
-                thread.join(PROGRESS_SECONDS)
-                while thread.is_alive():
-                    self._progress(progress())
-                    thread.join(PROGRESS_SECONDS)
-            finally:
-                thread.join()
+            except RuntimeError:
+                run()
+            else:
+                self._await(thread, progress)
         if failure:
             raise failure[0]
         return outcome[0]
+
+    def _await(self, thread: threading.Thread, progress: Callable[[], int]) -> None:
+        try:
+            thread.join(PROGRESS_SECONDS)
+            while thread.is_alive():
+                self._progress(progress())
+                thread.join(PROGRESS_SECONDS)
+        finally:
+            thread.join()
 
     def _progress(self, count: int) -> None:
         oldest = self.session.oldest

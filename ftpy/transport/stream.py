@@ -49,6 +49,8 @@ def _translated() -> Iterator[None]:
         raise Stalled from None
     except (OSError, ValueError) as error:  # ValueError: an SSL socket that another thread shut down
         if isinstance(error, OSError) and hasattr(error, "reason"):  # an SSLError
+            if error.reason == "MALLOC_FAILURE":
+                raise MemoryError from error
             raise ConnectionLost(f"the encrypted connection failed: {error.reason or error}") from error
         raise ConnectionLost(f"the connection was lost: {getattr(error, 'strerror', None) or error}") from error
 

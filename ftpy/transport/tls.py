@@ -74,6 +74,8 @@ def _translated() -> Iterator[None]:
     except ssl.SSLEOFError as error:
         raise ConnectionLost("the TLS handshake failed: the peer closed the connection") from error
     except ssl.SSLError as error:
+        if error.reason == "MALLOC_FAILURE":  # our half's, not the peer's
+            raise MemoryError from error
         raise TlsFailed(f"the TLS handshake failed: {error.reason or error}") from error
     except OSError as error:
         raise ConnectionLost(f"the TLS handshake failed: {error.strerror or error}") from error

@@ -6,6 +6,7 @@ than the slower of hashing and moving the bytes.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ CHUNK_BYTES = MIB
 """Bytes moved and hashed at a time: large enough that Python's cost per chunk vanishes."""
 BUFFERS = 4
 """Buffers of a follower: one being filled, one being hashed, two between; 4 MiB in all."""
+REST_SECONDS = 0.1
+"""After so long without work the buffers are let go: of the 64 uploads of one connection few are fed at a time."""
 INLINE_BYTES = 64 * 1024
 """Up to here a thread costs more than it saves."""
 
@@ -71,11 +74,17 @@ class Follower:
 
     def borrow(self) -> memoryview:
         """A buffer of CHUNK_BYTES to fill and ``give`` (or ``give_back``); waits while all are being hashed."""
-        if self._free.empty() and self._made < BUFFERS:
-            self._made += 1
-            return memoryview(bytearray(CHUNK_BYTES))
-        with HASHING:
-            return self._free.get()
+        while True:
+            with self._lock:
+                if not self._free.empty():
+                    return self._free.get()
+                if self._made < BUFFERS:
+                    buffer = memoryview(bytearray(CHUNK_BYTES))
+                    self._made += 1
+                    return buffer
+            # With a limit: should the one that comes back be let go before we have it, we make another.
+            with HASHING, contextlib.suppress(queue.Empty):
+                return self._free.get(timeout=REST_SECONDS)
 
     def give(self, offset: int, buffer: memoryview, count: int) -> None:
         """``buffer`` (borrowed) holds the file's ``count`` bytes at ``offset``; it is ours again."""
@@ -180,11 +189,25 @@ class Follower:
     # ---------------------------------------------------------------- in the thread
 
     def _run(self) -> None:
-        while (step := self._work.get()) is not None:
+        while (step := self._next()) is not None:
             try:
                 step()
             except BaseException as error:  # noqa: BLE001  (raised again where the digest is asked for)
                 self._error = self._error or error
+
+    def _next(self) -> Callable[[], None] | None:
+        try:
+            return self._work.get(timeout=REST_SECONDS)
+        except queue.Empty:
+            self._let_go()
+            return self._work.get()
+
+    def _let_go(self) -> None:
+        with self._lock, contextlib.suppress(queue.Empty):
+            self._scratch = None
+            while True:
+                self._free.get_nowait()
+                self._made -= 1
 
     def _hash_buffer(self, buffer: memoryview, count: int) -> None:
         try:

@@ -89,6 +89,19 @@ def test_digest_is_right_whatever_the_order_and_the_way(choose: random.Random, p
         borrow_all(follower)
 
 
+def test_buffers_are_let_go_when_nothing_comes_and_made_again_when_it_does() -> None:
+    with closing(Follower("md5", read_data)) as follower:
+        for offset in range(0, SIZE, CHUNK_BYTES):
+            give(follower, offset)
+            made = follower._made
+            deadline = time.monotonic() + 10
+            while follower._made and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert made >= 1 and follower._made == 0 and follower._free.empty()
+        assert follower.hexdigest(SIZE) == hexdigest("md5", DATA)
+        borrow_all(follower)
+
+
 def test_digest_is_refused_while_bytes_are_unknown() -> None:
     with closing(Follower("md5", read_data)) as follower:
         follower.announce(0, 10)

@@ -93,9 +93,10 @@ setattr(threading, name, limited)
         before=f"""
 import resource
 from ftpy.server import accepting
+statm = open("/proc/self/statm")  # the sandbox lets nobody open it later
 class Server(accepting.Server):
     def serve(self):
-        used = int(open("/proc/self/statm").read().split()[0]) * 4096
+        used = int(statm.read().split()[0]) * 4096
         resource.setrlimit(resource.RLIMIT_AS, (used + {300 * MIB}, -1))
         super().serve()
 from ftpy.server import server

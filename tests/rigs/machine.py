@@ -25,6 +25,7 @@ from ftpy.errors import (
     Incomplete,
     InvalidRequest,
     NotADirectory,
+    NotEmpty,
     RequestError,
     UnknownUpload,
 )
@@ -41,11 +42,15 @@ from ftpy.wire.messages import (
     LsRequest,
     MkdirReply,
     MkdirRequest,
+    MvReply,
+    MvRequest,
     PartReply,
     PartRequest,
     PutRequest,
     Reply,
     Request,
+    RmReply,
+    RmRequest,
     StoredReply,
     UploadReply,
 )
@@ -258,6 +263,34 @@ def machine_over(host: Host) -> type[RuleBasedStateMachine]:
                     faults = {AlreadyExists}
             if self.expect(answer, faults, MkdirReply):
                 self.model.make_way(path)
+
+        @rule(number=connections, path=paths, recursive=st.booleans())
+        def rm(self, number: int, path: Path, recursive: bool) -> None:
+            """A file or a folder goes."""
+            below = self.model.below(path, recursive=True)
+            faults: set[Fault] = set()
+            if fault := self.model.reach(path):
+                faults = {fault}
+            elif below and not recursive:
+                faults = {NotEmpty}
+            answer = self.call(number, RmRequest(id=1, path=self.at(path), recursive=recursive), RmReply)
+            if self.expect(answer, faults, RmReply):
+                gone = {path: self.model.nodes[path], **below}
+                files = sum(node is not None for node in gone.values())
+                assert (answer.files, answer.folders) == (files, len(gone) - files)
+                for one in gone:
+                    del self.model.nodes[one]
+
+        @rule(number=connections, path=paths, to=paths, absent=st.booleans())
+        def mv(self, number: int, path: Path, to: Path, absent: bool) -> None:
+            """A file or a folder gets another path."""
+            request = MvRequest(id=1, path=self.at(path), to=self.at(to), condition="absent" if absent else None)
+            answer = self.call(number, request, MvReply)
+            if self.expect(answer, self.model.moving(path, to, absent=absent), MvReply):
+                moved = {path: self.model.nodes[path], **self.model.below(path, recursive=True)}
+                for one in moved:
+                    del self.model.nodes[one]
+                self.model.nodes |= {(*to, *one[len(path) :]): node for one, node in moved.items()}
 
         @rule(number=connections, path=paths, offset=st.integers(0, 3), count=st.none() | st.integers(0, 3 * PART))
         def get(self, number: int, path: Path, offset: int, count: int | None) -> None:

@@ -9,7 +9,16 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
-from ftpy.errors import AlreadyExists, Changed, IsADirectory, NotADirectory, NotFound, RequestError
+from ftpy.errors import (
+    AlreadyExists,
+    Changed,
+    InvalidRequest,
+    IsADirectory,
+    NotADirectory,
+    NotEmpty,
+    NotFound,
+    RequestError,
+)
 from ftpy.wire.fields import DigestOf
 
 PART = 4096
@@ -96,6 +105,25 @@ class Model:
         if isinstance(condition, DigestOf) and (there is None or md5(there.data) != condition.md5):
             return {Changed}
         return set()
+
+    def moving(self, path: Path, to: Path, *, absent: bool) -> set[Fault]:
+        """Why a move may be refused, one of these; empty: it happens."""
+        faults: set[Fault] = set()
+        if to[: len(path)] == path:
+            faults.add(InvalidRequest)
+        for needed in (path, to[:-1]):
+            if fault := self.reach(needed):
+                faults.add(fault)
+        if to[:-1] in self.nodes and self.nodes[to[:-1]] is not None:
+            faults.add(NotADirectory)
+        if to in self.nodes and to != path:
+            if absent or (path in self.nodes and self.nodes[path] is None):
+                faults.add(AlreadyExists)  # a folder replaces nothing
+            if self.nodes[to] is None:
+                faults.add(IsADirectory)
+            if path[: len(to)] == to:
+                faults.add(NotEmpty)  # it would take the place of the folder that it is in
+        return faults
 
     def publish(self, path: Path, file: File) -> None:
         """A put happens: folders on the way are made."""

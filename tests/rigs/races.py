@@ -34,6 +34,10 @@ FLIPS = {"way": "way-out", "way/deep": "way/deep-out", "leaf/file": "leaf/out"}
 """What is swapped with a link that leads to its like outside: a folder, one below it, and a file."""
 PARTS = ("way", "way/deep")
 DATA = b"what was put"
+LEAST_DONE = 10
+"""How often a verb must have been done, for a race to count: between two flips there is not always time for it."""
+MOST_MORE_SECONDS = 60.0
+"""How much longer is waited for that."""
 
 FLIPPER = """
 import os, sys
@@ -104,8 +108,9 @@ class Ground:
         return facts_of(self.outside)
 
     def new(self, kind: str) -> str:
-        """A name that was never used."""
-        return f"{kind}-{next(self._numbers)}"
+        """A path that was never used, in the folders that are flipped in turn."""
+        number = next(self._numbers)
+        return f"{PARTS[number % len(PARTS)]}/{kind}-{number}"
 
     def lay(self, name: str) -> None:
         """A file of ours in the folder that is flipped, or below it, where it is missing."""
@@ -187,36 +192,33 @@ def _stage(ground: Ground, path: str, condition: KnownDigest | None = None) -> N
 
 def _put(ground: Ground) -> None:
     name = ground.new("put")
-    for folder in PARTS:
-        _stage(ground, f"{folder}/{name}")
-    ground.storage.rm(at(f"way/{name}"), recursive=False)
+    _stage(ground, name)
+    ground.storage.rm(at(name), recursive=False)
 
 
 def _commit(ground: Ground) -> None:
-    for folder in PARTS:
-        name = f"{folder}/{ground.new('large')}"
-        with ground.storage.open_upload("alice", NewFile(at(name), len(DATA), time.time_ns())) as upload:
-            with upload.part(0, len(DATA)) as part:
-                for view in part:
-                    view[:] = DATA
-                part.finish(hexdigest("blake3", DATA))
-            try:
-                upload.commit(KnownDigest("md5", hexdigest("md5", DATA)), None)
-            except RequestError:
-                upload.abort()
-                raise
-        ground.storage.rm(at(name), recursive=False)
+    name = ground.new("large")
+    with ground.storage.open_upload("alice", NewFile(at(name), len(DATA), time.time_ns())) as upload:
+        with upload.part(0, len(DATA)) as part:
+            for view in part:
+                view[:] = DATA
+            part.finish(hexdigest("blake3", DATA))
+        try:
+            upload.commit(KnownDigest("md5", hexdigest("md5", DATA)), None)
+        except RequestError:
+            upload.abort()
+            raise
+    ground.storage.rm(at(name), recursive=False)
 
 
 def _mkdir(ground: Ground) -> None:
-    for folder in PARTS:
-        name = f"{folder}/{ground.new('folder')}"
-        wanted = NewDirectory(at(f"{name}/below"), parents=True, mode=0o700, mtime_ns=1)
-        with ground.storage.stage_directory(wanted) as staged:
-            (result,) = ground.storage.publish([staged])
-        if isinstance(result, RequestError):
-            raise result
-        ground.storage.rm(at(name), recursive=True)
+    name = ground.new("folder")
+    wanted = NewDirectory(at(f"{name}/below"), parents=True, mode=0o700, mtime_ns=1)
+    with ground.storage.stage_directory(wanted) as staged:
+        (result,) = ground.storage.publish([staged])
+    if isinstance(result, RequestError):
+        raise result
+    ground.storage.rm(at(name), recursive=True)
 
 
 def _rm(ground: Ground) -> None:
@@ -241,8 +243,8 @@ def _mv(ground: Ground) -> None:
 def _mv_folder(ground: Ground) -> None:
     ground.lay_folder("sources")
     name = ground.new("moved")
-    ground.storage.mv(at("way/sources"), at(f"way/deep/{name}"))
-    ground.storage.rm(at(f"way/deep/{name}"), recursive=True)
+    ground.storage.mv(at("way/sources"), at(name))
+    ground.storage.rm(at(name), recursive=True)
 
 
 VERBS: dict[str, Callable[[Ground], None]] = {
@@ -264,13 +266,15 @@ VERBS: dict[str, Callable[[Ground], None]] = {
 
 
 def race(top: Path, verb: str, door: Door, seconds: float) -> Report:
-    """One verb against the flipper, until the time is over or it has lost."""
+    """One verb against the flipper, until the time is over and it has been done some times, or until it has lost."""
     top.mkdir()
     ground, report = Ground(top, door), Report(verb)
     began = time.monotonic()
     try:
         with ground.flipping():
-            while time.monotonic() < began + seconds and not report.losses:
+            while not report.losses and (elapsed := time.monotonic() - began) < seconds + MOST_MORE_SECONDS:
+                if elapsed >= seconds and report.done >= LEAST_DONE:
+                    break
                 for _ in range(100):
                     _attempt(ground, verb, report)
                 if ground.facts() != ground.before:

@@ -161,7 +161,7 @@ def content(folder: Path) -> dict[str, bytes]:
 def test_pair_reads_the_token_from_standard_input_and_stores_a_private_profile(fresh: Desk) -> None:
     ended = fresh("pair", "home", input=fresh.token() + "\n")
     assert (ended.code, ended.out) == (0, "")
-    assert re.fullmatch(r"paired with home \(ftpy [\d.]+\) as alice: get, ls, put\n", ended.err)
+    assert re.fullmatch(r"paired with home \(ftpy [\d.]+\) as alice: delete, list, read, replace, write\n", ended.err)
     assert fresh.config.stat().st_mode & 0o777 == 0o600
     assert fresh.config.parent.stat().st_mode & 0o777 == 0o700
     assert fresh("ls").code == 0

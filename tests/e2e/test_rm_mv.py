@@ -14,7 +14,15 @@ import pytest
 from ftpy.client.client import Client
 from ftpy.client.results import Moved, Removed
 from ftpy.config.client import Transfer
-from ftpy.errors import AlreadyExists, ConnectionFailed, NotEmpty, NotFound, OutcomeUnknown, RequestError
+from ftpy.errors import (
+    AlreadyExists,
+    ConnectionFailed,
+    NotEmpty,
+    NotFound,
+    OutcomeUnknown,
+    PermissionDenied,
+    RequestError,
+)
 from ftpy.files import RemotePath
 from tests.rig import Daemon, Fault, Host, Proxy, eventually
 
@@ -198,3 +206,21 @@ def remove(host: Host) -> None:
     once = Transfer(stall_seconds=5.0, connect_seconds=5.0, retries=0, streams=1)
     with contextlib.suppress(ConnectionFailed), host.client(transfer=once) as client:
         client.rm("d", recursive=True)
+
+
+def test_what_a_sandboxed_server_may_remove_and_move(tmp_path: Path) -> None:
+    host = Host(tmp_path / "host", tls=False)
+    (host.root / "d").mkdir()
+    for name in ("link", "d/link"):
+        (host.root / name).symlink_to("nothing")
+    (host.root / "a").write_bytes(b"x")
+    with Daemon(host) as daemon, host.client() as client:
+        if "sandbox abi=" not in daemon.log:
+            pytest.skip("this kernel has no Landlock")
+        client.mv("a", "d/a")
+        client.mv("d", "e")
+        with pytest.raises(PermissionDenied):  # it would take the right to make links
+            client.mv("link", "other")
+        assert client.rm("e", recursive=True) == Removed(path("e"), 2, 1, durable=True)
+        client.rm("link")
+    assert os.listdir(host.root) == [".ftpy"]

@@ -213,7 +213,7 @@ class Client:
         and durable. ``condition``: ``"absent"``, or the digest that the file there must have now.
         Raises SourceChanged, LocalFileError, AlreadyExists, DigestMismatch, NoSpace, ….
         """
-        from ftpy.client.putting import FilePut, Put
+        from ftpy.client.putting import FINAL, FilePut, Put
         from ftpy.client.source import Source
 
         wanted = Put(_remote(path), digest or self._transfer.digest, condition, on_progress)
@@ -221,11 +221,11 @@ class Client:
             from ftpy.client.streamput import StreamPut
 
             stream = StreamPut(wanted, source)
-            with self._dropped_if_refused(stream):
+            with self._dropped_if_refused(stream, RequestError):  # nobody can go on with it later
                 return self._persist(stream.attempt, lambda: stream.stored_bytes)
         with Source(os.fspath(source), wanted.digest) as opened:
             transfer = FilePut(wanted, opened)
-            with self._dropped_if_refused(transfer):
+            with self._dropped_if_refused(transfer, *FINAL):
                 return self._put_file(transfer)
 
     def _put_file(self, transfer: FilePut) -> Stored:
@@ -240,13 +240,12 @@ class Client:
             return transfer.send(self._streams)
 
     @contextlib.contextmanager
-    def _dropped_if_refused(self, transfer: FilePut | StreamPut) -> Iterator[None]:
-        """What the server holds of a put that will never end well is dropped."""
-        from ftpy.client.putting import FINAL
-
+    def _dropped_if_refused(self, transfer: FilePut | StreamPut, *final: type[RequestError]) -> Iterator[None]:
+        """What the server holds of a put that will never end well is dropped: after any refusal that is ``final``."""
+        dropped: tuple[type[FtpyError], ...] = (LocalFileError, *final)
         try:
             yield
-        except (LocalFileError, *FINAL):
+        except dropped:
             self._drop(transfer)
             raise
 

@@ -20,7 +20,8 @@ class Clearing:
     """Destroys what has a name in ``folder`` with all below it; what cannot be is counted as ``left``.
 
     A tree is as deep as whoever made it liked: what lies deeper than any path of ours is brought up into ``folder``
-    under a ``new_name``, so that neither the stack nor the descriptors run out. What is mounted inside stays.
+    under a ``new_name``, so that neither the stack nor the descriptors run out. What is mounted inside stays:
+    it is not on ``device``.
     ``on_removed`` hears how many names went so far; once it ``is_stopped`` no more go.
     """
 
@@ -29,12 +30,13 @@ class Clearing:
         folder: Directory,
         new_name: Callable[[], str],
         *,
+        device: int,
         on_removed: Callable[[int], None] = ignore,
         is_stopped: Callable[[], bool],
     ) -> None:
         self._folder, self._new_name = folder, new_name
         self._on_removed, self._is_stopped = on_removed, is_stopped
-        self._device = folder.lstat(".").st_dev
+        self._device = device
         self._brought_up: list[str] = []
         self._files = self._folders = self._size = 0
         self.left = 0

@@ -119,6 +119,7 @@ class Remover(Closing):
         clearing = Clearing(
             self._folder,
             lambda: self._area.new_name()[1],
+            device=self._publisher.device,
             is_stopped=self._stopped.is_set,
             **({"on_removed": on_removed} if on_removed else {}),
         )

@@ -90,10 +90,10 @@ class UploadFiles:
 
     def _begin(self, meta: Meta, quota: Quota | None) -> None:
         size = meta.file.file_size or 0
-        self.journal.clear()
-        self.journal.meta(meta)
-        self._remove_data()
         try:
+            self.journal.clear()
+            self.journal.meta(meta)
+            self._remove_data()
             with self._usage.adding(size, 1, quota):
                 self.data = self.folder.create(self.data_name)
                 try:

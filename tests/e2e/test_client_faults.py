@@ -22,6 +22,7 @@ from ftpy.errors import (
     IsADirectory,
     LocalFileError,
     ProtocolError,
+    QuotaExceeded,
     RequestError,
 )
 from ftpy.server import context
@@ -155,6 +156,17 @@ def test_put_leaves_no_upload_when_its_commit_is_refused_for_good(
             client.put(source, "x", condition=condition, on_progress=on_progress)
         assert len(held[0]) == 1 and plain_host.uploads == [] and said == []
         assert target.is_dir() or target.read_bytes() == b"theirs"
+
+
+def test_put_of_a_stream_leaves_no_upload_when_there_is_no_room_for_it(plain_host: Host) -> None:
+    """Nobody could go on with it, and it would count until it expires."""
+    plain_host.accounts.change("alice", quota_bytes=20 * MIB)
+    said: list[str] = []
+    with plain_host.client(notify=said.append) as client:
+        with pytest.raises(QuotaExceeded):
+            client.put(io.BytesIO(bytes(40 * MIB)), "s")
+        assert plain_host.uploads == [] and said == []
+        client.put(io.BytesIO(bytes(20 * MIB)), "s")
 
 
 def test_standard_input_is_read_to_its_end_when_it_is_non_blocking(plain_host: Host) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -705,6 +706,19 @@ def small_disk(root: Path) -> Iterator[Path]:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(root)], check=True)
     yield root
     subprocess.run(["umount", str(root)], check=True)
+
+
+@needs_root
+def test_upload_that_is_refused_for_want_of_the_last_block_leaves_nothing(small_disk: Path, tmp_path: Path) -> None:
+    """Not even its journal, which could not be written either."""
+    with LocalStorage(small_disk, tmp_path / "state") as storage:
+        with open(small_disk / "filler", "wb", buffering=0) as filler, contextlib.suppress(OSError):
+            while filler.write(bytes(MIB)):
+                pass
+        for size in (5 * MIB, 1, None):
+            with pytest.raises(NoSpace):
+                storage.open_upload(OWNER, new_file("big", size))
+        assert left_behind(small_disk) == []
 
 
 @needs_root

@@ -11,6 +11,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -134,6 +135,25 @@ def test_rm_makes_it_durable_that_a_folder_is_gone_before_anything_in_it_is_dest
     steps.clear()
     rm(local, "p/b")
     assert steps == ["unlink b", "fsync p"]
+
+
+def test_rm_of_a_folder_is_done_once_it_is_out_of_sight_though_nothing_of_it_can_be_looked_at(
+    local: LocalStorage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_many(local)
+    look = os.stat
+
+    def failing(name: str | int, **options: Any) -> os.stat_result:
+        if not os.path.lexists(root / "d"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return look(name, **options)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "stat", failing)
+        assert rm(local, "d", recursive=True) == Removed(0, 0, 0)
+    assert names(local) == [] and len(out_of_sight(root)) == 1
+    local.sweep(expire_seconds=1000)
+    assert out_of_sight(root) == []
 
 
 @pytest.mark.parametrize("recursive", [False, True])

@@ -56,18 +56,19 @@ class Nursery:
 
 @dataclass
 class ForkedHost(ProcessHost):
-    """A ``ProcessHost`` whose server comes from a nursery; its root and its state may lie on another ``disk``."""
+    """A ``ProcessHost`` whose server comes from a nursery; its root and its state may lie in other places."""
 
     nursery: Nursery | None = None
-    disk: Path | None = None
+    root_at: Path | None = None
+    state_at: Path | None = None
     server: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.root = self.root_at or self.root
         config = msgspec.structs.replace(self.config, workers=self.workers)
-        if self.disk is not None:
-            self.root = self.disk / "files"
-            config = msgspec.structs.replace(config, root=str(self.root), state=str(self.disk / "state"))
+        if self.state_at is not None:
+            config = msgspec.structs.replace(config, state=str(self.state_at))
         (self.folder / "server.toml").write_text(to_toml(config, comments=False))
 
     @property
@@ -78,7 +79,7 @@ class ForkedHost(ProcessHost):
     def spawn(self) -> None:
         """Fork a server; it is not listening yet."""
         assert self.nursery is not None
-        self.root.mkdir(exist_ok=True)
+        self.root.mkdir(parents=True, exist_ok=True)
         self.server = self.nursery.ask("run", str(self.folder / "server.toml"), str(self.log))
 
     def kill(self) -> None:

@@ -116,14 +116,17 @@ class Worker(threading.Thread):
     def _path(self, kind: str, count: int) -> str:
         return f"{self.name_of_folder}/{kind}-{self._rng.randrange(count)}"
 
-    def _there(self, kinds: tuple[str, ...]) -> str | None:
-        """A path of ours where a file is."""
-        mine = [
+    def _all_there(self) -> list[str]:
+        """Paths of ours where a file is."""
+        return [
             path
             for path, truth in sorted(self._book.copy().items())
             if path.startswith(f"{self.name_of_folder}/") and truth.acknowledged and not truth.under_way
         ]
-        fitting = [path for path in mine if path.rpartition("/")[2].split("-")[0] in kinds]
+
+    def _there(self, kinds: tuple[str, ...]) -> str | None:
+        """One of them, of these kinds."""
+        fitting = [path for path in self._all_there() if path.rpartition("/")[2].split("-")[0] in kinds]
         return self._rng.choice(fitting) if fitting else None
 
     def _store(self, client: Client, path: str, size: int, condition: Condition = None) -> bool:
@@ -170,6 +173,38 @@ class Worker(threading.Thread):
         connection.channel.send_body(data)
         connection.channel.send_trailer("md5", hashlib.md5(data, usedforsecurity=False).hexdigest())
 
+    def _remove(self, client: Client) -> bool:
+        if (path := self._there(("small", "grouped", "large"))) is None:
+            return False
+        self._book.begin(path, None)
+        client.rm(path)
+        self._book.acknowledge(path)
+        return True
+
+    def _remove_folder(self, client: Client) -> bool:
+        """A folder of ``_new``, with what is in it."""
+        made = {path.rpartition("/")[0] for path in self._all_there() if "/new-" in path}
+        if not made:
+            return False
+        folder = self._rng.choice(sorted(made))
+        paths = [path for path in self._book.copy() if path.startswith(f"{folder}/")]
+        for path in paths:
+            self._book.begin(path, None)
+        client.rm(folder, recursive=True)
+        for path in paths:
+            self._book.acknowledge(path)
+        return True
+
+    def _move(self, client: Client) -> bool:
+        """To a new name, or over another file."""
+        source, target = self._there(("small", "large", "moved")), self._path("moved", 6)
+        if source is None or source == target:
+            return False
+        move = self._book.begin_move(source, target)
+        client.mv(source, target)
+        self._book.acknowledge_move(move)
+        return True
+
     def _large(self, client: Client) -> bool:
         path = self._path("large", 4)
         source = self._source.with_name(f"{self._source.name}-large")
@@ -213,6 +248,9 @@ VERBS: tuple[Callable[[Worker, Client], bool], ...] = (
     Worker._new,
     Worker._swap,
     Worker._group,
+    Worker._remove,
+    Worker._remove_folder,
+    Worker._move,
     Worker._large,
     Worker._large,
     Worker._stream,
@@ -339,7 +377,14 @@ def _working(folder: Path, nursery: Nursery, report: Report, seed: int, clients:
     folder.mkdir()
     with PoweredDisk(folder) as disk:
         limits = Limits(inline_bytes=INLINE)
-        host = ForkedHost(folder / "host", tls=False, limits=limits, nursery=nursery, disk=disk.place)
+        host = ForkedHost(
+            folder / "host",
+            tls=False,
+            limits=limits,
+            nursery=nursery,
+            root_at=disk.place / "files",
+            state_at=disk.place / "state",
+        )
         try:
             yield PowerCut(host, disk, random.Random(f"{seed} {report.cycles}"), report, clients)
         finally:

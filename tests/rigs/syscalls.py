@@ -320,6 +320,104 @@ class GetUnknown(GetLarge):
         Request.prepare(self)
 
 
+class Rm(Request):
+    """A file that is there."""
+
+    name = "rm"
+
+    def ask(self, client: Client) -> None:
+        """Remove it."""
+        client.rm(f"{self.name}/file")
+
+    def fault(self, done: bool) -> str | None:
+        """Gone once it is acknowledged, else whole or gone."""
+        there = self.there()
+        if done and there is not None:
+            return "it was removed, and is there"
+        return None if there in (None, self.old) else "a part of the file is there"
+
+    def settle(self, client: Client) -> str | None:
+        """The next removal succeeds."""
+        self.prepare()
+        self.ask(client)
+        return self.fault(True)
+
+
+class RmFolder(Rm):
+    """A folder and all that is in it."""
+
+    name = "rm-folder"
+
+    def prepare(self) -> None:
+        """Files in folders."""
+        for number in range(3):
+            inner = self.folder / "folder" / f"{number}"
+            inner.mkdir(parents=True, exist_ok=True)
+            for name in ("a", "b"):
+                (inner / name).write_bytes(self.old)
+
+    def ask(self, client: Client) -> None:
+        """Remove it."""
+        client.rm(f"{self.name}/folder", recursive=True)
+
+    def fault(self, done: bool) -> str | None:
+        """All of it is gone or all of it is there."""
+        count = len(list((self.folder / "folder").rglob("*")))
+        if done and count:
+            return f"it was removed, and {count} names are there"
+        return None if count in (0, 9) else f"{count} of its 9 names are there"
+
+
+class Mv(Request):
+    """A file, over another one."""
+
+    name = "mv"
+    other = b"other\n"
+
+    def prepare(self) -> None:
+        """Both are there."""
+        super().prepare()
+        (self.folder / "target").unlink(missing_ok=True)
+        (self.folder / "target").write_bytes(self.other)
+
+    def ask(self, client: Client) -> None:
+        """Move it."""
+        client.mv(f"{self.name}/file", f"{self.name}/target")
+
+    def fault(self, done: bool) -> str | None:
+        """It is at exactly one place."""
+        states = {(None, self.old)} | (set() if done else {(self.old, self.other)})
+        found = self.there(), self.there("target")
+        return None if found in states else f"it is at neither place or both: {found}"
+
+    def settle(self, client: Client) -> str | None:
+        """The next move succeeds."""
+        self.prepare()
+        self.ask(client)
+        return self.fault(True)
+
+
+class MvNew(Mv):
+    """A file, to a name where nothing may be, in a folder that is to be there."""
+
+    name = "mv-new"
+
+    def prepare(self) -> None:
+        """Only the source is there."""
+        Request.prepare(self)
+        (self.folder / "target").unlink(missing_ok=True)
+
+    def ask(self, client: Client) -> None:
+        """Move it, if nothing is there."""
+        client.mv(f"{self.name}/file", f"{self.name}/target", condition="absent")
+
+    def fault(self, done: bool) -> str | None:
+        """It is at exactly one place."""
+        states = {(None, self.old)} | (set() if done else {(self.old, None)})
+        found = self.there(), self.there("target")
+        return None if found in states else f"it is at neither place or both: {found}"
+
+
 class Ls(Request):
     """A folder with folders."""
 
@@ -343,7 +441,20 @@ class Ls(Request):
         return "a listing is told as complete and is not" if done and self.listed != whole else None
 
 
-REQUESTS: tuple[type[Request], ...] = (Put, PutNew, PutLarge, Swap, Get, GetLarge, GetUnknown, Ls)
+REQUESTS: tuple[type[Request], ...] = (
+    Put,
+    PutNew,
+    PutLarge,
+    Swap,
+    Get,
+    GetLarge,
+    GetUnknown,
+    Rm,
+    RmFolder,
+    Mv,
+    MvNew,
+    Ls,
+)
 SYNCS = frozenset(["fsync", "fdatasync", "syncfs"])
 _CALL = re.compile(r"^\d+ +(\w+)\(", re.MULTILINE)
 

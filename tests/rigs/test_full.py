@@ -1,0 +1,30 @@
+"""Disks without a block or an inode left, quotas used up, a few times; ``scripts/rig-full`` does it by the hundred."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.rigs.disks import SmallDisk, missing_for
+from tests.rigs.full import SHORTAGES, rig_full
+
+MISSING = missing_for(SmallDisk)
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(MISSING is not None, reason=str(MISSING))]
+
+
+def test_what_does_not_fit_is_refused_in_time_and_nothing_is_torn_when_room_runs_out(tmp_path: Path) -> None:
+    report = rig_full(tmp_path, 20, seed=7)
+    assert report.violations == []
+    assert set(report.rounds) == set(SHORTAGES) and sum(report.rounds.values()) == 20
+    assert report.refused > 20 and report.done > 20 and report.resumed > 10
+
+
+@pytest.mark.parametrize(
+    ("build", "short", "said"),
+    [("no-reservation", "nearly-all", "was refused after"), ("swallowed-no-space", "space", "torn or old")],
+)
+def test_the_rig_tells_a_build_that_looks_too_late_or_away(tmp_path: Path, build: str, short: str, said: str) -> None:
+    """The controls: without a reservation the body is sent in vain, without a look at ENOSPC it is lost."""
+    report = rig_full(tmp_path, 5, seed=7, build=build, only=(short,), until_told=True)
+    assert any(said in violation for violation in report.violations)

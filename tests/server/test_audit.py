@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from ftpy.client.connection import Connection
+from ftpy.config.client import Transfer
 from ftpy.config.server import Limits, Penalties, ServerConfig, exposed_by, load_server_config
 from ftpy.errors import (
     AlreadyExists,
@@ -269,7 +270,8 @@ def test_lines_of_several_workers_do_not_mix(tmp_path: Path) -> None:
     with Daemon(host, "workers = 3\n" + settings) as daemon:
 
         def put(number: int) -> None:
-            with host.client() as client:
+            patient = Transfer(stall_seconds=100, connect_seconds=100, streams=1)  # what is sent again has a line again
+            with host.client(transfer=patient) as client:
                 assert client.put_tree(tmp_path / "source", f"t{number}").files == len(names)
 
         threads = [threading.Thread(target=put, args=(number,)) for number in range(4)]

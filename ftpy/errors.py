@@ -7,7 +7,9 @@
     ├── LocalFileError              a file on this side cannot be read or written       exit 1
     │   ├── TargetExists            get would overwrite a different file                exit 1
     │   └── SourceChanged           the file changed while it was being sent            exit 1
+    ├── UnknownSession              the server has no such session (ftpy-server kick)   exit 1
     ├── ConnectionFailed            no working connection to the server                 exit 3
+    │   ├── NotRunning              there is no server (ftpy-server status, kick)
     │   ├── ConnectionLost          it broke; what was stored stays stored
     │   │   ├── Stalled             it is open but nothing moves
     │   │   └── TlsFailed           the peer's half of TLS made no sense
@@ -64,10 +66,18 @@ class SourceChanged(LocalFileError):
     """The file changed while it was being sent; nothing was stored."""
 
 
+class UnknownSession(FtpyError):
+    """There is no such session."""
+
+
 class ConnectionFailed(FtpyError):
     """The server cannot be reached."""
 
     exit_code = 3
+
+
+class NotRunning(ConnectionFailed):
+    """No server is running."""
 
 
 class ConnectionLost(ConnectionFailed):

@@ -185,6 +185,10 @@ class Accounts:
         with self._lock:
             self._look()
 
+    def known(self) -> list[Account]:
+        """Every account as the file was when it was read last."""
+        return [account for _, account in self._known.users.values()]
+
     def _look(self) -> None:
         """Read the file again if it changed; a broken one is reported once and changes nothing."""
         self._looked = time.monotonic()

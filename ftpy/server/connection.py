@@ -25,6 +25,7 @@ from ftpy.errors import (
     TlsFailed,
 )
 from ftpy.server.accounts import Account
+from ftpy.server.activity import Pulse
 from ftpy.server.admission import source_of
 from ftpy.server.audit import OK, Act, Trail, outcome_of
 from ftpy.server.context import Commits, Context, failure
@@ -71,8 +72,12 @@ class RequestHandler(socketserver.BaseRequestHandler):
         self.key = id(self.request)
         self.source = self.server.describe(self.client_address)
         self.session = self.service.new_session()
+        self.since_ns = time.time_ns()
+        self.pulse = Pulse()
         self.stream: Stream | None = None
         self.context: Context | None = None
+        self.resting = False
+        """Waiting for a request; ``waiting``: so that nothing is lost when it does not come."""
         self.waiting = False
         self.dismissed = False
         self.logged_in = False
@@ -237,13 +242,14 @@ class RequestHandler(socketserver.BaseRequestHandler):
             context.commits.flush()
             self.trail.flush()
         channel.flush()
+        self.resting = True
         self.waiting = not context.uploads
         try:
             if self.service.draining.is_set() and self.waiting and not channel.readable():
                 return None
             return channel.receive(silence_seconds=self.service.config.limits.idle_seconds)
         finally:
-            self.waiting = False
+            self.resting = self.waiting = False
 
     def _answer(self, request: Request | UnknownRequest, context: Context) -> None:
         channel = context.channel

@@ -142,6 +142,8 @@ class Context:
     uploads: dict[str, Upload] = field(default_factory=dict)
     began: dict[str, float] = field(default_factory=dict)
     """When the put of an upload came, of those in ``uploads`` that were opened here."""
+    brought: dict[str, int] = field(default_factory=dict)
+    """Bytes of each of them that came over this connection and are stored."""
     _found: dict[str, None] = field(default_factory=dict)
     """Ids of those that were begun elsewhere, in the order of their last use."""
 
@@ -197,6 +199,7 @@ class Context:
         """Let go of an upload that has ended."""
         self._found.pop(upload_id, None)
         self.began.pop(upload_id, None)
+        self.brought.pop(upload_id, None)
         if (upload := self.uploads.pop(upload_id, None)) is not None:
             upload.close()
 

@@ -91,6 +91,7 @@ def handle_part(request: PartRequest, context: Context) -> PartReply:
             raise InvalidRequest(f"the trailer's digest is {request.digest}")
         # A part waits for the disk when too much is not durable yet.
         context.channel.patiently(lambda: part.finish(trailer.hex), progress=lambda: request.length)
+    context.brought[upload.id] = context.brought.get(upload.id, 0) + request.length
     return PartReply(id=request.id)
 
 

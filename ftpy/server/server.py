@@ -21,15 +21,18 @@ from ftpy.errors import ConfigError, RequestError
 from ftpy.files import display
 from ftpy.server.accepting import Server
 from ftpy.server.accounts import Accounts
+from ftpy.server.activity import session_row
 from ftpy.server.admission import Admission
 from ftpy.server.audit import Audit
 from ftpy.server.connection import RequestHandler
+from ftpy.server.desk import Desk
 from ftpy.server.identity import Identity
 from ftpy.server.listening import Listener, listen_on_all, listening
 from ftpy.server.logs import setup_logging
 from ftpy.server.penalties import Offenders
 from ftpy.server.reloading import reread, say_broken
 from ftpy.server.roots import Roots
+from ftpy.server.rows import SessionRow
 from ftpy.server.sandbox import check_user, confine
 from ftpy.storage import syscalls
 
@@ -73,6 +76,7 @@ class Service:
             parent.admission if parent else Admission(config.limits, Offenders(config.penalties))
         )
         self.draining = threading.Event()
+        self.since_ns = time.time_ns()
         self._sessions = itertools.count(1)
         self._stopped = threading.Event()
         self._lock = threading.Lock()
@@ -99,12 +103,15 @@ class Service:
         self._servers = [
             Server(listener, self) for listener in (listen_on_all(self.config) if listeners is None else listeners)
         ]
+        if self._parent is None:
+            desk = Desk(self)
+            self._spawn(lambda: desk.run(self._stopped), "ftpy-control")
         for server in self._servers:
             self._spawn(server.serve, f"ftpy-accept {server.address}")
             self._note("listening", address=str(server.address))
         self._spawn(self._sweep, "ftpy-sweep")
         self._spawn(self._watch, "ftpy-watch")
-        return [server.address for server in self._servers]
+        return self.addresses
 
     def _note(self, event: str, **fields: object) -> None:
         """What the server as a whole does is said once: by the parent, where there is one."""
@@ -218,6 +225,24 @@ class Service:
             )
             handler.abandon()
 
+    # ---- what the operator asks
+
+    @property
+    def addresses(self) -> list[Address]:
+        """Where it listens."""
+        return [server.address for server in self._servers]
+
+    def session_rows(self) -> list[SessionRow]:
+        """Every connection that has a thread, the oldest first."""
+        return [session_row(handler) for handler in self._open_handlers()]
+
+    def kick(self, session: str) -> bool:
+        """End a session: whether there is one of that name."""
+        those = [handler for handler in self._open_handlers() if handler.session == session]
+        for handler in those:
+            handler.dismiss("kicked by the operator")
+        return bool(those)
+
     # ---- in the background
 
     def _sweep(self) -> None:
@@ -242,18 +267,20 @@ class Service:
         most = 0
         while not self._stopped.wait(WATCH_SECONDS):
             with contextlib.suppress(MemoryError):  # there may be some in a second
-                count = self._dismiss_unwelcome()
+                count = self._look_after_sessions()
                 most = max(most, count)
                 if most - count >= CROWD:
                     most = count
                     syscalls.give_memory_back()
 
-    def _dismiss_unwelcome(self) -> int:
+    def _look_after_sessions(self) -> int:
         """How many connections there are. By itself: a name for one of them, kept while we wait, would keep it."""
         handlers = self._open_handlers()
         for handler in handlers:
             if not handler.is_welcome():
                 handler.dismiss()
+            if handler.stream is not None:
+                handler.pulse.look(handler.stream.moved)
         return len(handlers)
 
 

@@ -18,8 +18,10 @@ from typing import Any
 from ftpy.config.server import ServerConfig
 from ftpy.errors import ConfigError
 from ftpy.server.admission import Verdict
+from ftpy.server.desk import ROWS
 from ftpy.server.listening import Listener
 from ftpy.server.penalties import Offence
+from ftpy.server.rows import EndRow
 from ftpy.server.server import Service
 from ftpy.storage.sharing import Link
 
@@ -196,6 +198,16 @@ class Parent:
         assert self._service is not None
         self._service.take_over(config)
 
+    def _status(self, number: int) -> None:
+        assert self._service is not None
+        rows = self._service.session_rows()
+        for first in range(0, len(rows) or 1, ROWS):
+            self.tell("rows", number, rows[first : first + ROWS], first + ROWS >= len(rows))
+
+    def _kick(self, number: int, session: str) -> None:
+        assert self._service is not None
+        self.tell("rows", number, [EndRow(found=self._service.kick(session))], True)
+
     def _died(self) -> None:
         assert self._service is not None
         self._service.roots.look_after_remote()
@@ -207,6 +219,8 @@ _WORDS: dict[str, Callable[..., None]] = {
     "welcome": Parent._welcome,
     "died": Parent._died,
     "reload": Parent._reload,
+    "status": Parent._status,
+    "kick": Parent._kick,
     "drain": lambda parent: parent.drain.set(),
     "all_drained": lambda parent: parent._all_drained.set(),
 }

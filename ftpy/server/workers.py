@@ -15,20 +15,21 @@ import signal
 import socket
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from ftpy.config.server import ServerConfig, worker_count
 from ftpy.errors import FtpyError
 from ftpy.server.accounts import Accounts
 from ftpy.server.admission import Admission, Verdict
+from ftpy.server.control import Control, Reply
+from ftpy.server.crew import Mail, Slot, Worker
+from ftpy.server.desk import Polls, penalty_rows, server_row
 from ftpy.server.listening import Listener, listen_on_all
 from ftpy.server.logs import setup_logging
 from ftpy.server.penalties import Offence, Offenders
 from ftpy.server.reloading import reread
+from ftpy.server.rows import EndRow, KickQuestion, Question, Row, ServerRow
 from ftpy.server.sandbox import confine
 from ftpy.server.server import LAST_SECONDS, RELOAD_SIGNALS, SIGNALS, STOP_SIGNALS, SWEEP_SECONDS, Service
 from ftpy.server.worker import ENDED, FAILED, run_worker
@@ -43,10 +44,9 @@ FIRST_PAUSE_SECONDS, MOST_PAUSE_SECONDS = 0.05, 2.0
 """Before a dead worker is started again; doubled each time that it dies at once."""
 MOST_DEATHS = 10
 """A worker that dies so often in a row, each time at once, will not live: some 8 s after the first, all end."""
-MOST_UNSENT = 10_000
-"""Words that wait for one worker, at most: the answers to all that its threads can ask at once are a tenth."""
-TICK_SECONDS = 1.0
-"""How often the parent looks at the users' file, seconds: each worker does by itself, the parent says what it found."""
+TICK_SECONDS = 0.5
+"""How often the parent looks at the users' file and after the control socket. Each worker looks at the users by itself,
+the parent says what it found."""
 SWEEP_AGAIN_SECONDS = SWEEP_SECONDS / 2
 """A root is swept no sooner after another worker did; each of them asks every SWEEP_SECONDS."""
 
@@ -54,37 +54,6 @@ _Connection = tuple[int, int]
 """The worker's process id, and what it tells its connection by."""
 _Key = tuple[str, str]
 """A root and the id of an upload below it."""
-
-
-@dataclass(eq=False)
-class Worker:
-    """A process that serves, and what it holds of what all share."""
-
-    slot: Slot
-    pid: int
-    link: Link
-    generation: int = 0
-    """Which one it is, counted from the server's start; its sessions' names begin with it."""
-    started: float = field(default_factory=time.monotonic)
-    connections: dict[int, str] = field(default_factory=dict)
-    """Its connections' sources."""
-    is_ready: bool = False
-    has_drained: bool = False
-    has_ended: bool = False
-    """Its link has: it is dead, or about to be."""
-    unsent: deque[tuple[tuple[object, ...], Link | None]] = field(default_factory=deque)
-    """What it has no room for yet, with the ends of links that go along."""
-
-
-@dataclass(eq=False)
-class Slot:
-    """The place of one worker, taken by one process after the other."""
-
-    worker: Worker | None = None
-    deaths: int = 0
-    """In a row, each soon after the start."""
-    due: float = 0.0
-    """When the next one is to be started, by the monotonic clock."""
 
 
 def serve_with_workers(config: ServerConfig, settings: str) -> int:
@@ -118,9 +87,14 @@ class Workers(Closing):
         self._generations = itertools.count(1)
         self._slots = [Slot() for _ in range(worker_count(config))]
         self._selector = selectors.DefaultSelector()
+        self._mail = Mail(self._selector, self._heard)
+        self._send = self._mail.send
+        self._control = Control(config.state, self._selector, self._answer)
+        self._polls: Polls[Worker] = Polls()
         self._signals, self._signalled = socket.socketpair()
+        self._since_ns = time.time_ns()
         self._is_announced = False
-        self._ticked = time.monotonic()
+        self._ticked = -TICK_SECONDS
         self._deadline: float | None = None
         """When to wait no longer for workers that drain, by the monotonic clock."""
         self._all_ended = True
@@ -131,6 +105,10 @@ class Workers(Closing):
 
     def close(self) -> None:
         """Close what it waits for."""
+        self._control.close()
+        self._close_selector()
+
+    def _close_selector(self) -> None:
         self._selector.close()
         self._signals.close()
         self._signalled.close()
@@ -140,6 +118,7 @@ class Workers(Closing):
     def run(self) -> int:
         """Start the workers and be there for them, until all have drained."""
         self._listen_to_signals()
+        self._tick()
         try:
             while self._deadline is None or self._workers:
                 self._start_due()
@@ -188,9 +167,10 @@ class Workers(Closing):
     def _patience(self) -> float:
         """How long nothing is due, seconds."""
         if self._deadline is not None:
-            return max(0.0, self._deadline - time.monotonic())
-        due = [slot.due - time.monotonic() for slot in self._slots if slot.worker is None]
-        return max(0.0, min([*due, TICK_SECONDS]))
+            due = [self._deadline]
+        else:
+            due = [slot.due for slot in self._slots if slot.worker is None]
+        return max(0.0, min([*due, self._ticked + TICK_SECONDS]) - time.monotonic())
 
     def _tick(self) -> None:
         """What is due every second."""
@@ -198,6 +178,8 @@ class Workers(Closing):
         if now - self._ticked >= TICK_SECONDS:
             self._ticked = now
             self._accounts.look()
+            self._control.tick()
+            self._polls.look()
 
     def _stop(self, number: int) -> None:
         """Let all workers drain; the second time, end at once."""
@@ -239,7 +221,7 @@ class Workers(Closing):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         its.close()
         slot.worker = worker = Worker(slot, pid, mine, generation)
-        self._selector.register(mine, selectors.EVENT_READ, partial(self._serve, worker))
+        self._mail.begin(worker)
 
     def _become_worker(self, mine: Link, its: Link, generation: int) -> None:
         """In the new process: it never returns into what its parent was doing."""
@@ -253,7 +235,8 @@ class Workers(Closing):
             # The ends of others' links must close with their parent: that is how they know.
             for link in [mine, *(worker.link for worker in self._workers)]:
                 link.close()
-            self.close()
+            self._control.forsake()
+            self._close_selector()
             for listener in self._listeners:
                 listener.file = None  # the parent's to remove
             code = run_worker(self._config, self._settings, self._listeners, its, generation)
@@ -273,11 +256,12 @@ class Workers(Closing):
         """A worker is dead: count out what was its, tell the others, say when the next one starts."""
         slot = worker.slot
         slot.worker = None
-        self._unlink(worker)
+        self._mail.end(worker)
         worker.link.close()
         for connection, source in worker.connections.items():
             self._admission.leave((worker.pid, connection), source)
         self._owners = {key: owner for key, owner in self._owners.items() if owner is not worker}
+        self._polls.left(worker)
         self._swept.clear()  # it may have left something staged
         for other in self._workers:
             self._send(other, "died")
@@ -294,65 +278,54 @@ class Workers(Closing):
             raise FtpyError(f"a worker died {MOST_DEATHS} times in a row, each time at once; the log says how")
         slot.due = time.monotonic() + min(FIRST_PAUSE_SECONDS * 2 ** (slot.deaths - 1), MOST_PAUSE_SECONDS)
 
+    # ---------------------------------------------------------------- the control socket
+
+    def _answer(self, question: Question, reply: Reply) -> None:
+        if isinstance(question, KickQuestion):
+            self._kick(question.session, reply)
+            return
+
+        def done(rows: list[Row], silent: int) -> None:
+            penalties = penalty_rows(self._admission.penalties())
+            reply([self._server_row(silent), *rows, *penalties, EndRow()])
+
+        workers = [worker for worker in self._workers if worker.is_ready]
+        number = self._polls.begin(workers, done)
+        for worker in workers:
+            self._send(worker, "status", number)
+        self._polls.look()
+
+    def _kick(self, session: str, reply: Reply) -> None:
+        those = [worker for worker in self._workers if session.startswith(f"{worker.generation}-")]
+        number = self._polls.begin(those, lambda rows, _: reply(rows or [EndRow(found=False)]))
+        for worker in those:
+            self._send(worker, "kick", number, session)
+        self._polls.look()
+
+    def _server_row(self, silent: int) -> ServerRow:
+        return server_row(
+            self._config,
+            self._accounts,
+            pid=os.getpid(),
+            since_ns=self._since_ns,
+            workers=len(self._workers),
+            silent=silent,
+            listening=[listener.address for listener in self._listeners],
+            connections=self._admission.connections,
+            draining=self._deadline is not None,
+        )
+
+    def _rows(self, worker: Worker, number: int, rows: list[Row], last: bool) -> None:
+        self._polls.heard(worker, number, rows, last=last)
+
     # ---------------------------------------------------------------- words
 
-    def _serve(self, worker: Worker, events: int) -> None:
-        if events & selectors.EVENT_WRITE:
-            self._send_unsent(worker)
-        if events & selectors.EVENT_READ:
-            self._read(worker)
-
-    def _read(self, worker: Worker) -> None:
-        try:
-            (word, number, *arguments), _ = worker.link.receive()
-        except (EOFError, OSError):
-            self._unlink(worker)
-            return
+    def _heard(self, worker: Worker, message: tuple[Any, ...]) -> None:
+        word, number, *arguments = message
         result = _WORDS[word](self, worker, *arguments)
         if number:
             link = result if isinstance(result, Link) else None
             self._send(worker, "answer", number, None if link else result, link=link)
-
-    def _send(self, worker: Worker, *message: object, link: Link | None = None) -> None:
-        """Tell a worker something, and hand an end of a link over: now, or when it has room for it."""
-        worker.unsent.append((message, link))
-        self._send_unsent(worker)
-
-    def _send_unsent(self, worker: Worker) -> None:
-        """Never wait for a worker: one that takes nothing for long is ended."""
-        try:
-            while worker.unsent and not worker.has_ended:
-                message, link = worker.unsent[0]
-                worker.link.send(message, [link.fileno()] if link else [], wait=False)
-                worker.unsent.popleft()
-                if link is not None:
-                    link.close()
-        except BlockingIOError:
-            if len(worker.unsent) > MOST_UNSENT:
-                log.error("worker-stuck", extra={"event": "worker-stuck", "fields": {"pid": worker.pid}})
-                os.kill(worker.pid, signal.SIGKILL)
-                self._unlink(worker)
-        except OSError:
-            self._unlink(worker)
-        if worker.has_ended:
-            self._drop_unsent(worker)
-            return
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if worker.unsent else 0)
-        if self._selector.get_key(worker.link).events != events:
-            self._selector.modify(worker.link, events, partial(self._serve, worker))
-
-    def _drop_unsent(self, worker: Worker) -> None:
-        for _, link in worker.unsent:
-            if link is not None:
-                link.close()
-        worker.unsent.clear()
-
-    def _unlink(self, worker: Worker) -> None:
-        """Listen to a worker no more: it is dead, or about to be."""
-        if not worker.has_ended:
-            worker.has_ended = True
-            self._selector.unregister(worker.link)
-            self._drop_unsent(worker)
 
     def _ready(self, worker: Worker) -> None:
         worker.is_ready = True
@@ -428,6 +401,7 @@ _WORDS: dict[str, Callable[..., Any]] = {
     "release": Workers._release,
     "link": Workers._link,
     "sweep": Workers._sweep,
+    "rows": Workers._rows,
     "drained": Workers._drained,
 }
 

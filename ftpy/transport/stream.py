@@ -85,6 +85,10 @@ class Stream:
         self._silence = silence_seconds
         self._deadline: Deadline | None = None
         self._armed: dict[int, float] = {}
+        self.moved = 0
+        """Bytes that passed so far, both ways."""
+        self.unsent = 0
+        """Bytes of the file that is being sent which have not left yet."""
         # An SSL socket takes a kernel's timeout for "try again" and would do so for ever.
         self._kernel_waits = _KERNEL_WAITS and not self._tls and _takes_timeval(sock)
         if self._kernel_waits:
@@ -162,6 +166,7 @@ class Stream:
         """
         began = time.monotonic()
         count = moving(move)
+        self.moved += count
         if self._least is not None:
             self._least.moved(count, 0.0 if idles else time.monotonic() - began)
         if self._pace is not None:
@@ -277,12 +282,14 @@ class Stream:
         end = offset + count
         with _translated():
             while offset < end:
-                most = min(end - offset, SENDFILE_BYTES, self._most)
+                self.unsent = end - offset
+                most = min(self.unsent, SENDFILE_BYTES, self._most)
                 send_some = partial(os.sendfile, self._sock.fileno(), descriptor, offset, most)
                 sent = self._counted(self._sending, partial(self._move, socket.SO_SNDTIMEO, send_some))
                 if not sent:
                     raise ConnectionLost("the file became shorter while it was sent")
                 offset += sent
+        self.unsent = 0
 
     def expect_tls(self, protocol: str) -> None:
         """Raises ProtocolError unless TLS agreed on this application protocol."""

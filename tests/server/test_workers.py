@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import selectors
 import signal
 import socket
 import subprocess
@@ -23,8 +22,9 @@ from ftpy.config.client import Transfer
 from ftpy.config.server import ServerConfig, find_fault, worker_count
 from ftpy.digests import hexdigest
 from ftpy.errors import Busy, ConnectionFailed
-from ftpy.server import workers as workers_module
-from ftpy.server.workers import Slot, Worker, Workers
+from ftpy.server import crew
+from ftpy.server.crew import Slot, Worker
+from ftpy.server.workers import Workers
 from ftpy.storage.sharing import Link
 from ftpy.wire.fields import Trailer, digest_of
 from ftpy.wire.messages import (
@@ -370,7 +370,7 @@ def slow(host: Host) -> Iterator[tuple[Workers, Worker, Link]]:
     mine, its = Link.pair()
     with Workers(host.config, "", []) as parent, mine, its, subprocess.Popen(["sleep", "60"]) as process:
         worker = Worker(Slot(), process.pid, mine)
-        parent._selector.register(mine, selectors.EVENT_READ)
+        parent._mail.begin(worker)
         yield parent, worker, its
         process.kill()
 
@@ -388,7 +388,7 @@ def test_words_wait_in_order_for_a_worker_that_has_no_time(slow: tuple[Workers, 
     assert worker.unsent  # or this proves nothing
     for number in range(3000):
         for key, events in parent._selector.select(0):
-            parent._serve(key.data.args[0], events)
+            key.data(events)
         (word, got, result), descriptors = its.receive()
         assert (word, got, result, len(descriptors)) == ("answer", number, None, number % 1000 == 0)
         for descriptor in descriptors:
@@ -400,7 +400,7 @@ def test_a_worker_that_takes_nothing_is_ended(
     slow: tuple[Workers, Worker, Link], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parent, worker, _ = slow
-    monkeypatch.setattr(workers_module, "MOST_UNSENT", 10)
+    monkeypatch.setattr(crew, "MOST_UNSENT", 10)
     while not worker.has_ended:
         parent._send(worker, "died")
     assert worker.unsent == deque() and os.waitpid(worker.pid, 0)[1] == signal.SIGKILL

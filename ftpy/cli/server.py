@@ -127,7 +127,7 @@ HEAD = """\
 @cli.command()
 @config_option
 def run(config_path: str) -> NoReturn:
-    """Serve until SIGTERM or Ctrl-C, then let running transfers finish.
+    """Serve until SIGTERM or Ctrl-C, then let running transfers finish; SIGHUP reads the settings again.
 
     \b
     Example:

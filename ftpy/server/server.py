@@ -47,7 +47,7 @@ SWEEP_SECONDS = 3600.0
 """How often expired uploads are looked for."""
 WATCH_SECONDS = 0.25
 """How often open sessions are compared with the accounts. With LOOK_SECONDS: how long a removed user may go on."""
-CROWD = 256
+CROWD = 32
 """Connections less after which free memory is given back: of each the C library would keep some 40 KiB."""
 LAST_SECONDS = 5.0
 """After the drain: how long broken connections may take to let go of what they hold."""

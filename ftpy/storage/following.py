@@ -6,7 +6,6 @@ than the slower of hashing and moving the bytes.
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -56,10 +55,11 @@ class Follower:
     def __init__(self, digest: DigestName, read_at: ReadAt) -> None:
         self.digest: DigestName = digest
         self._read_at = read_at
-        self._free: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
+        self._free: list[memoryview] = []
         self._made = 0
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
+        self._freed = threading.Condition(self._lock)
         self._waiting: dict[int, int] = {}
         self._queued = 0
         self._began: int | None = None
@@ -74,17 +74,15 @@ class Follower:
 
     def borrow(self) -> memoryview:
         """A buffer of CHUNK_BYTES to fill and ``give`` (or ``give_back``); waits while all are being hashed."""
-        while True:
-            with self._lock:
-                if not self._free.empty():
-                    return self._free.get()
-                if self._made < BUFFERS:
-                    buffer = memoryview(bytearray(CHUNK_BYTES))
-                    self._made += 1
-                    return buffer
-            # With a limit: should the one that comes back be let go before we have it, we make another.
-            with HASHING, contextlib.suppress(queue.Empty):
-                return self._free.get(timeout=REST_SECONDS)
+        with self._lock:
+            if not self._free and self._made >= BUFFERS:
+                with HASHING:
+                    self._freed.wait_for(lambda: self._free or self._made < BUFFERS)
+            if self._free:
+                return self._free.pop()
+            buffer = memoryview(bytearray(CHUNK_BYTES))
+            self._made += 1
+            return buffer
 
     def give(self, offset: int, buffer: memoryview, count: int) -> None:
         """``buffer`` (borrowed) holds the file's ``count`` bytes at ``offset``; it is ours again."""
@@ -100,11 +98,13 @@ class Follower:
                 self._waiting[offset] = count
             self._queue_waiting()
         if not handed_over:
-            self._free.put(buffer)
+            self.give_back(buffer)
 
     def give_back(self, buffer: memoryview) -> None:
         """``buffer`` (borrowed) holds nothing of worth."""
-        self._free.put(buffer)
+        with self._lock:
+            self._free.append(buffer)
+            self._freed.notify()
 
     def announce(self, offset: int, count: int) -> None:
         """The file holds ``count`` bytes at ``offset``; they will be read from it in their turn."""
@@ -197,24 +197,25 @@ class Follower:
 
     def _next(self) -> Callable[[], None] | None:
         try:
+            # Where the limit passes before it begins to wait, Python 3.11 waits without one; what is put still ends it.
             return self._work.get(timeout=REST_SECONDS)
         except queue.Empty:
             self._let_go()
             return self._work.get()
 
     def _let_go(self) -> None:
-        with self._lock, contextlib.suppress(queue.Empty):
+        with self._lock:
             self._scratch = None
-            while True:
-                self._free.get_nowait()
-                self._made -= 1
+            self._made -= len(self._free)
+            self._free.clear()
+            self._freed.notify()
 
     def _hash_buffer(self, buffer: memoryview, count: int) -> None:
         try:
             if self._error is None:
                 self._hash(buffer[:count])
         finally:
-            self._free.put(buffer)
+            self.give_back(buffer)
 
     def _hash_range(self, offset: int, count: int) -> None:
         if self._scratch is None:

@@ -97,9 +97,28 @@ def test_buffers_are_let_go_when_nothing_comes_and_made_again_when_it_does() -> 
             deadline = time.monotonic() + 10
             while follower._made and time.monotonic() < deadline:
                 time.sleep(0.01)
-            assert made >= 1 and follower._made == 0 and follower._free.empty()
+            assert made >= 1 and follower._made == 0 and not follower._free
         assert follower.hexdigest(SIZE) == hexdigest("md5", DATA)
         borrow_all(follower)
+
+
+@pytest.mark.parametrize("let_go", [False, True])
+def test_who_waits_for_a_buffer_has_one_as_soon_as_one_comes_back_or_is_let_go(let_go: bool) -> None:
+    with closing(Follower("md5", read_data)) as follower:
+        borrowed = [follower.borrow() for _ in range(BUFFERS)]
+        got: list[memoryview] = []
+        waiting = threading.Thread(target=lambda: got.append(follower.borrow()))
+        waiting.start()
+        waiting.join(0.2)
+        assert waiting.is_alive()
+        with follower._lock:
+            follower._free.append(borrowed[0])
+        if let_go:
+            follower._let_go()
+        else:
+            follower.give_back(borrowed[1])
+        waiting.join(10)
+        assert not waiting.is_alive() and len(got) == 1
 
 
 def test_digest_is_refused_while_bytes_are_unknown() -> None:

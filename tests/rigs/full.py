@@ -26,7 +26,7 @@ from tests.rigs.book import Book, version_of, version_of_bytes
 from tests.rigs.disks import MIB, SmallDisk
 from tests.rigs.kill import connected
 from tests.rigs.nursery import ForkedHost, Nursery
-from tests.rigs.processes import SERVED_SECONDS, Meter, until
+from tests.rigs.processes import Meter, served_within, until
 
 KIB = 1024
 INLINE = 32 * KIB
@@ -387,7 +387,7 @@ class Rounds:
         except FtpyError as error:
             self.violation(f"not normal after room was made: {type(error).__name__}: {error}")
         self.report.served.append(time.monotonic() - since)
-        if self.report.served[-1] > SERVED_SECONDS:
+        if self.report.served[-1] > served_within():
             self.violation(f"normal {self.report.served[-1]:.2f} s after room was made")
 
     def _check_disk(self, when: str) -> None:

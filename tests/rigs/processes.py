@@ -35,6 +35,11 @@ REST_SECONDS = 0.5
 HAS_PROC = os.path.exists("/proc/self/status")
 
 
+def served_within() -> float:
+    """SERVED_SECONDS as the clock on the wall counts them where others have most of the processors, seconds."""
+    return SERVED_SECONDS * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 def program(name: str) -> str:
     """The command beside this interpreter, else on the PATH."""
     beside = Path(sys.executable).parent / name

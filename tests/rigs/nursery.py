@@ -18,10 +18,16 @@ from typing import Any, Self
 
 import msgspec
 
+from ftpy.config.client import Transfer
 from ftpy.toml import to_toml
 from tests.rigs import builds
 from tests.rigs.processes import ProcessHost
 
+KIB = 1024
+INLINE = 32 * KIB
+"""Bytes up to which these servers take a file in one piece; above in parts of 128 KiB (``builds.small_parts``)."""
+AT_ONCE = Transfer(stall_seconds=10.0, connect_seconds=5.0, retries=0, streams=1)
+"""A client that tells every failure: what a rig has broken need not be tried again."""
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 

@@ -19,7 +19,6 @@ from pathlib import Path
 from ftpy.client.client import Client
 from ftpy.client.connection import Connection
 from ftpy.client.putting import Put
-from ftpy.config.client import Transfer
 from ftpy.config.server import Limits
 from ftpy.digests import new_hasher
 from ftpy.errors import ConnectionFailed, FtpyError
@@ -30,16 +29,14 @@ from ftpy.wire.messages import StoredReply
 from tests.rigs.book import Book, version_of, version_of_bytes
 from tests.rigs.disks import MIB, PoweredDisk
 from tests.rigs.kill import PUT_SECONDS, connected
-from tests.rigs.nursery import ForkedHost, Nursery
+from tests.rigs.nursery import AT_ONCE, INLINE, KIB, ForkedHost, Nursery
 from tests.rigs.processes import served_within
 
-KIB = 1024
-INLINE = 32 * KIB
-"""Up to here a put goes in one piece, bytes; above in parts of 128 KiB (``builds.small_parts``)."""
-AT_ONCE = Transfer(stall_seconds=10.0, connect_seconds=5.0, retries=0, streams=1)
-"""A client that tells every failure: when the power is gone there is nothing to try again."""
-LONGEST_SECONDS = 0.3
-"""From the coming of the clients to the cut, at most."""
+MOST_ACKNOWLEDGED = 12
+"""The cut comes after a random number of acknowledgements below this, and a random moment."""
+MOMENT_SECONDS = 0.03
+LONGEST_SECONDS = 2.0
+"""From the coming of the clients to the cut, at most, however slow they are."""
 CLIENTS = 3
 FRESH_AFTER = 100
 """Cycles after which the disk is made anew: uploads of unknown length that nobody can resume fill it."""
@@ -266,11 +263,13 @@ class PowerCut:
         self.is_over, self.power_is_off = threading.Event(), threading.Event()
         self._disk, self._rng = disk, rng
         self._lock = threading.Lock()
+        self._fresh = 0
         self._workers = [Worker(number, self, random.Random(rng.random())) for number in range(clients)]
 
     def acknowledged(self, what: str) -> None:
         """Something was acknowledged."""
         with self._lock:
+            self._fresh += 1
             self.report.acknowledged[what] = self.report.acknowledged.get(what, 0) + 1
 
     def violation(self, sentence: str) -> None:
@@ -282,11 +281,12 @@ class PowerCut:
         """Start, work, cut, and look at what came back."""
         self.is_over.clear()
         self.power_is_off.clear()
+        self._fresh = 0
         self._start()
         self._workers = [worker.again() for worker in self._workers]
         for worker in self._workers:
             worker.start()
-        time.sleep(self._rng.uniform(0, LONGEST_SECONDS))
+        self._wait_for_moment()
         self.is_over.set()
         self.power_is_off.set()
         self._disk.cut()
@@ -301,6 +301,12 @@ class PowerCut:
         for fault in self.book.settle(self.host.root):
             self.violation(fault)
         self._check_parts()
+
+    def _wait_for_moment(self) -> None:
+        wanted, end = self._rng.randrange(MOST_ACKNOWLEDGED), time.monotonic() + LONGEST_SECONDS
+        while self._fresh < wanted and time.monotonic() < end:
+            time.sleep(0.001)
+        time.sleep(self._rng.uniform(0, MOMENT_SECONDS))
 
     def _start(self) -> None:
         since = time.monotonic()

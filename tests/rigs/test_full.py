@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.rigs.disks import SmallDisk, missing_for
-from tests.rigs.full import SHORTAGES, rig_full
+from tests.rigs.full import rig_full
+from tests.rigs.shortages import SHORTAGES
 
 MISSING = missing_for(SmallDisk)
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(MISSING is not None, reason=str(MISSING))]

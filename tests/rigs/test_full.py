@@ -11,7 +11,7 @@ from tests.rigs.full import rig_full
 from tests.rigs.shortages import SHORTAGES
 
 MISSING = missing_for(SmallDisk)
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(MISSING is not None, reason=str(MISSING))]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.skipif(MISSING is not None, reason=str(MISSING))]
 
 
 def test_what_does_not_fit_is_refused_in_time_and_nothing_is_torn_when_room_runs_out(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ needs_disk = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
 @needs_disk
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_nothing_acknowledged_is_lost_and_uploads_go_on_when_the_power_fails(tmp_path: Path) -> None:
     report = rig_powercut(tmp_path, 20, seed=7)
     assert report.violations == []
@@ -24,6 +25,7 @@ def test_nothing_acknowledged_is_lost_and_uploads_go_on_when_the_power_fails(tmp
 
 @needs_disk
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("build", ["no-directory-sync", "no-file-sync"])
 def test_the_power_cut_tells_a_build_that_leaves_a_sync_out(tmp_path: Path, build: str) -> None:
     """The control: without the sync of a folder names are lost, without that of a file their bytes."""

@@ -7,6 +7,7 @@ import json
 import math
 import random
 import secrets
+import select
 import socket
 import ssl
 import statistics
@@ -139,23 +140,25 @@ class Middle(Listener):
     def serve(self, channel: socket.socket) -> None:
         """Pass on until either end has had enough."""
         plain = socket.create_connection((self._target.host, self._target.port), WAIT_SECONDS)
-        with tls.client_context().wrap_socket(plain) as onward:
-            back = threading.Thread(target=self._back, args=(onward, channel))
-            back.start()
-            with contextlib.suppress(OSError):
-                while data := self.hear(channel):
-                    onward.sendall(data)
-            with contextlib.suppress(OSError):
-                socket.socket.shutdown(onward, socket.SHUT_RDWR)
-            back.join()
+        with tls.client_context().wrap_socket(plain) as onward, contextlib.suppress(OSError):
+            assert isinstance(channel, ssl.SSLSocket)
+            while True:
+                # In one thread: an SSL socket that one thread reads while another writes may see an end that is none.
+                for source in _readable(channel, onward):
+                    sink = onward if source is channel else channel
+                    data = self.hear(channel) if source is channel else source.recv(65536)
+                    if not data:
+                        return
+                    sink.sendall(data)
 
-    @staticmethod
-    def _back(onward: ssl.SSLSocket, channel: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := onward.recv(65536):
-                channel.sendall(data)
-        with contextlib.suppress(OSError):
-            socket.socket.shutdown(channel, socket.SHUT_RDWR)
+
+def _readable(*channels: ssl.SSLSocket) -> list[ssl.SSLSocket]:
+    """Those that have something to be read, at least one. Raises TimeoutError."""
+    if held := [channel for channel in channels if channel.pending()]:
+        return held
+    if not (ready := select.select(channels, [], [], WAIT_SECONDS)[0]):
+        raise TimeoutError
+    return ready
 
 
 def false_challenge() -> bytes:

@@ -238,6 +238,10 @@ class Fault:
     window_bytes: int = 1024 * 1024
 
 
+Faults = tuple[Fault, Fault]
+"""Up (to the server) and down."""
+
+
 class LongLine:
     """What is sent arrives later; who sends waits while too much is on its way."""
 
@@ -286,7 +290,7 @@ class LongLine:
 class Proxy:
     """Forwards connections to ``target``; each new one takes its faults (up, down) from the list, the last for good."""
 
-    def __init__(self, target: str, *faults: tuple[Fault, Fault]) -> None:
+    def __init__(self, target: str, *faults: Faults) -> None:
         host, _, port = target.rpartition(":")
         self._target = (host.strip("[]"), int(port))
         self._faults = list(faults) or [(Fault(), Fault())]
@@ -328,8 +332,12 @@ class Proxy:
                 client.close()
                 continue
             self._open += [client, server]
-            self._spawn(self._pump, client, server, up, passed, 0)
-            self._spawn(self._pump, server, client, down, passed, 1)
+            self._pass_on(client, server, (up, down), passed)
+
+    def _pass_on(self, client: socket.socket, server: socket.socket, faults: Faults, passed: list[int]) -> None:
+        """Pass on both ways until the end, in threads of their own."""
+        self._spawn(self._pump, client, server, faults[0], passed, 0)
+        self._spawn(self._pump, server, client, faults[1], passed, 1)
 
     def _pump(self, source: socket.socket, sink: socket.socket, fault: Fault, passed: list[int], way: int) -> None:
         line = LongLine(sink, fault)

@@ -179,6 +179,8 @@ class RequestHandler(socketserver.BaseRequestHandler):
         server_proof = handshake.check(proof, verifier)
         if account is None:
             raise Denied
+        if channel.readable():  # protocol.md 4.6: the client waits for the welcome, so somebody else has said it
+            raise ProtocolError("something was said before the welcome")
         self._count_in(account)  # who has read the welcome is no stranger any more
         limits = self.config.limits
         channel.send(

@@ -225,13 +225,13 @@ def kill(process: subprocess.Popen[Any]) -> None:
             pipe.close()
 
 
-def until(holds: Callable[[], bool], seconds: float = SETTLE_SECONDS) -> bool:
-    """Wait until something holds: whether it came to that."""
+def until(holds: Callable[[], bool], seconds: float = SETTLE_SECONDS, pause_seconds: float = 0.02) -> bool:
+    """Wait until something holds, asking again after each pause: whether it came to that."""
     end = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > end:
             return False
-        time.sleep(0.02)
+        time.sleep(pause_seconds)
     return True
 
 

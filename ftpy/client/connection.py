@@ -258,6 +258,7 @@ def _authenticate(channel: Channel, profile: Profile, pin: bytes) -> tuple[Welco
     if not isinstance(verdict, Welcome):
         raise ConnectionLost("the server closed the connection before it answered the proof")
     handshake.check(verdict.server_proof)
+    channel.session.adds_crc = not pin  # within TLS nothing is damaged unnoticed
     return verdict, round_trip_seconds
 
 

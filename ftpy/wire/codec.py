@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from typing import Any, TypeVar
 
 import msgspec
@@ -64,6 +65,27 @@ encode = _encoder.encode
 def trailer_header(name: DigestName | PartDigestName, value: str) -> bytes:
     """The header of a trailer, as ``encode`` spells it."""
     return f'{{"{name}":"{value}"}}'.encode()
+
+
+_CRC = b',"crc32":"'
+"""Ten bytes; eight digits and two more bytes follow, to the end of the header."""
+
+
+def add_crc(header: bytes) -> bytes:
+    """The header with a CRC-32 of itself as its last member (docs/protocol.md 3.9)."""
+    return b'%b,"crc32":"%08x"}' % (header[:-1], zlib.crc32(header[:-1]))
+
+
+def has_crc(header: bytes) -> bool:
+    """Whether it ends with its CRC-32; no string can hold these bytes, for a quote in one is escaped."""
+    return header[-20:-10] == _CRC
+
+
+def without_crc(header: bytes) -> bytes:
+    """A header that ``has_crc`` without it. Raises ProtocolError unless it is the right one."""
+    if header[-10:] != b'%08x"}' % zlib.crc32(header[:-20]):
+        raise ProtocolError("a header was damaged on its way")
+    return header[:-20] + b"}"
 
 
 def decode(header: bytes, kind: type[T]) -> T:

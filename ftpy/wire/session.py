@@ -141,6 +141,8 @@ class Session:
         self._directions = {Side.CLIENT: _Direction(), Side.SERVER: _Direction()}
         self.incoming = self._directions[self.peer]
         self.outgoing = self._directions[own]
+        self.adds_crc = False
+        """Whether headers that are said carry their CRC-32; a server's do as soon as the client's did."""
         self._pending: deque[tuple[int, type[Reply]]] = deque()
         self._most_pending = 0
 
@@ -168,6 +170,8 @@ class Session:
         """Say ``message``: the frame to put on the wire."""
         limit = self.header_limit
         header = codec.encode(message)
+        if self.adds_crc and type(message) is not Trailer:
+            header = codec.add_crc(header)
         if len(header) > limit:
             raise ProtocolError(f"a header of {len(header)} bytes where {limit} are the most")
         self._step(self.own, message)
@@ -198,6 +202,9 @@ class Session:
         if self.incoming.lane is _TRAILER:
             return codec.decode(header, Trailer)
         if self.state is _OPEN:
+            if codec.has_crc(header):
+                header = codec.without_crc(header)
+                self.adds_crc = True
             if self.peer is _CLIENT:
                 return codec.decode_request(header)
             kind = self._pending[0][1] if self._pending else Reply

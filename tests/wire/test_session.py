@@ -400,3 +400,42 @@ class TwoSessions(RuleBasedStateMachine):
 
 TwoSessions.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 test_two_sessions_stay_in_step_under_any_legal_script = TwoSessions.TestCase
+
+
+# ---------------------------------------------------------------- headers that carry their CRC-32
+
+
+def test_a_server_adds_a_crc_as_soon_as_the_client_did():
+    client, server = session(Side.CLIENT), session(Side.SERVER)
+    for adds in (False, True):
+        client.adds_crc = adds
+        for message in (StatRequest(id=1, path="a"), GetRequest(id=2, path="b")):
+            said = client.send(message)[4:]
+            assert codec.has_crc(said) is adds
+            assert server.receive(said) == message
+        for reply in (FailureReply(id=1, error="busy"), FailureReply(id=2, error="busy")):
+            said = server.send(reply)[4:]
+            assert codec.has_crc(said) is adds
+            assert client.receive(said) == reply
+
+
+@pytest.mark.parametrize("kind", [kind for kind in MESSAGES if issubclass(kind, Request)])
+def test_any_bit_of_a_request_with_a_crc_is_noticed(kind):
+    header = codec.add_crc(encode(MESSAGES[kind]))
+    for bit in range(8 * len(header)):
+        damaged = bytearray(header)
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(ProtocolError):
+            session(Side.SERVER).receive(bytes(damaged))
+
+
+def test_any_bit_of_a_reply_with_a_crc_is_noticed():
+    for kind, request in ((GetReply, GetRequest), (messages.StatReply, StatRequest), (LsReply, LsRequest)):
+        header = codec.add_crc(encode(MESSAGES[kind]))
+        for bit in range(8 * len(header)):
+            end = session(Side.CLIENT)
+            end.send(MESSAGES[request])
+            damaged = bytearray(header)
+            damaged[bit // 8] ^= 1 << bit % 8
+            with pytest.raises(ProtocolError):
+                end.receive(bytes(damaged))

@@ -37,6 +37,7 @@ def client_context() -> ssl.SSLContext:
 def wrap(sock: socket.socket, context: ssl.SSLContext, *, server_side: bool) -> ssl.SSLSocket:
     """``sock`` as an end of TLS, which takes it over; the handshake is still to come. Raises ConnectionLost."""
     with _translated():
+        sock.getpeername()  # of a connection that was reset already, ssl would leave the socket open
         return context.wrap_socket(sock, server_side=server_side, do_handshake_on_connect=False)
 
 

@@ -99,6 +99,8 @@ VERBS: dict[type[Request], Verb] = {
     MvRequest: Verb(
         handlers.handle_mv,
         (
+            # Names and contents could be looked at where they go to.
+            Need("list", below=_always),
             Need("read", below=_always),
             Need("delete", below=_always),
             Need("write", path=_new, below=_always),

@@ -263,7 +263,7 @@ def _rm(*, recursive: bool) -> Model:
 
 
 def _mv_from(case: Case, tree: Tree) -> Expected:
-    if not {"read", "delete"} <= case.user.below(case.path) or "write" not in case.user.below(TARGET):
+    if not {"list", "read", "delete"} <= case.user.below(case.path) or "write" not in case.user.below(TARGET):
         return "permission-denied", tree, 0
     if case.kind == "absent":
         return "not-found", tree, 0
@@ -274,7 +274,7 @@ def _mv_from(case: Case, tree: Tree) -> Expected:
 
 
 def _mv_to(case: Case, tree: Tree) -> Expected:
-    if not {"read", "delete"} <= case.user.below(SOURCE) or "write" not in case.user.below(case.path):
+    if not {"list", "read", "delete"} <= case.user.below(SOURCE) or "write" not in case.user.below(case.path):
         return "permission-denied", tree, 0
     if case.kind != "absent" and "replace" not in case.may:
         return "already-exists", tree, 0

@@ -85,11 +85,11 @@ def test_rm_says_how_many_names_are_gone_while_it_takes_long(host: Host, monkeyp
 
 # ------------------------------------------------------------------ rights
 
-MV_TAKES = {"read", "delete", "write"}
+MV_TAKES = {"list", "read", "delete", "write"}
 
 
 @pytest.mark.parametrize("lacking", RIGHTS)
-def test_rm_takes_delete_and_mv_takes_read_and_delete_here_and_write_there(host: Host, lacking: str) -> None:
+def test_rm_takes_delete_and_mv_takes_all_that_looks_and_delete_here_and_write_there(host: Host, lacking: str) -> None:
     make(host, "d/a", "d/b", "there")
     host.add_user("bob", rights=tuple(right for right in RIGHTS if right != lacking))
     before = seen(host)
@@ -113,7 +113,7 @@ def test_rm_takes_delete_and_mv_takes_read_and_delete_here_and_write_there(host:
 
 def test_mv_without_the_right_to_replace_is_one_that_must_find_nothing(host: Host) -> None:
     make(host, "a", "b")
-    host.add_user("bob", rights=("read", "write", "delete"))
+    host.add_user("bob", rights=("list", "read", "write", "delete"))
     with connected(host, "bob") as live:
         with pytest.raises(AlreadyExists):
             mv(live, "a", "b")

@@ -43,14 +43,20 @@ from ftpy.wire.spelling import b64decode
 MOST_INLINE_BYTES = 1024 * 1024
 """Largest file that is sent whole, bytes; above, parts make it resumable."""
 
-PATIENCE = 20
-"""How many of the limits of silence a server may spend on a request without getting any further: ten minutes, by
-default, for a sync of all that a slow disk holds back, or for a publication that waits for others."""
+PATIENCE = 120
+"""How many of the limits of silence a server may spend on a request without getting any further: an hour, by default.
+It says 0 all the time while it reads what an interrupted upload had before a crash, which may be a terabyte."""
+SIGN_SECONDS = 30.0
+"""Who sees nothing of a server's progress is told after so long that it is waited for, then after twice that."""
 
 R = TypeVar("R", bound=Reply)
 
 
 def _ignore(_: int) -> None:
+    return None
+
+
+def _silent(_: str) -> None:
     return None
 
 
@@ -73,6 +79,8 @@ class Connection:
         """How long a server may say that it is at work and get nowhere."""
         self._furthest, self._moved = -1, 0.0
         """What the progress of the request under way has come to, and when."""
+        self._began, self._sign_seconds = 0.0, SIGN_SECONDS
+        self.notify: Callable[[str], None] = _silent
         self._next_id = 1
 
     @classmethod
@@ -168,10 +176,10 @@ class Connection:
         """
         message = self.channel.receive()
         if isinstance(message, ProgressReply):
-            self._check_progress(message.progress)
+            self._check_progress(message.progress, seen=on_progress is not _ignore)
             on_progress(message.progress)
             return None
-        self._furthest = -1
+        self._furthest, self._sign_seconds = -1, SIGN_SECONDS
         if isinstance(message, kind):
             return message
         if isinstance(message, FailureReply):
@@ -180,13 +188,18 @@ class Connection:
             raise ConnectionLost("the server closed the connection")
         raise ProtocolError(f"a {type(message).__name__} where a {kind.__name__} is due")
 
-    def _check_progress(self, done: int) -> None:
-        """Raises Stalled where signs of life go on, but no work."""
+    def _check_progress(self, done: int, *, seen: bool) -> None:
+        """Raises Stalled where signs of life go on, but no work; tells who sees nothing that it is waited for."""
         now = time.monotonic()
+        if self._furthest < 0:
+            self._began = now
         if done > self._furthest:
             self._furthest, self._moved = done, now
         elif now - self._moved > self.patience_seconds:
             raise Stalled("the server says that it is at work on it, but it gets nowhere")
+        if not seen and (waited := now - self._began) > self._sign_seconds:
+            self._sign_seconds = 2 * waited
+            self.notify(f"the server says that it is at work on it; waiting for {waited:.0f} s")
 
     def readable(self) -> bool:
         """Whether a reply can be had without waiting."""

@@ -109,7 +109,7 @@ class Line:
         """The connection, opened if there is none, if that can be done at once. Raises as ``connected`` does."""
         if self.connection is None:
             self.connection = self._opening()
-            self.connection.leaving = self.leaving
+            self.connection.leaving, self.connection.notify = self.leaving, self._notify
         return self.connection
 
     def persist(self, attempt: Callable[[Connection], T], moved: Count = _nothing) -> T:

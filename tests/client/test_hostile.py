@@ -113,7 +113,7 @@ def test_a_worker_that_is_to_leave_does_not_take_a_large_file_for_done(tmp_path:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client's patience is over soon."""
-    monkeypatch.setattr(connections, "PATIENCE", 0.1)
+    monkeypatch.setattr(connections, "PATIENCE", 0.3)
 
 
 def signs(talk: Talk, request: Request, numbers: Iterable[int]) -> Iterable[bytes]:
@@ -135,14 +135,19 @@ def test_a_server_that_says_for_ever_that_it_is_at_work_is_given_up() -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_server_that_gets_on_is_waited_for_however_long_it_takes() -> None:
+def test_a_server_that_gets_on_is_waited_for_however_long_it_takes_and_that_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def tell(talk: Talk, request: Request | None, answers: list[Answer]) -> Iterable[bytes]:
         if request is not None:
             yield from signs(talk, request, range(30))
         yield from honestly(talk, request, answers)
 
-    with lying(FILES, tell) as server, client_of(server) as client:
+    monkeypatch.setattr(connections, "SIGN_SECONDS", 0.05)
+    said: list[str] = []
+    with lying(FILES, tell) as server, Client(server.profile, QUICK, said.append) as client:
         assert client.digest("a.txt").hex == hexdigest("md5", FILES["a.txt"])
+    assert 2 <= len(said) <= 6 and "at work" in said[0]
 
 
 def test_progress_is_never_more_than_there_is(tmp_path: Path) -> None:

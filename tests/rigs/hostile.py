@@ -241,6 +241,22 @@ def digest(session: Session) -> None:
     session.require(known.name == name, f"digest: {known.name} where {name} was asked for")
 
 
+def rm(session: Session) -> None:
+    """A file, or a folder."""
+    with session.client() as client:
+        result = client.rm("d/b" if session.rng.random() < 0.5 else "d", recursive=True)
+    session.require(session.heard.requests.count("rm"), "rm: success without a request")
+    session.require(result.files is not None or not result.durable, "rm: durable, which nobody said")
+
+
+def mv(session: Session) -> None:
+    """A file."""
+    condition: Any = session.rng.choice([None, "absent"])
+    with session.client() as client:
+        client.mv("a.txt", "b.txt", condition=condition)
+    session.require(session.heard.requests.count("mv"), "mv: success without a request")
+
+
 COMMANDS: tuple[tuple[str, ...], ...] = (
     ("ls", "-lR"),
     ("ls", "-R", "--json"),
@@ -254,6 +270,8 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("get", "--explain", "big", "target/new"),
     ("put", "source", "x"),
     ("put", "-r", "-v", "target", "t"),
+    ("rm", "a.txt"),
+    ("mv", "a.txt", "c"),
     ("pair", "other"),
 )
 
@@ -273,10 +291,19 @@ def command(session: Session) -> None:
     session.require(OBEYED.isdisjoint(drawn), f"{arguments}: {sorted(OBEYED & set(drawn))} on a terminal")
 
 
+def configured(session: Session, stall_seconds: float) -> Path:
+    """A client's config with the server in it, and little patience."""
+    config = session.folder / "client.toml"
+    config.unlink(missing_ok=True)
+    save_profile(config, "home", session.server.profile)
+    with open(config, "a") as file:
+        file.write(f"[transfer]\nstall_seconds = {stall_seconds}\nconnect_seconds = 5.0\nretries = 1\n")
+    return config
+
+
 def run_command(session: Session, arguments: tuple[str, ...]) -> tuple[int, str]:
     """Run it in this process: its exit code and all that it said."""
-    config = session.folder / "client.toml"
-    save_profile(config, "home", session.server.profile)
+    config = configured(session, STALL_SECONDS)
     output = Output()
     standard = sys.argv, sys.stdin, sys.stdout, sys.stderr, os.getcwd()
     os.environ["FTPY_CONFIG"] = str(config)
@@ -296,10 +323,7 @@ def run_command(session: Session, arguments: tuple[str, ...]) -> tuple[int, str]
 
 def run_process(session: Session, arguments: tuple[str, ...]) -> tuple[int, str]:
     """Run it as a process on a terminal of its own: its exit code and all that it said."""
-    config = session.folder / "client.toml"
-    save_profile(config, "home", session.server.profile)
-    with open(config, "a") as file:
-        file.write("[transfer]\nstall_seconds = 1.0\nretries = 1\n")
+    config = configured(session, stall_seconds=1.0)
     master, slave = pty.openpty()
     with subprocess.Popen(
         [program("ftpy"), *arguments],
@@ -320,7 +344,6 @@ def run_process(session: Session, arguments: tuple[str, ...]) -> tuple[int, str]
                 output += data
         os.close(master)
         process.wait(PROCESS_SECONDS)
-    config.unlink()
     return process.returncode, output.decode("utf-8")
 
 
@@ -342,6 +365,8 @@ SCENES: tuple[Scene, ...] = (
     get_tree,
     put,
     put_tree,
+    rm,
+    mv,
     ls,
     stat_,
     digest,

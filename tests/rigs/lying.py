@@ -39,6 +39,7 @@ from ftpy.wire.messages import (
     PutRequest,
     Request,
     Requests,
+    RmReply,
     StatReply,
     StatRequest,
     StoredReply,
@@ -193,7 +194,10 @@ class Model:
     def _abort(self, request: Request, _: bytes) -> list[Answer]:
         return [honest(reply_type(request)(id=request.id))]
 
-    _mkdir = _rm = _mv = _abort
+    _mkdir = _mv = _abort
+
+    def _rm(self, request: Request, _: bytes) -> list[Answer]:
+        return [honest(RmReply(id=request.id, files=1, folders=0))]
 
 
 Tell = Callable[["Talk", Request | None, list[Answer]], Iterable[bytes]]

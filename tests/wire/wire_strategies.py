@@ -8,7 +8,7 @@ import msgspec
 from hypothesis import strategies as st
 from msgspec import inspect
 
-from ftpy.digests import HEX_LENGTH, DigestName, PartDigestName
+from ftpy.digests import HEX_LENGTH
 from ftpy.wire import messages
 from ftpy.wire.entries import Entry
 from ftpy.wire.fields import MOST_PARTS, DigestOf, Trailer
@@ -36,13 +36,13 @@ def digests(kind: type[DigestOf] | type[Trailer]) -> st.SearchStrategy[Any]:
     return st.one_of(*(st.builds(kind, **{name: hexadecimal(name)}) for name in kind.__struct_fields__))
 
 
-def hexadecimal(name: DigestName | PartDigestName) -> st.SearchStrategy[str]:
+def hexadecimal(name: Any) -> st.SearchStrategy[str]:
     """A digest's digits."""
     count = HEX_LENGTH[name] // 2
     return st.binary(min_size=count, max_size=count).map(bytes.hex)
 
 
-def numbers(info: inspect.IntType) -> st.SearchStrategy[int]:
+def numbers(info: Any) -> st.SearchStrategy[int]:
     """Whole numbers of a range, its ends among them."""
     least = info.ge if info.ge is not None else info.gt + 1
     most = info.le if info.le is not None else info.lt - 1
@@ -75,15 +75,16 @@ MAKERS: dict[type[inspect.Type], Any] = {
 
 def values(info: inspect.Type) -> st.SearchStrategy[Any]:
     """Legal values of a field's type."""
-    return MAKERS[type(info)](info)
+    found: st.SearchStrategy[Any] = MAKERS[type(info)](info)
+    return found
 
 
 def structs(kind: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
     """Legal messages of one kind."""
     if kind in (DigestOf, Trailer):
         return digests(kind)
-    fields: dict[str, st.SearchStrategy[Any]]
-    fields = {field.name: values(field.type) for field in inspect.type_info(kind).fields if field.name != "ok"}
+    info: Any = inspect.type_info(kind)
+    fields = {field.name: values(field.type) for field in info.fields if field.name != "ok"}
     if kind is messages.LsReply:
         fields["entries"] = st.lists(structs(Entry), min_size=1, max_size=3)
     if kind is messages.UploadReply:

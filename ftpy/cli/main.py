@@ -14,7 +14,7 @@ from ftpy.cli.changing import mv, rm
 from ftpy.cli.common import EPILOG, run_main
 from ftpy.cli.names import is_remote_folder, local_target, remote_path, remote_target, split
 from ftpy.cli.options import TransferOptions, digest_option, examples, json_option, server_option, transfer_options
-from ftpy.cli.output import fields, listing, print_info, print_json, with_digest
+from ftpy.cli.output import fields, listing, listing_with_digests, print_info, print_json
 from ftpy.cli.transfers import FileTask, Outlet, TreeTask, client_of, transfer
 from ftpy.errors import (
     ConfigError,
@@ -193,11 +193,7 @@ def ls(*, path: str, long: bool, recursive: bool, digests: bool, as_json: bool, 
     """List a folder on the server."""
     where = remote_path(path)
     with client_of(server) as client:
-        entries = listing(client, where, recursive)
-        if digests:
-            # The connection is the listing's until it ends; only then can digests be asked for.
-            entries = iter([with_digest(client, info) for info in list(entries)])
-        for info in entries:
+        for info in (listing_with_digests if digests else listing)(client, where, recursive):
             print_info(info, where, long=long, digest=digests, as_json=as_json)
 
 

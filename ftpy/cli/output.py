@@ -27,6 +27,16 @@ def listing(client: Client, where: RemotePath, recursive: bool) -> Iterator[File
         yield client.stat(where)
 
 
+def listing_with_digests(client: Client, where: RemotePath, recursive: bool) -> Iterator[FileInfo]:
+    """The same, each with its md5: the server computes them while the listing is read."""
+    try:
+        with client.listing(where, recursive=recursive) as entries:
+            for info in entries:
+                yield with_digest(client, info)
+    except NotADirectory:
+        yield with_digest(client, client.stat(where))
+
+
 def with_digest(client: Client, info: FileInfo) -> FileInfo:
     """``info`` with its md5, asked for where it is not known yet."""
     if info.type != "file" or info.md5 is not None:

@@ -356,7 +356,7 @@ class Client:
         return True
 
     @contextlib.contextmanager
-    def _listing(self, where: RemotePath, there: bool) -> Iterator[Listing | None]:
+    def _listing(self, where: RemotePath, there: bool, *, recursive: bool = True) -> Iterator[Listing | None]:
         """What is below ``where``, read ahead beside the transfers; None where nothing is ``there``.
 
         The connection that there is serves for both, one after the other, unless the listing takes longer than another
@@ -369,7 +369,7 @@ class Client:
 
         connection = self._connected()
         try:
-            with Listing(where, connection, self._another) as listing:
+            with Listing(where, connection, self._another, recursive=recursive) as listing:
                 read = listing.wait(max(LISTING_SECONDS, LISTING_ROUND_TRIPS * connection.round_trip_seconds))
                 if not read or not connection.in_step:
                     self._line.take()  # it is the listing's until that is through
@@ -426,6 +426,20 @@ class Client:
             if not connection.in_step:
                 self.close()
             raise
+
+    @contextlib.contextmanager
+    def listing(self, path: PathLike = "", *, recursive: bool = False) -> Iterator[Iterator[FileInfo]]:
+        """The same as ``ls`` while the ``with`` lasts, read ahead: other requests may be made meanwhile."""
+        where = _remote(path)
+
+        def entries(listing: Listing) -> Iterator[FileInfo]:
+            yield from listing
+            if listing.missing:
+                raise NotFound(f"{display(str(where))}: {NotFound.sentence()}")
+
+        with self._listing(where, True, recursive=recursive) as listing:
+            assert listing is not None
+            yield entries(listing)
 
     def _first_page(self, connection: Connection, where: RemotePath, recursive: bool) -> tuple[Connection, LsReply]:
         request = LsRequest(id=connection.next_id(), **path_to_wire(where), recursive=recursive)

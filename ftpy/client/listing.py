@@ -1,4 +1,4 @@
-"""A recursive listing read to its end at once, whatever pace it is used at: what is ahead waits in a temporary file.
+"""A listing read to its end at once, whatever pace it is used at: what is ahead waits in a temporary file.
 
 A server gives up a connection that is not read from for long; a tree may take days.
 """
@@ -44,7 +44,15 @@ class Listing(Closing):
     It begins on ``connection``, which is the caller's again when it is ``complete``; ``another`` opens more.
     """
 
-    def __init__(self, path: RemotePath, connection: Connection, another: Callable[[], Connection]) -> None:
+    def __init__(
+        self,
+        path: RemotePath,
+        connection: Connection,
+        another: Callable[[], Connection],
+        *,
+        recursive: bool = True,
+    ) -> None:
+        self._recursive = recursive
         self._path, self._connection, self._another = path, connection, another
         self._changed = threading.Condition()
         self._pages: deque[LsReply] = deque()
@@ -145,7 +153,7 @@ class Listing(Closing):
             connection = self._ours = self._another()
 
     def _receive(self, connection: Connection) -> None:
-        request = LsRequest(id=connection.next_id(), **path_to_wire(self._path), recursive=True)
+        request = LsRequest(id=connection.next_id(), **path_to_wire(self._path), recursive=self._recursive)
         page = connection.call(request, LsReply)
         resumed, count = self._last, 0
         while True:

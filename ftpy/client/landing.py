@@ -136,7 +136,8 @@ class Landing(Closing):
         try:
             return self._small.stage(file, data, digest)
         except RequestError as error:
-            raise self.translated(error, file.path) from None
+            failure = self.translated(error, file.path)
+            raise failure from failure.__cause__
 
     def stage_directory(self, directory: NewDirectory) -> Staged:
         """A folder to be made, or given its mode and time, in its turn."""

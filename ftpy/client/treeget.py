@@ -318,6 +318,8 @@ class TreeGet:
     def _fail(self, job: FileJob, error: FtpyError) -> None:
         self.work.done()
         self.tally.tell(Told("failed", job.path, job.name, error=error))
+        if _because(error, errno.ENOSPC, errno.EDQUOT):
+            self.work.give_up(error)  # the next ones fared no better, however many a server lists
 
     # ---------------------------------------------------------------- large files and folders
 
@@ -418,15 +420,17 @@ class _Group:
         for (job, _), error in zip(group, failed, strict=True):
             if error is None:
                 continue
-            if _other_file_system(error):
+            if _because(error, errno.EXDEV):
                 job.alone = True  # a mount point below the folder: staged beside its place it can be renamed
                 self._tree.work.give_back([job])
             else:
                 self._tree._fail(job, error)
 
 
-def _other_file_system(error: FtpyError) -> bool:
-    return isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EXDEV
+def _because(error: FtpyError, *codes: int) -> bool:
+    """Whether one of these errors of the system is what was met."""
+    met = error.__cause__ or error.__context__
+    return isinstance(met, OSError) and met.errno in codes
 
 
 def _is_below(path: RemotePath, folder: RemotePath) -> bool:

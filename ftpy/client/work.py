@@ -232,6 +232,12 @@ class Work(Generic[J, E]):
         with self._changed:
             return [*self._again, *self._large]
 
+    def give_up(self, failure: FtpyError) -> None:
+        """Nothing more can be done: what is under way ends, and who runs it raises this."""
+        with self._changed:
+            self.failure = self.failure or failure
+        self.stop()
+
     def stop(self) -> None:
         """Nothing more is handed out."""
         with self._changed:

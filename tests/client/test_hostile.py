@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterable
@@ -28,11 +29,12 @@ from ftpy.client.trees import Told, TreeOptions
 from ftpy.client.work import SharedLine, Work
 from ftpy.config.client import Transfer
 from ftpy.digests import hexdigest
-from ftpy.errors import ConnectionFailed, ConnectionLost, NotFound, ProtocolError, Stalled
+from ftpy.errors import ConnectionFailed, ConnectionLost, LocalFileError, NotFound, ProtocolError, Stalled
 from ftpy.files import RemotePath
 from ftpy.wire import codec, messages
 from ftpy.wire.messages import DigestRequest, LsRequest, PartRequest, Request, StatRequest
 from tests.rig import eventually
+from tests.rigs.disks import SmallDisk
 from tests.rigs.lying import Answer, LyingServer, Talk, failure, framed, honestly, lying
 
 QUICK = Transfer(stall_seconds=2.0, connect_seconds=5.0, retries=0, streams=1)
@@ -260,3 +262,41 @@ def test_what_is_wrong_with_a_header_is_told_in_few_words() -> None:
     with pytest.raises(ProtocolError) as raised:
         codec.decode(b'{"' + b"x" * 60_000 + b'":1}', messages.ProgressReply)
     assert len(str(raised.value)) < 300
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounts a small file system")
+def test_a_tree_ends_when_the_disk_here_is_full(tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    files = {f"f{number:04}": bytes(1000) for number in range(2000)}
+    told: list[Told] = []
+    with SmallDisk(tmp_path / "here", size=1024 * 1024) as disk, lying(files) as server, client_of(server) as client:
+        server.model.page_entries = 200
+        with pytest.raises(LocalFileError, match="No space left"):
+            client.get_tree("", disk.place / "there", TreeOptions(on_told=told.append))
+        assert not list(disk.place.rglob(".ftpy*"))
+    verdicts = [one.verdict for one in told]
+    assert "received" in verdicts and verdicts.count("failed") < 600
+
+
+def test_digests_are_asked_for_while_a_listing_goes_on() -> None:
+    def endless(talk: Talk, request: Request | None, answers: list[Answer]) -> Iterable[bytes]:
+        if not isinstance(request, LsRequest):
+            yield from honestly(talk, request, answers)
+            return
+        while True:
+            yield framed(answers[0].fields | {"complete": False})
+
+    with lying(FILES, endless) as server, client_of(server) as client:
+        server.model.remembers = False
+        with client.listing("", recursive=True) as entries:
+            known = [client.digest(info.path).hex for info in itertools.islice(entries, 5) if info.type == "file"]
+    assert known[:2] == [hexdigest("md5", FILES["a.txt"]), hexdigest("md5", FILES["d/b"])]
+
+
+@pytest.mark.parametrize("recursive", [False, True])
+def test_a_listing_that_is_read_ahead_tells_what_ls_tells(recursive: bool) -> None:
+    with lying(FILES) as server, client_of(server) as client:
+        with client.listing("", recursive=recursive) as entries:
+            assert list(entries) == list(client.ls("", recursive=recursive))
+        with client.listing("nowhere") as entries, pytest.raises(NotFound):
+            list(entries)

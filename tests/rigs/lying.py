@@ -130,6 +130,7 @@ class Model:
         )
 
     def _ls(self, request: LsRequest, _: bytes) -> list[Answer]:
+        self._entry(request.path, "")  # it is there
         below = f"{request.path}/" if request.path else ""
         names: set[tuple[str, ...]] = set()
         for path in self.files:

@@ -194,17 +194,17 @@ class Session:
 
     def receive(self, header: bytes) -> Message:
         """Hear a header: the message that it is."""
-        message = self._decode(header)
+        has_crc = self.state is _OPEN and codec.has_crc(header) and self.incoming.lane is not _TRAILER
+        message = self._decode(codec.without_crc(header) if has_crc else header)
         self._step(self.peer, message)
+        if has_crc:
+            self.adds_crc = True
         return message
 
     def _decode(self, header: bytes) -> Message:
         if self.incoming.lane is _TRAILER:
             return codec.decode(header, Trailer)
         if self.state is _OPEN:
-            if codec.has_crc(header):
-                header = codec.without_crc(header)
-                self.adds_crc = True
             if self.peer is _CLIENT:
                 return codec.decode_request(header)
             kind = self._pending[0][1] if self._pending else Reply

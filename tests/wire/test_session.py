@@ -419,6 +419,13 @@ def test_a_server_adds_a_crc_as_soon_as_the_client_did():
             assert client.receive(said) == reply
 
 
+def test_a_header_that_is_refused_is_no_reason_to_add_a_crc():
+    server = session(Side.SERVER)
+    with pytest.raises(ProtocolError):
+        server.receive(codec.add_crc(b'{"cmd":"stat","id":1,"path":7}'))
+    assert not server.adds_crc
+
+
 @pytest.mark.parametrize("kind", [kind for kind in MESSAGES if issubclass(kind, Request)])
 def test_any_bit_of_a_request_with_a_crc_is_noticed(kind):
     header = codec.add_crc(encode(MESSAGES[kind]))

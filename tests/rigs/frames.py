@@ -77,7 +77,7 @@ Snapshot = tuple[Any, ...]
 def snapshot(session: Session) -> Snapshot:
     """All that moves."""
     ways = [(way.lane, way.due, way.length) for way in (session.incoming, session.outgoing)]
-    return (session.state, tuple(session._pending), session._most_pending, *ways)
+    return (session.state, tuple(session._pending), session._most_pending, *ways, session.adds_crc)
 
 
 def restore(session: Session, before: Snapshot) -> None:
@@ -85,8 +85,9 @@ def restore(session: Session, before: Snapshot) -> None:
     session.state, pending, session._most_pending = before[:3]
     session._pending.clear()
     session._pending.extend(pending)
-    for way, (lane, due, length) in zip((session.incoming, session.outgoing), before[3:], strict=True):
+    for way, (lane, due, length) in zip((session.incoming, session.outgoing), before[3:5], strict=True):
         way.lane, way.due, way.length = lane, due, length
+    session.adds_crc = before[5]
 
 
 def begun(own: Side, *said: Any) -> Session:
@@ -197,7 +198,7 @@ class Mutator:
             headers = fitting
         header = headers[int(random_() * len(headers))]
         if random_() < 0.08:
-            return header
+            return header if random_() < 0.7 else codec.add_crc(header)
         data = bytearray(header)
         for _ in range(1 + int(random_() * random_() * 4)):
             at, what = int(random_() * (len(data) + 1)), random_()
@@ -212,7 +213,7 @@ class Mutator:
             else:
                 other = headers[int(random_() * len(headers))]
                 data[at:] = other[int(random_() * len(other)) :]
-        return bytes(data)
+        return bytes(data) if random_() < 0.9 else codec.add_crc(bytes(data))
 
     def prefix(self, header: bytes) -> bytes:
         """Its length, now and then another."""
@@ -282,7 +283,12 @@ def judge(place: Place, prefix: bytes, header: bytes) -> tuple[bool, str | None]
     after = snapshot(session)
     restore(session, before)
     again = session.receive(codec.encode(message))
-    wrong = None if (again, snapshot(session)) == (message, after) else "what was taken reads otherwise when said again"
+    # But for the CRC-32, which is no part of what is said.
+    wrong = (
+        None
+        if (again, snapshot(session)[:5]) == (message, after[:5])
+        else "what was taken reads otherwise when said again"
+    )
     restore(session, before)
     return True, wrong
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ftpy.digests import hexdigest
+from ftpy.wire.codec import add_crc
 from ftpy.wire.messages import LsRequest, Request
 from tests.rigs.lying import Answer, Talk, framed
 
@@ -142,6 +143,8 @@ def _fields(liar: Liar, _: Talk, __: Request | None, answers: list[Answer]) -> I
     for answer in answers:
         for _n in range(liar.rng.choice([1, 1, 1, 2, 3])):
             answer = answer._replace(fields=liar.changed(answer.fields))
+        if liar.rng.random() < 0.3 and isinstance(answer.fields, dict) and answer.fields:
+            answer = answer._replace(fields=add_crc(answer.header[4:]))  # a lie that arrived undamaged
         yield answer.data
 
 

@@ -21,7 +21,7 @@ from ftpy.config.client import Profile
 from ftpy.digests import DigestName, hexdigest
 from ftpy.errors import Denied
 from ftpy.wire import auth
-from ftpy.wire.codec import decode, encode, trailer_header
+from ftpy.wire.codec import decode, encode, has_crc, trailer_header, without_crc
 from ftpy.wire.entries import Entry
 from ftpy.wire.fields import Trailer, digest_of
 from ftpy.wire.framing import HEADER_BYTES, FrameBuffer, frame
@@ -291,7 +291,7 @@ class Talk:
         )
         self.say(tell(self, None, [honest(welcome)]))
         while (header := self.header()) is not None:
-            request: Any = decode(header, ANY_REQUEST)
+            request: Any = decode(without_crc(header) if has_crc(header) else header, ANY_REQUEST)
             self.heard.requests.append(str(request.__struct_config__.tag))
             body = b""
             if request.body_length is not None:

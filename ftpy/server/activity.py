@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from ftpy.server.audit import MOST_CHARACTERS
 from ftpy.server.context import Context
+from ftpy.server.logs import clean
 from ftpy.server.rows import SessionRow
 from ftpy.wire.messages import CommitRequest, PathRequest
 
@@ -38,17 +40,23 @@ def session_row(handler: RequestHandler) -> SessionRow:
     context = handler.context
     doing = None if context is None or handler.resting else _doing(context)
     path, moved, size = doing or (None, 0, None)
+    state = "login" if context is None else context.act.verb if doing else "idle"
     return SessionRow(
         session=handler.session,
         user=str(handler.trail.who["user"]),
         source=handler.source,
         since_ns=handler.since_ns,
-        state="login" if context is None else context.act.verb if doing else "idle",
-        path=path,
+        state=_fit(state),
+        path=None if path is None else _fit(path),
         bytes=moved,
         size=size,
         rate=handler.pulse.rate,
     )
+
+
+def _fit(worded: str) -> str:
+    """What a peer has worded, fit for a row: not longer than a path, and nothing that UTF-8 cannot spell."""
+    return clean(worded[:MOST_CHARACTERS])
 
 
 def _doing(context: Context) -> tuple[str | None, int, int | None]:

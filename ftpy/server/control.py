@@ -235,7 +235,7 @@ class Control(Closing):
 
     def _reply(self, peer: _Peer, rows: Iterable[Row]) -> None:
         if self._peers.get(peer.end.fileno()) is peer:  # else it has gone meanwhile
-            peer.answer = memoryview(b"".join(frame(encode(row)) for row in rows))
+            peer.answer = memoryview(b"".join(_frames(rows)))
             self._await(peer, selectors.EVENT_WRITE, self._say)
 
     def _say(self, peer: _Peer) -> None:
@@ -248,6 +248,16 @@ class Control(Closing):
             return
         if not peer.answer:
             self._drop(peer)
+
+
+def _frames(rows: Iterable[Row]) -> Iterator[bytes]:
+    """The rows framed; one that cannot be is left out, for an answer must not end who gives it."""
+    for row in rows:
+        try:
+            yield frame(encode(row))
+        except (ProtocolError, ValueError) as error:  # too long, or a name that UTF-8 cannot spell
+            fields = {"row": type(row).__name__, "reason": str(error)}
+            log.warning("row-left-out", extra={"event": "row-left-out", "fields": fields})
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from ftpy.server.accounts import Accounts
 from ftpy.server.admission import Admission
 from ftpy.server.control import Control, Reply
 from ftpy.server.penalties import Penalty
-from ftpy.server.rows import EndRow, KickQuestion, PenaltyRow, Question, Row, ServerRow
+from ftpy.server.rows import EndRow, KickQuestion, PenaltyRow, Question, RootRow, Row, ServerRow
 from ftpy.version import __version__
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ WorkerT = TypeVar("WorkerT")
 Rows = list[Row]
 
 
-def server_row(
+def server_rows(
     config: ServerConfig,
     accounts: Accounts,
     *,
@@ -47,10 +47,10 @@ def server_row(
     listening: Iterable[object],
     connections: int,
     draining: bool,
-) -> ServerRow:
+) -> Rows:
     """What is to be said of the whole."""
     own = {account.root for account in accounts.known() if account.root is not None}
-    return ServerRow(
+    server = ServerRow(
         version=__version__,
         pid=pid,
         since_ns=since_ns,
@@ -60,8 +60,8 @@ def server_row(
         connections=connections,
         limit=config.limits.connections,
         draining=draining,
-        roots=[config.root, *sorted(own)],
     )
+    return [server, *map(RootRow, [config.root, *sorted(own)])]
 
 
 def penalty_rows(penalties: list[Penalty]) -> list[PenaltyRow]:
@@ -99,7 +99,7 @@ def _answer(service: Service, question: Question, reply: Reply) -> None:
     if isinstance(question, KickQuestion):
         reply([EndRow(found=service.kick(question.session))])
     else:
-        server = server_row(
+        server = server_rows(
             service.config,
             service.accounts,
             pid=os.getpid(),
@@ -111,7 +111,7 @@ def _answer(service: Service, question: Question, reply: Reply) -> None:
         )
         assert isinstance(service.admission, Admission)  # one process counts for itself
         penalties = penalty_rows(service.admission.penalties())
-        reply([server, *service.session_rows(), *penalties, EndRow()])
+        reply([*server, *service.session_rows(), *penalties, EndRow()])
 
 
 @dataclass(eq=False)

@@ -31,14 +31,19 @@ class ServerRow(Struct, frozen=True, kw_only=True, tag_field="row", tag="server"
     connections: int
     limit: int
     draining: bool
-    roots: list[str]
-    """Every folder that is served, the server's own first."""
+
+
+class RootRow(Struct, frozen=True, tag_field="row", tag="root"):
+    """A folder that is served; the server's own comes first. A row each: of a thousand users' they fill no frame."""
+
+    root: str
 
 
 class SessionRow(Struct, frozen=True, kw_only=True, tag_field="row", tag="session"):
     """A connection: what it does, and ``bytes`` moved so far of the ``size`` of that (None: not known).
 
-    ``state`` is "login", "idle" or a verb; ``rate`` is bytes a second both ways, lately.
+    ``state`` is "login", "idle" or a verb; ``rate`` is bytes a second both ways, lately. What the peer worded is
+    cut and cleaned.
     """
 
     session: str
@@ -81,7 +86,7 @@ class EndRow(Struct, frozen=True, kw_only=True, tag_field="row", tag="end"):
     found: bool = True
 
 
-Row = ServerRow | SessionRow | UploadRow | PenaltyRow | EndRow
+Row = ServerRow | RootRow | SessionRow | UploadRow | PenaltyRow | EndRow
 
 encode = msgspec.json.Encoder().encode
 decode_question = msgspec.json.Decoder(Question).decode

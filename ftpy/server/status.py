@@ -16,6 +16,7 @@ from ftpy.server.rows import (
     EndRow,
     KickQuestion,
     Question,
+    RootRow,
     Row,
     ServerRow,
     SessionRow,
@@ -39,12 +40,13 @@ def status(state: str) -> Iterator[Row]:
     """
     rows = [row for row in ask(state, StatusQuestion()) if not isinstance(row, EndRow)]
     sessions = sorted((row for row in rows if isinstance(row, SessionRow)), key=lambda row: row.since_ns)
-    servers = [row for row in rows if isinstance(row, ServerRow)]
-    yield from servers
+    roots = [row for row in rows if isinstance(row, RootRow)]
+    yield from (row for row in rows if isinstance(row, ServerRow))
+    yield from roots
     yield from sessions
-    for root in dict.fromkeys(os.path.realpath(root) for server in servers for root in server.roots):
+    for root in dict.fromkeys(os.path.realpath(row.root) for row in roots):
         yield from uploads_below(root)
-    yield from (row for row in rows if not isinstance(row, ServerRow | SessionRow))
+    yield from (row for row in rows if not isinstance(row, ServerRow | RootRow | SessionRow))
 
 
 def uploads_below(root: str) -> Iterator[UploadRow]:
@@ -55,7 +57,7 @@ def uploads_below(root: str) -> Iterator[UploadRow]:
         for found in unfinished(root):
             yield UploadRow(
                 owner=found.owner,
-                path=str(found.path),
+                path=display(str(found.path)),
                 size=found.size,
                 stored=found.stored,
                 age_seconds=max(0, round(time.time() - found.touched)),

@@ -24,12 +24,12 @@ from ftpy.server.accounts import Accounts
 from ftpy.server.admission import Admission, Verdict
 from ftpy.server.control import Control, Reply
 from ftpy.server.crew import Mail, Slot, Worker
-from ftpy.server.desk import Polls, penalty_rows, server_row
+from ftpy.server.desk import Polls, penalty_rows, server_rows
 from ftpy.server.listening import Listener, listen_on_all
 from ftpy.server.logs import setup_logging
 from ftpy.server.penalties import Offence, Offenders
 from ftpy.server.reloading import reread
-from ftpy.server.rows import EndRow, KickQuestion, Question, Row, ServerRow
+from ftpy.server.rows import EndRow, KickQuestion, Question, Row
 from ftpy.server.sandbox import confine
 from ftpy.server.server import LAST_SECONDS, RELOAD_SIGNALS, SIGNALS, STOP_SIGNALS, SWEEP_SECONDS, Service
 from ftpy.server.worker import ENDED, FAILED, run_worker
@@ -287,7 +287,7 @@ class Workers(Closing):
 
         def done(rows: list[Row], silent: int) -> None:
             penalties = penalty_rows(self._admission.penalties())
-            reply([self._server_row(silent), *rows, *penalties, EndRow()])
+            reply([*self._server_rows(silent), *rows, *penalties, EndRow()])
 
         workers = [worker for worker in self._workers if worker.is_ready]
         number = self._polls.begin(workers, done)
@@ -302,8 +302,8 @@ class Workers(Closing):
             self._send(worker, "kick", number, session)
         self._polls.look()
 
-    def _server_row(self, silent: int) -> ServerRow:
-        return server_row(
+    def _server_rows(self, silent: int) -> list[Row]:
+        return server_rows(
             self._config,
             self._accounts,
             pid=os.getpid(),

@@ -30,7 +30,6 @@ WHOLE = ServerRow(
     connections=2,
     limit=9,
     draining=True,
-    roots=["/srv"],
 )
 
 
@@ -43,7 +42,7 @@ def test_status_and_kick_by_hand(tmp_path: Path) -> None:
         assert (code, err) == (0, "") and re.search(r"^1 +alice +127\.0\.0\.1:\d+ .* idle ", out, re.MULTILINE)
         assert re.search(r"^alice +9\.0 MiB +0 B +\d+s +d/a file$", out, re.MULTILINE)
         code, out, err = run("status", "--json", "-c", settings)
-        assert [json.loads(line)["row"] for line in out.splitlines()] == ["server", "session", "upload"]
+        assert [json.loads(line)["row"] for line in out.splitlines()] == ["server", "root", "session", "upload"]
         assert run("kick", "1", "-c", settings) == (0, "", "ended the session 1\n")
         assert live.channel.receive() is None
         code, out, err = run("kick", "1", "-c", settings)

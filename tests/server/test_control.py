@@ -10,21 +10,24 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ftpy.client.connection import Connection
 from ftpy.config.client import Transfer
 from ftpy.errors import ConnectionFailed, NotRunning, UnknownSession
 from ftpy.server import control as module
+from ftpy.server.audit import MOST_CHARACTERS
 from ftpy.server.control import MOST_PEERS, NAME, Control, bind_private
 from ftpy.server.desk import Polls
 from ftpy.server.rows import (
     EndRow,
     KickQuestion,
     PenaltyRow,
+    RootRow,
     Row,
     ServerRow,
     SessionRow,
@@ -75,6 +78,10 @@ def server(host: Host) -> ServerRow:
     return row
 
 
+def roots(host: Host) -> list[str]:
+    return [row.root for row in status(state(host)) if isinstance(row, RootRow)]
+
+
 def sessions(host: Host) -> list[SessionRow]:
     return [row for row in status(state(host)) if isinstance(row, SessionRow)]
 
@@ -95,7 +102,8 @@ def test_status_tells_of_the_server_and_of_every_session(tmp_path: Path, workers
         assert (whole.workers, whole.silent, whole.connections, whole.limit) == (workers, 0, 1, 7)
         assert daemon.process is not None and whole.pid == daemon.process.pid
         assert whole.listening == [host.address] and not whole.draining
-        assert whole.roots == [str(host.root), str(tmp_path)] and 0 <= time.time_ns() - whole.since_ns < 120e9
+        assert roots(host) == [str(host.root), str(tmp_path)]
+        assert 0 <= time.time_ns() - whole.since_ns < 120e9
         with connected(host):
             both = eventually(lambda: len(found := sessions(host)) == 2 and found)
             assert len({row.session for row in both}) == 2
@@ -130,6 +138,43 @@ def test_a_session_shows_what_it_moves_and_how_much_of_it(tmp_path: Path, worker
             )
 
         eventually(shown)
+
+
+@either
+@pytest.mark.parametrize(
+    ("request_of", "shown"),
+    [
+        (b'{"cmd":"%s","id":1,"length":10}' % (b"x" * 65_480), {"state": "x" * MOST_CHARACTERS}),
+        (
+            b'{"cmd":"put","id":1,"mtime_ns":0,"length":10,"path":"%s"}' % (b"/" * 65_400),
+            {"path": "/" * MOST_CHARACTERS},
+        ),
+        (b'{"cmd":"put","id":1,"mtime_ns":0,"length":10,"path_b64":"_w"}', {"path": "\\udcff"}),
+    ],
+    ids=["verb", "path", "not-utf-8"],
+)
+def test_what_a_peer_words_fits_a_row_and_ends_nobody(
+    tmp_path: Path, workers: int, request_of: bytes, shown: dict[str, str]
+) -> None:
+    host = Host(tmp_path / "host", tls=False)
+    with Daemon(host, f"workers = {workers}\n") as daemon, connected(host) as peer:
+        peer.channel.stream.send(frame(request_of) + b"12345")  # and the rest of the body does not come
+
+        def told() -> bool:
+            return any(shown.items() <= {"state": row.state, "path": row.path}.items() for row in sessions(host))
+
+        eventually(told)
+        assert server(host).connections == 1 and "row-left-out" not in daemon.log
+
+
+def test_a_thousand_roots_are_told(tmp_path: Path) -> None:
+    host = Host(tmp_path / "host", tls=False)
+    many = [str(tmp_path / f"{number:0100}") for number in range(1000)]
+    with host.accounts._edited() as users:
+        (alice,) = users.values()
+        users |= {f"u{n}": msgspec.structs.replace(alice, name=f"u{n}", root=root) for n, root in enumerate(many)}
+    with Daemon(host):
+        assert roots(host) == [str(host.root), *many]
 
 
 @either
@@ -303,17 +348,19 @@ def test_a_state_folder_with_a_long_path_has_one_too(tmp_path: Path, depth: int)
     host = Host(folder / "host", tls=False)
     assert len(state(host)) > 103
     with Daemon(host):
-        assert server(host).roots == [str(host.root)]
+        assert roots(host) == [str(host.root)]
 
 
 class Served:
-    """A control socket served by a thread, for as long as the ``with`` lasts; what is asked has one row."""
+    """A control socket served by a thread, for as long as the ``with`` lasts; what is asked has these rows."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, rows: Sequence[Row] = ()) -> None:
         self._stop = threading.Event()
         self.selector = selectors.DefaultSelector()
         self.control = Control(
-            str(folder), self.selector, lambda question, reply: reply([EndRow(found=question == StatusQuestion())])
+            str(folder),
+            self.selector,
+            lambda question, reply: reply([*rows, EndRow(found=question == StatusQuestion())]),
         )
         self._thread = threading.Thread(target=self._run)
 
@@ -366,6 +413,17 @@ def test_one_that_is_answered_is_not_taken_until_it_is_free(tmp_path: Path, capl
             eventually(lambda: answered(tmp_path))
             assert len(said()) == 1
     assert names(tmp_path) == []
+
+
+def test_a_row_that_cannot_be_told_is_left_out_and_the_others_are(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows: list[Row] = [RootRow("x" * 70_000), RootRow("\udcff"), RootRow("/srv")]
+    with Served(tmp_path, rows):
+        eventually(lambda: (tmp_path / NAME).exists())
+        assert list(ask(str(tmp_path), StatusQuestion())) == [RootRow("/srv"), EndRow()]
+        assert [record.message for record in caplog.records] == ["row-left-out"] * 2
+        assert list(ask(str(tmp_path), StatusQuestion())) == [RootRow("/srv"), EndRow()]
 
 
 def test_what_is_no_socket_stays(tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ class Directory(Closing):
 
     def chmod_directory(self, leaf: str, mode: int) -> None:
         """Set the permission bits of a directory in this one, and of nothing else. NotADirectoryError."""
-        if _O_PATH is None:
+        if _O_PATH is None:  # pragma: no cover  (macOS: Linux cannot chmod without following)
             os.chmod(leaf, mode, dir_fd=self.fd, follow_symlinks=False)
             return
         try:

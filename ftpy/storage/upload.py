@@ -187,7 +187,7 @@ class LiveUpload:
             self._book.receiving.discard(number)
             if follower is not None:
                 follower.settle()
-            elif self._follower is not None:
+            elif self._follower is not None:  # pragma: no branch  (a part that was begun has made one)
                 self._follower.announce(number * self.meta.part_size, part.length)
             behind = self._syncing.written(part.length)
         if behind:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-MEMORY = Path("/dev/shm")
+MEMORY = Path(os.environ.get("FTPY_TEST_MEMORY", "/dev/shm"))
 
 
 @pytest.fixture

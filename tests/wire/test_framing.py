@@ -135,3 +135,10 @@ def test_holds_says_whether_a_body_and_its_trailer_are_here(held, whole):
     buffer.feed(held)
     assert buffer.holds(3, 10) is whole
     assert len(buffer) == len(held)
+
+
+def test_holds_looks_at_nothing_behind_the_end_of_its_memory():
+    buffer = FrameBuffer(8)
+    buffer.feed(b"12345abc")
+    assert buffer.holds(5, 10) is False
+    assert buffer.holds(8, 10) is False

@@ -1,0 +1,609 @@
+"""The commit path where it seldom goes: what fails in the middle, comes twice, or changes at the last moment."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import resource
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from blake3 import blake3
+
+from ftpy.errors import (
+    AlreadyExists,
+    Busy,
+    Changed,
+    Incomplete,
+    IoError,
+    NoSpace,
+    NotADirectory,
+    RequestError,
+    ShuttingDown,
+    UnknownUpload,
+)
+from ftpy.files import RemotePath
+from ftpy.storage import publishing, syncing, syscalls, uploads
+from ftpy.storage.area import Area
+from ftpy.storage.base import PART_BYTES, NewDirectory, Staged
+from ftpy.storage.beneath import Beneath, best_door
+from ftpy.storage.journal import Journal, StoredPart
+from ftpy.storage.local import LocalStorage
+from ftpy.storage.publishing import Publisher
+from ftpy.storage.sharing import Link
+from ftpy.storage.staging import SmallFiles
+from tests.rig import eventually
+from tests.storage.contract import (
+    MTIME,
+    OWNER,
+    content,
+    digest,
+    names,
+    new_file,
+    part_of,
+    path,
+    put,
+    read,
+    send,
+    send_missing,
+    stage,
+)
+
+DATA = content(2 * PART_BYTES + 5)
+FILE = new_file("d/big", len(DATA))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "root"
+    root.mkdir()
+    return root
+
+
+@pytest.fixture
+def storage(root: Path, tmp_path: Path) -> Iterator[LocalStorage]:
+    with LocalStorage(root, tmp_path / "state") as storage:
+        yield storage
+
+
+def failing(code: int) -> Callable[..., None]:
+    """A call of the system that fails."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    return fail
+
+
+# -------------------------------------------------------------------- which door
+
+
+def test_door_is_by_path_where_there_are_no_directory_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "supports_dir_fd", os.supports_dir_fd - {os.open})
+    assert best_door() == "path"
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.EPERM, errno.EINVAL, errno.E2BIG])
+def test_door_is_the_walk_where_openat2_is_refused_as_such(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(syscalls, "open_directory_beneath", failing(code))
+    assert best_door() == "walk"
+
+
+def test_door_is_openat2_where_a_sandbox_refuses_only_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(syscalls, "open_directory_beneath", failing(errno.EACCES))
+    assert best_door() == "openat2"
+
+
+def test_door_is_not_guessed_when_the_system_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(syscalls, "open_directory_beneath", failing(errno.ENFILE))
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError, match="Too many open files"):
+        best_door()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_walk_takes_over_while_a_rename_is_under_way(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "a" / "b").mkdir(parents=True)
+    with Beneath(root, door="openat2") as beneath:
+        monkeypatch.setattr(syscalls, "open_directory_beneath", failing(errno.EAGAIN))
+        with beneath.open_dir(path("a/b")) as found:
+            assert str(found.path) == "a/b"
+            assert os.fstat(found.fd).st_ino == (root / "a" / "b").stat().st_ino
+
+
+def test_error_of_a_rename_that_is_no_lack_of_it_is_not_worked_around(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "a").write_bytes(b"a")
+    monkeypatch.setattr(syscalls, "rename_noreplace", failing(errno.EIO))
+    with Beneath(root) as beneath, pytest.raises(OSError, match="Input/output error"):
+        beneath.root.rename_noreplace("a", beneath.root, "b")
+    monkeypatch.setattr(syscalls, "rename_noreplace", failing(errno.ENOSYS))
+    monkeypatch.setattr(os, "link", failing(errno.EIO))
+    with Beneath(root) as beneath, pytest.raises(OSError, match="Input/output error"):
+        beneath.root.rename_noreplace("a", beneath.root, "b")
+    assert sorted(os.listdir(root)) == ["a"]
+
+
+def test_chmod_sets_the_bits_of_a_file(root: Path) -> None:
+    (root / "a").write_bytes(b"a")
+    with Beneath(root) as beneath:
+        beneath.root.chmod("a", 0o640)
+    assert (root / "a").stat().st_mode & 0o7777 == 0o640
+
+
+# -------------------------------------------------------------------- the journal
+
+
+def test_line_that_the_disk_takes_only_in_part_is_a_failure_and_swallows_nothing(tmp_path: Path) -> None:
+    fd = os.open(tmp_path / "journal", os.O_RDWR | os.O_CREAT | os.O_APPEND)
+    journal = Journal(fd)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3, hard))
+        with pytest.raises(OSError, match="No space left"):
+            journal.void(7)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert journal.size == os.fstat(fd).st_size == 3
+    journal.read()
+    journal.part(1, StoredPart(5, "ab" * 32))
+    assert journal.read().parts == {1: StoredPart(5, "ab" * 32)}
+    assert journal.size == os.fstat(fd).st_size
+    os.close(fd)
+
+
+# -------------------------------------------------------------------- small files and groups
+
+
+def test_file_that_cannot_be_staged_leaves_nothing(storage: LocalStorage, root: Path) -> None:
+    put(storage, "a", b"old")
+    (root / ".ftpy" / "staged").rename(root / ".ftpy" / "elsewhere")
+    for name in os.listdir(root / ".ftpy" / "elsewhere"):
+        (root / ".ftpy" / "elsewhere" / name).unlink()
+    (root / ".ftpy" / "elsewhere").rmdir()
+    with pytest.raises(RequestError):
+        put(storage, "a", b"new")
+    assert read(storage, "a") == b"old"
+
+
+def test_group_fails_as_a_whole_when_the_lock_cannot_be_had(storage: LocalStorage, root: Path) -> None:
+    put(storage, "a", b"old")
+    (root / ".ftpy" / "lock").unlink()
+    (root / ".ftpy" / "lock").mkdir()
+    results = storage.publish([stage(storage, name, b"new") for name in ("a", "b")])
+    assert all(isinstance(result, RequestError) for result in results)
+    assert names(storage) == ["a"]
+    assert read(storage, "a") == b"old"
+    assert [name for name in os.listdir(root / ".ftpy" / "staged") if "-" in name] == []
+
+
+def test_group_with_what_another_storage_staged_is_refused_and_publishes_nothing(storage: LocalStorage) -> None:
+    class Foreign(Staged):
+        """What is of no storage here."""
+
+        def close(self) -> None:
+            """Nothing to do."""
+
+    staged = stage(storage, "a", b"new")
+    with pytest.raises(TypeError):
+        storage.publish([staged, Foreign()])
+    staged.close()
+    assert names(storage) == []
+
+
+def test_group_put_in_place_tells_only_what_failed(root: Path) -> None:
+    with Beneath(root) as beneath, Area(beneath) as area:
+        small = SmallFiles(area, Publisher(beneath, area, lambda *_: ""), None)
+
+        def staged(name: str, condition: object = None) -> Staged:
+            file = new_file(name, 3, condition)  # type: ignore[arg-type]
+            return small.stage(file, memoryview(b"abc"), digest(b"abc"))
+
+        first = small.put_in_place([staged("a"), staged("a", "absent"), staged("d/b")])
+        assert [type(result) for result in first] == [type(None), AlreadyExists, type(None)]
+        assert (root / "d" / "b").read_bytes() == b"abc"
+        infos = small.publish([staged("c")])
+        assert [getattr(info, "size", None) for info in infos] == [3]
+
+
+def test_folder_that_is_there_is_left_as_it_is_where_that_is_asked_for(storage: LocalStorage, root: Path) -> None:
+    (root / "d").mkdir(mode=0o750)
+    before = (root / "d").stat().st_mtime_ns
+    wanted = NewDirectory(path("d"), parents=True, mode=0o700, mtime_ns=MTIME, untouched=True)
+    made = NewDirectory(path("e"), parents=True, mode=0o700, mtime_ns=MTIME, untouched=True)
+    results = storage.publish([storage.stage_directory(wanted), storage.stage_directory(made)])
+    assert not any(isinstance(result, RequestError) for result in results)
+    assert ((root / "d").stat().st_mode & 0o777, (root / "d").stat().st_mtime_ns) == (0o750, before)
+    assert ((root / "e").stat().st_mode & 0o777, (root / "e").stat().st_mtime_ns) == (0o700, MTIME)
+
+
+def test_condition_that_cannot_be_looked_at_is_no_condition_that_holds(root: Path) -> None:
+    with Beneath(root) as beneath, Area(beneath) as area:
+        publisher = Publisher(beneath, area, lambda *_: "")
+        publisher.check(path("a"), "absent")
+        (root / "a").write_bytes(b"")
+        publisher.check(path("a/b"), "absent")
+        with pytest.raises(AlreadyExists):
+            publisher.check(path("a"), "absent")
+        with pytest.raises(RequestError):
+            publisher.check(RemotePath(("..",)), "absent")
+
+
+def test_way_is_synced_again_when_too_many_are_remembered(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publishing, "MOST_TRUSTED", 1)
+    with Beneath(root) as beneath, Area(beneath) as area:
+        publisher = Publisher(beneath, area, lambda *_: "", shared=True)
+        opened = {}
+        for name in ("a", "b", "c"):
+            (root / name).mkdir()
+            opened[path(name)] = beneath.open_dir(path(name))
+        first, second, third = opened
+        assert publisher.doubtful_ways(first, opened[first]) == [first]
+        publisher.trust({first: opened[first], second: opened[second]})
+        assert publisher.doubtful_ways(first, opened[first]) == []
+        publisher.trust({third: opened[third]})
+        assert publisher.doubtful_ways(third, opened[third]) == []
+        assert publisher.doubtful_ways(first, opened[first]) == [first]
+        for directory in opened.values():
+            directory.close()
+
+
+def waits_for_a_lock() -> bool:
+    """Whether somebody in this process waits for one (the kernel's list marks who waits with an arrow)."""
+    with open("/proc/locks", encoding="ascii") as locks:
+        return any("->" in line and f" {os.getpid()} " in line for line in locks)
+
+
+def test_folder_that_took_a_files_place_is_not_removed_for_it(root: Path) -> None:
+    (root / "a").write_bytes(b"a")
+    outcome: list[object] = []
+    with Beneath(root) as beneath, Area(beneath) as area:
+        publisher = Publisher(beneath, area, lambda *_: "")
+
+        def stand() -> None:
+            try:
+                with publisher.standing(path("a")):
+                    outcome.append("stands")
+            except Changed as error:
+                outcome.append(error)
+
+        with publisher.publication(exclusive=True):
+            thread = threading.Thread(target=stand)
+            thread.start()
+            eventually(waits_for_a_lock)
+            (root / "a").unlink()
+            (root / "a").mkdir()
+        thread.join(20)
+    assert [type(result) for result in outcome] == [Changed]
+    assert (root / "a").is_dir()
+
+
+# -------------------------------------------------------------------- uploads
+
+
+def data_of(root: Path, upload_id: str) -> Path:
+    return root / ".ftpy" / "uploads" / f"{upload_id}.data"
+
+
+def test_upload_is_found_again_by_the_server_that_comes_after_an_update() -> None:
+    assert uploads.upload_id("alice", new_file("d/big", 20)) == "9294d19673e53dc608e83aeb3ab493c6"
+    others = [new_file("d/big", 21), new_file("d/bif", 20), new_file("d/big", 20, mtime_ns=MTIME + 1)]
+    found = {uploads.upload_id("alice", other) for other in others} | {uploads.upload_id("bob", new_file("d/big", 20))}
+    assert len(found) == 4
+    unknown = new_file("d/big", None)
+    assert uploads.upload_id("alice", unknown) != uploads.upload_id("alice", unknown)
+
+
+def test_part_that_is_closed_twice_is_let_go_once(storage: LocalStorage) -> None:
+    with storage.open_upload(OWNER, FILE) as upload:
+        part = upload.part(0, PART_BYTES)
+        part.close()
+        part.close()
+        with pytest.raises(UnknownUpload):  # else a hand would be missing here, and it would be closed
+            storage.find_upload(OWNER, "0" * 32)
+        assert send_missing(upload, DATA) == [0, 1, 2]
+        upload.commit(digest(DATA), None)
+    assert read(storage, "d/big") == DATA
+
+
+def test_commit_says_so_when_what_was_stored_is_no_longer_there(storage: LocalStorage, root: Path) -> None:
+    with storage.open_upload(OWNER, FILE) as upload:
+        send(upload, 1, part_of(upload, DATA, 1))
+        send(upload, 2, part_of(upload, DATA, 2))
+        with upload.part(0, PART_BYTES) as part:
+            done = 0
+            for view in part:
+                view[:] = DATA[done : done + len(view)]
+                done += len(view)
+            os.truncate(data_of(root, upload.id), PART_BYTES)  # the others are read only once this one is there
+            part.finish(blake3(DATA[:PART_BYTES]).hexdigest())
+        with pytest.raises(IoError, match="no longer there"):
+            upload.commit(digest(DATA), None)
+    assert storage.uploads() == []
+    assert names(storage) == []
+
+
+def test_commit_drops_the_upload_when_what_was_stored_cannot_be_read(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with storage.open_upload(OWNER, FILE) as upload:
+        send(upload, 1, part_of(upload, DATA, 1))
+        send(upload, 2, part_of(upload, DATA, 2))
+        with monkeypatch.context() as broken:
+            broken.setattr(os, "preadv", failing(errno.EIO))
+            send(upload, 0, part_of(upload, DATA, 0))
+            with pytest.raises(IoError):
+                upload.commit(digest(DATA), None)
+    assert storage.uploads() == []
+    assert names(storage) == []
+
+
+def test_commit_is_refused_when_the_last_sync_in_the_background_fails(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(storage, "d/big", b"old")
+    with storage.open_upload(OWNER, FILE) as upload:
+        send_missing(upload, DATA)
+        monkeypatch.setattr(syncing, "SYNC_BYTES", 4)
+        monkeypatch.setattr(syncing, "sync_data", failing(errno.EIO))
+        with pytest.raises(IoError):
+            upload.commit(digest(DATA), None)
+    assert storage.uploads() == []
+    assert read(storage, "d/big") == b"old"
+
+
+def test_upload_stays_failed_when_it_cannot_even_be_dropped(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with storage.open_upload(OWNER, FILE) as upload:
+        with monkeypatch.context() as broken:
+            broken.setattr(syncing, "SYNC_BYTES", 1)
+            broken.setattr(syncing, "MOST_UNSYNCED", 1)
+            broken.setattr(syncing, "sync_data", failing(errno.EIO))
+            broken.setattr(os, "unlink", failing(errno.EROFS))
+            send(upload, 0, part_of(upload, DATA, 0))
+        with pytest.raises(IoError):
+            upload.part(1, PART_BYTES)
+    assert "could not be dropped" in caplog.text
+
+
+def test_commit_that_waits_for_its_digest_ends_when_the_storage_does(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+    preadv = os.preadv
+
+    def slow(fd: int, buffers: list[memoryview], offset: int) -> int:
+        go_on.wait(20)
+        return preadv(fd, buffers, offset)
+
+    outcome: list[object] = []
+    with storage.open_upload(OWNER, FILE) as upload:
+
+        def commit() -> None:
+            try:
+                outcome.append(upload.commit(digest(DATA), None))
+            except ShuttingDown as error:
+                outcome.append(error)
+
+        send(upload, 1, part_of(upload, DATA, 1))
+        send(upload, 2, part_of(upload, DATA, 2))
+        monkeypatch.setattr(os, "preadv", slow)
+        send(upload, 0, part_of(upload, DATA, 0))
+        committer = threading.Thread(target=commit)
+        committer.start()
+        live = storage._uploads._live[upload.id]
+        eventually(lambda: live._closed_to_parts)
+        storage.interrupt()
+        go_on.set()
+        committer.join(20)
+    assert [type(result) for result in outcome] == [ShuttingDown]
+    assert storage.uploads() == [upload.id]
+
+
+def test_upload_that_finds_no_room_when_it_is_resumed_lets_go_and_keeps_what_it_has(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with storage.open_upload(OWNER, FILE) as upload:
+        send(upload, 0, part_of(upload, DATA, 0))
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as full:
+        full.setattr(syscalls, "reserve", failing(errno.ENOSPC))
+        with pytest.raises(NoSpace):
+            storage.open_upload(OWNER, FILE)
+    assert len(os.listdir("/proc/self/fd")) == before
+    with storage.open_upload(OWNER, FILE) as upload:
+        assert send_missing(upload, DATA) == [1, 2]
+
+
+def test_part_of_a_file_of_unknown_size_is_missing_when_the_data_is_shorter(storage: LocalStorage, root: Path) -> None:
+    with storage.open_upload(OWNER, new_file("s", None)) as upload:
+        found = upload.id
+        send(upload, 0, b"all of it")
+    os.truncate(data_of(root, found), 5)
+    with storage.find_upload(OWNER, found) as upload:
+        with pytest.raises(Incomplete, match="1 parts are missing"):
+            upload.commit(digest(b"all of it"), 9)
+        send(upload, 0, b"all of it")
+        upload.commit(digest(b"all of it"), 9)
+    assert read(storage, "s") == b"all of it"
+
+
+def test_upload_that_somebody_went_on_with_at_the_last_moment_is_not_swept(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with storage.open_upload(OWNER, FILE) as upload:
+        send(upload, 0, part_of(upload, DATA, 0))
+    now = uploads.time.time()
+    times = iter([now + 100, now])
+    monkeypatch.setattr(uploads.time, "time", lambda: next(times))
+    assert storage.sweep(expire_seconds=50) == 0
+    monkeypatch.undo()
+    with storage.open_upload(OWNER, FILE) as upload:
+        assert send_missing(upload, DATA) == [1, 2]
+
+
+def test_interrupted_upload_takes_no_part_even_before_the_first(storage: LocalStorage) -> None:
+    with storage.open_upload(OWNER, FILE) as upload:
+        storage.interrupt()
+        with pytest.raises(ShuttingDown):
+            upload.part(0, PART_BYTES)
+
+
+def test_upload_below_a_file_is_refused_at_its_commit_and_stays(storage: LocalStorage, root: Path) -> None:
+    with storage.open_upload(OWNER, FILE) as upload:
+        send_missing(upload, DATA)
+        (root / "d").write_bytes(b"a file")
+        with pytest.raises(NotADirectory):
+            upload.commit(digest(DATA), None)
+        (root / "d").unlink()
+        upload.commit(digest(DATA), None)
+    assert read(storage, "d/big") == DATA
+
+
+def without_overriding(work: Callable[[], object]) -> None:
+    """Do it in a thread that modes stop even where it is root: without CAP_DAC_OVERRIDE (capabilities(7))."""
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            libc = ctypes.CDLL(None, use_errno=True)
+            header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+            words = (ctypes.c_uint32 * 6)()
+            assert libc.capget(header, words) == 0
+            words[0] &= ~(1 << 1)
+            assert libc.capset(header, words) == 0
+            work()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(30)
+    assert failed == []
+
+
+def test_data_that_has_a_read_only_files_mode_already_is_gone_on_with(storage: LocalStorage, root: Path) -> None:
+    with storage.open_upload(OWNER, FILE) as upload:
+        send(upload, 0, part_of(upload, DATA, 0))
+        data = data_of(root, upload.id)
+    data.chmod(0o444)
+
+    def go_on() -> None:
+        with storage.open_upload(OWNER, FILE) as upload:
+            assert send_missing(upload, DATA) == [1, 2]
+
+    without_overriding(go_on)
+    assert data.stat().st_mode & 0o777 == 0o644
+
+
+# -------------------------------------------------------------------- hands that come and go at once
+
+
+def test_upload_that_was_dropped_while_another_came_is_begun_anew_for_it(storage: LocalStorage) -> None:
+    upload = storage.open_upload(OWNER, FILE)
+    send(upload, 0, part_of(upload, DATA, 0))
+    live = storage._uploads._live[upload.id]
+    found: list[list[int]] = []
+
+    def come() -> None:
+        with storage.open_upload(OWNER, FILE) as other:
+            found.append(send_missing(other, DATA))
+            other.commit(digest(DATA), None)
+
+    with live.lifecycle:
+        comer = threading.Thread(target=come)
+        comer.start()
+        eventually(lambda: live.holders == 2)
+        upload.abort()
+    comer.join(20)
+    upload.close()
+    assert found == [[0, 1, 2]]
+    assert read(storage, "d/big") == DATA
+    assert storage._uploads._live == {}
+
+
+def test_upload_stays_open_for_who_comes_while_the_last_one_leaves(storage: LocalStorage) -> None:
+    upload = storage.open_upload(OWNER, FILE)
+    send(upload, 0, part_of(upload, DATA, 0))
+    live = storage._uploads._live[upload.id]
+    found: list[list[int]] = []
+
+    def come() -> None:
+        with storage.open_upload(OWNER, FILE) as other:
+            found.append(send_missing(other, DATA))
+            other.commit(digest(DATA), None)
+
+    leaver, comer = threading.Thread(target=upload.close), threading.Thread(target=come)
+    with live.lifecycle:
+        leaver.start()
+        eventually(lambda: live.holders == 0)
+        comer.start()
+        eventually(lambda: live.holders == 1)
+    leaver.join(20)
+    comer.join(20)
+    assert found == [[1, 2]]
+    assert read(storage, "d/big") == DATA
+    assert storage._uploads._live == {}
+
+
+class Neighbour:
+    """Leads every question to one storage, and does something first."""
+
+    def __init__(self, owner: LocalStorage, first: Callable[[], None]) -> None:
+        self._owner, self._first = owner, first
+
+    def claim(self, upload_id: str) -> None:
+        """Nobody asks."""
+
+    def release(self, upload_id: str) -> None:
+        """Nobody asks."""
+
+    def link(self, upload_id: str) -> Link:
+        """The way there."""
+        self._first()
+        mine, theirs = Link.pair()
+        self._owner.welcome(theirs)
+        return mine
+
+
+def test_upload_is_busy_when_who_should_have_it_open_has_not(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "HANDOVER_SECONDS", 0.1)
+    state = tmp_path / "state"
+    asked: list[None] = []
+    with LocalStorage(root, state) as holder, LocalStorage(root, state) as other:
+        with (
+            LocalStorage(root, state, neighbours=Neighbour(other, lambda: asked.append(None))) as here,
+            holder.open_upload(OWNER, FILE),
+            pytest.raises(Busy),
+        ):
+            here.open_upload(OWNER, FILE)
+        with other.open_upload(OWNER, FILE) as upload:
+            assert upload.missing() == [(0, 2)]
+    assert len(asked) > 1
+
+
+def test_hand_from_another_process_is_let_go_when_the_storage_ends_meanwhile(root: Path, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with LocalStorage(root, state) as owner, owner.open_upload(OWNER, FILE) as upload:
+        here = LocalStorage(root, state, neighbours=Neighbour(owner, lambda: here.interrupt()))
+        with pytest.raises(ShuttingDown):
+            here.open_upload(OWNER, FILE)
+        here.close()
+        live = owner._uploads._live[upload.id]
+        eventually(lambda: live.holders == 1)
+
+
+def test_storage_that_ends_welcomes_nobody(storage: LocalStorage) -> None:
+    mine, theirs = Link.pair()
+    storage.interrupt()
+    with pytest.raises(ShuttingDown):
+        storage.welcome(theirs)
+    for link in (mine, theirs):
+        link.close()

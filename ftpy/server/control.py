@@ -21,6 +21,7 @@ from functools import partial
 import msgspec
 
 from ftpy.errors import ProtocolError
+from ftpy.server.listening import bind_private
 from ftpy.server.rows import Question, Row, decode_question, encode
 from ftpy.storage.base import Closing
 from ftpy.wire.framing import HANDSHAKE_HEADER_BYTES, FrameBuffer, frame
@@ -273,20 +274,6 @@ def within(folder: str) -> Iterator[str]:
         yield f"/proc/self/fd/{descriptor}"
     finally:
         os.close(descriptor)
-
-
-def bind_private(made: socket.socket, path: str) -> None:
-    """Bind a Unix socket whose file is nobody's but ours from its first moment on. Raises OSError."""
-    try:
-        os.fchmod(made.fileno(), 0o600)  # on Linux the file takes after the socket
-    except OSError:  # elsewhere only the umask is asked; it is the whole process's
-        before = os.umask(0o177)
-        try:
-            made.bind(path)
-        finally:
-            os.umask(before)
-    else:
-        made.bind(path)
 
 
 def _check_free(path: str) -> None:

@@ -88,15 +88,28 @@ def _bind(listener: Listener) -> None:
     address, made = listener.address, listener.socket
     if address.kind == "unix":
         _remove_dead_socket(address.path)
-        made.bind(address.path)
+        bind_private(made, address.path)
         listener.file = address.path
-        os.chmod(address.path, 0o600)
         return
     if made.family == socket.AF_INET6:
         made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     if os.name == "posix":  # on Windows it means something else: another process could take the address over
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     made.bind((address.host, address.port))
+
+
+def bind_private(made: socket.socket, path: str) -> None:
+    """Bind a Unix socket whose file is nobody's but ours from its first moment on. Raises OSError."""
+    try:
+        os.fchmod(made.fileno(), 0o600)  # on Linux the file takes after the socket
+    except OSError:  # elsewhere only the umask is asked; it is the whole process's
+        before = os.umask(0o177)
+        try:
+            made.bind(path)
+        finally:
+            os.umask(before)
+    else:
+        made.bind(path)
 
 
 def _remove_dead_socket(path: str) -> None:

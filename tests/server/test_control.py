@@ -21,8 +21,9 @@ from ftpy.config.client import Transfer
 from ftpy.errors import ConnectionFailed, NotRunning, UnknownSession
 from ftpy.server import control as module
 from ftpy.server.audit import MOST_CHARACTERS
-from ftpy.server.control import MOST_PEERS, NAME, Control, bind_private
+from ftpy.server.control import MOST_PEERS, NAME, Control
 from ftpy.server.desk import Polls
+from ftpy.server.listening import bind_private
 from ftpy.server.rows import (
     EndRow,
     KickQuestion,

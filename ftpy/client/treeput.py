@@ -33,6 +33,7 @@ from ftpy.errors import (
     LocalFileError,
     ProtocolError,
     RequestError,
+    ShuttingDown,
     SourceChanged,
     UnknownUpload,
     Unsupported,
@@ -344,7 +345,7 @@ class TreePut:
                     raise
                 transfer.start_over()  # what an earlier run left was of other bytes, or is gone
                 transfer.send(lines)
-        except ConnectionFailed:
+        except (ConnectionFailed, ShuttingDown):  # it goes on when the server is back, as its connection does
             self.work.give_back([job])
             raise
         except FtpyError as error:

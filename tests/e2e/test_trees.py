@@ -302,6 +302,30 @@ def test_a_lost_connection_loses_no_file_of_a_tree(tmp_path: Path, plain_host: H
     assert portrait(plain_host.root / "tree" if verb == "put" else tmp_path / "back") == portrait(source)
 
 
+def test_a_server_that_shuts_down_fails_no_file_of_a_tree_that_goes_on_when_it_is_back(
+    tmp_path: Path, odd_host: Host
+) -> None:
+    source = plant(tmp_path / "source")
+    service = odd_host.service
+    assert service is not None
+
+    def shut_down(_: Told) -> None:
+        """Once something small was stored: the large file comes after that."""
+        if not notes:
+            service.draining.set()
+
+    notes: list[str] = []
+
+    def come_back(note: str) -> None:
+        notes.append(note)
+        service.draining.clear()
+
+    with odd_host.client(notify=come_back) as client:
+        result = client.put_tree(source, "t", TreeOptions(on_told=shut_down))
+    assert result.failures == [] and any("shutting down" in note for note in notes)
+    assert portrait(odd_host.root / "t") == portrait(source)
+
+
 def test_if_absent_does_not_take_its_own_files_for_others_when_their_answers_were_lost(
     tmp_path: Path, plain_host: Host
 ) -> None:

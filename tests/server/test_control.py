@@ -299,7 +299,8 @@ def test_a_worker_that_hangs_hides_only_its_own_sessions(tmp_path: Path) -> None
         hung = [int(pid) for pid in pids.split(",")][int(row.session[0]) % 2]  # the one without the session
         os.kill(hung, signal.SIGSTOP)
         try:
-            assert server(host).silent == 1 and [one.session for one in sessions(host)] == [row.session]
+            eventually(lambda: server(host).silent == 1)
+            assert [one.session for one in eventually(lambda: sessions(host))] == [row.session]
         finally:
             os.kill(hung, signal.SIGCONT)
         eventually(lambda: server(host).silent == 0)

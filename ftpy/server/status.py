@@ -29,6 +29,8 @@ from ftpy.wire.framing import HEADER_BYTES, FrameBuffer, frame
 
 ASK_SECONDS = 10.0
 """How long the server may be silent."""
+MOST_NAME = 64
+"""Characters of a session's name, at most: two numbers."""
 AGAIN_SECONDS = 0.05
 """Between two tries to get into its queue."""
 
@@ -69,7 +71,9 @@ def uploads_below(root: str) -> Iterator[UploadRow]:
 
 def kick(state: str, session: str) -> None:
     """End a session. Raises UnknownSession, NotRunning, ConnectionFailed."""
-    if not any(isinstance(row, EndRow) and row.found for row in ask(state, KickQuestion(session))):
+    # What cannot be a session's name need not be asked for, and could not always be.
+    question = KickQuestion(session if session.isascii() and len(session) <= MOST_NAME else "")
+    if not any(isinstance(row, EndRow) and row.found for row in ask(state, question)):
         raise UnknownSession(f"there is no session {display(session)}; `ftpy-server status` lists them")
 
 

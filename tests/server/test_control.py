@@ -242,7 +242,7 @@ def test_kick_ends_a_session_at_once_whatever_it_does_and_no_other(tmp_path: Pat
 
 
 @either
-@pytest.mark.parametrize("name", ["0", "1-99", "9-1", "", "x\x1b[1m"])
+@pytest.mark.parametrize("name", ["0", "1-99", "9-1", "", "x\x1b[1m", "\udcff", "1" * 70_000])
 def test_a_session_that_is_not_there_is_told(tmp_path: Path, workers: int, name: str) -> None:
     host = Host(tmp_path / "host", tls=False)
     with Daemon(host, f"workers = {workers}\n"), pytest.raises(UnknownSession):

@@ -11,31 +11,38 @@ tests of the line, quick ones first, up to the first that fails.
 from __future__ import annotations
 
 import argparse
-import gc
 import importlib
 import importlib.machinery
 import json
 import os
 import random
-import resource
 import shutil
-import signal
 import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
-from typing import Any
 
-import hypothesis
 import pytest
 
+from tests.rigs.mutated import (
+    KILLED,
+    ROOT,
+    STILLBORN,
+    SURVIVED,
+    Chosen,
+    Finder,
+    Listener,
+    few_examples,
+    forget_ours,
+    in_child,
+    module_name,
+    replace_functions,
+)
 from tests.rigs.mutations import Mutation, mutations
 
-ROOT = Path(__file__).resolve().parents[2]
 EQUIVALENTS = Path(__file__).with_name("equivalents.toml")
 
 _MESSAGES = ("messages", "ranges", "trailers", "vectors", "protocol_document")
@@ -62,15 +69,10 @@ TESTS: dict[str, tuple[str, ...]] = {
 """Modules and the tests that must tell what is wrong with them."""
 
 LEAST_KILLED = 0.95
-EXAMPLES = 10
-"""Of each property: hypothesis looks for new mistakes elsewhere; here a known one must show."""
 WARM = ("hypothesis.stateful", "msgspec", "blake3", "xxhash", "ssl", "sqlite3", "json", "logging", "click")
 PATIENCE_SECONDS = 15.0
 PATIENCE = 4
 """A mutant's tests may take this many times as long as without it, and some seconds more."""
-MOST_MEMORY = 4 * 2**30
-SURVIVED, KILLED, STILLBORN = 0, 1, 2
-_SETTINGS = hypothesis.settings
 
 
 @dataclass
@@ -139,147 +141,10 @@ def draw(module: str, count: int | None, seed: int, only: Sequence[str]) -> tupl
     return len(every), [wanted[index] for index in sorted(chosen)]
 
 
-# ------------------------------------------------------------------ in a child
-
-
-def _in_child(work: Callable[[], int], limit: float | None) -> int | None:
-    """What ``work`` returned in a process and group of its own; None when the time was over. Its output is nowhere."""
-    sys.stdout.flush()
-    pid = os.fork()
-    if pid == 0:
-        status = KILLED
-        try:
-            os.setsid()
-            nowhere = os.open(os.devnull, os.O_RDWR)
-            for fd in (0, 1, 2):
-                os.dup2(nowhere, fd)
-            resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
-            status = work()
-        finally:
-            os._exit(status)
-    deadline = None if limit is None else time.monotonic() + limit
-    try:
-        while True:
-            done, status = os.waitpid(pid, 0 if deadline is None else os.WNOHANG)
-            if done:
-                return os.WEXITSTATUS(status) if os.WIFEXITED(status) else KILLED
-            if deadline is not None and time.monotonic() > deadline:
-                return None
-            time.sleep(0.01)
-    finally:
-        try:
-            os.killpg(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-        except (ProcessLookupError, ChildProcessError):
-            pass  # it has ended, and so have its own
-
-
-class _Listener:
-    """Which tests failed."""
-
-    def __init__(self) -> None:
-        self.failed: list[str] = []
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Keep the failed ones."""
-        if report.failed:
-            self.failed.append(report.nodeid)
-
-
-class _Chosen(_Listener):
-    """A run in a child: tests in this order."""
-
-    def __init__(self, names: Sequence[str], without: Sequence[str]) -> None:
-        super().__init__()
-        self._without = without
-        self._order = {name: index for index, name in enumerate(names)}
-
-    def pytest_collection(self) -> None:
-        """By now the tests' own settings are loaded."""
-        _few_examples()
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """What has a name that is not known is there because of the change: its number is in the name."""
-        items[:] = [item for item in items if item.nodeid not in self._without]
-        items.sort(key=lambda item: self._order.get(item.nodeid, 0))
-
-
-class _Changed(importlib.machinery.SourceFileLoader):
-    """Loads a module from code that is there already."""
-
-    def __init__(self, name: str, path: str, code: CodeType) -> None:
-        super().__init__(name, path)
-        self._code = code
-
-    def get_code(self, fullname: str) -> CodeType:
-        """The code."""
-        return self._code
-
-
-class _Finder:
-    """Finds one module, changed."""
-
-    def __init__(self, name: str, path: str, code: CodeType) -> None:
-        self._name, self._path, self._code = name, path, code
-
-    def find_spec(self, name: str, path: object, target: ModuleType | None = None) -> Any:
-        """Its spec."""
-        if name != self._name:
-            return None
-        return importlib.machinery.ModuleSpec(name, _Changed(name, self._path, self._code), origin=self._path)
-
-
-def _module_name(module: str) -> str:
-    return "ftpy." + module.removesuffix(".py").replace("/", ".")
-
-
-def _few_examples() -> None:
-    """From here on no property is tried with more examples than ``EXAMPLES``, the same ones every time."""
-    real = hypothesis.settings
-    # That it fails is enough: nobody reads the shortest example.
-    plainly: dict[str, Any] = {"phases": (hypothesis.Phase.explicit, hypothesis.Phase.generate), "derandomize": True}
-
-    class Few(real):  # type: ignore[misc, valid-type]
-        def __init__(self, *parents: Any, max_examples: int = EXAMPLES, **rest: Any) -> None:
-            super().__init__(*parents, max_examples=min(max_examples, EXAMPLES), **{**plainly, **rest})
-
-    real.register_profile("mutants", real.get_profile("ftpy"), max_examples=EXAMPLES, **plainly)
-    real.load_profile("mutants")
-    vars(hypothesis)["settings"] = Few
-
-
-def _forget_ours() -> None:
-    """As if nothing of this project had been imported, but for this rig."""
-    vars(hypothesis)["settings"] = _SETTINGS
-    own = (__name__, "__main__", "tests", "tests.rigs", "tests.rigs.mutations")
-    for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        if name not in own and file and Path(file).is_relative_to(ROOT) and "site-packages" not in file:
-            del sys.modules[name]
-
-
-def _functions(code: CodeType) -> list[CodeType]:
-    """The functions in a module or class, but not those within functions."""
-    inner = [const for const in code.co_consts if isinstance(const, CodeType)]
-    optimized = [one for one in inner if one.co_flags & 1]  # CO_OPTIMIZED: a function's
-    return optimized + [deep for one in inner if not one.co_flags & 1 for deep in _functions(one)]
-
-
-def _replace_functions(path: str, code: CodeType) -> None:
-    """Give every function of a module its code from ``code``, wherever it has been imported to."""
-    changed = {(one.co_qualname, one.co_firstlineno): one for one in _functions(code)}
-    for function in gc.get_objects():
-        if isinstance(function, FunctionType) and function.__code__.co_filename == path:
-            new = changed.get((function.__code__.co_qualname, function.__code__.co_firstlineno))
-            if new is not None and len(new.co_freevars) == len(function.__code__.co_freevars):
-                function.__code__ = new
-
-
 # ------------------------------------------------------------------ in the process that has collected the tests
 
 
-class Host(_Listener):
+class Host(Listener):
     """The plugin that, instead of running what was collected, does so under each mutant."""
 
     def __init__(
@@ -297,7 +162,7 @@ class Host(_Listener):
 
     def pytest_collection(self) -> None:
         """By now the tests' own settings are loaded."""
-        _few_examples()
+        few_examples()
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """All of it."""
@@ -323,23 +188,23 @@ class Host(_Listener):
         limit = PATIENCE_SECONDS + PATIENCE * sum(seen.seconds.get(name, 0.0) for name in names)
 
         def hot() -> int:
-            _replace_functions(path, code)
+            replace_functions(path, code)
             return self._run(names)
 
         def cold() -> int:
-            _forget_ours()
-            sys.meta_path.insert(0, _Finder(_module_name(module), path, code))
+            forget_ours()
+            sys.meta_path.insert(0, Finder(module_name(module), path, code))
             try:
-                importlib.import_module(_module_name(module))
+                importlib.import_module(module_name(module))
             except BaseException:
                 return STILLBORN
-            chosen = _Chosen(names, seen.failed)
+            chosen = Chosen(names, seen.failed)
             files = sorted({name.partition("::")[0] for name in names})
             result = pytest.main([*_quietly(self._base), "-x", *files], plugins=[chosen])
             return KILLED if chosen.failed or result not in (0, 5) else SURVIVED
 
         began = time.monotonic()
-        result = _in_child(hot if mutation.in_function else cold, limit)
+        result = in_child(hot if mutation.in_function else cold, limit)
         if result == STILLBORN:
             tally.stillborn += 1
         elif result == SURVIVED:
@@ -383,7 +248,7 @@ class Host(_Listener):
             out.write_text(json.dumps(vars(seen)), encoding="utf-8")
             return 0
 
-        _in_child(work, None)
+        in_child(work, None)
         said = json.loads(out.read_text(encoding="utf-8"))
         lines = {file: {int(line): names for line, names in found.items()} for file, found in said["lines"].items()}
         return Seen(said["seconds"], lines, said["failed"])

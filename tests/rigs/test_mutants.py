@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from tests.rigs.mutants import ROOT, TESTS, draw, equivalents, why_equivalent
+from tests.rigs.mutants import TESTS, draw, equivalents, why_equivalent
+from tests.rigs.mutated import ROOT
 from tests.rigs.mutations import mutations
 
 pytestmark = [pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork(2)")]

@@ -22,6 +22,7 @@ from ftpy.wire.messages import (
     RmRequest,
     UploadReply,
 )
+from ftpy.wire.spelling import b64decode, b64encode
 
 ID = "0123456789abcdef" * 2
 SECRET = "A" * 43
@@ -148,3 +149,12 @@ def test_what_is_left_out_means_what_the_document_says(header, message):
 
 def test_what_a_server_leaves_out_of_its_limits_is_no_limit():
     assert codec.decode(msgspec.json.encode(limits()), Limits).least_bytes_per_second == 0
+
+
+def test_bytes_are_spelt_with_their_last_digit_whatever_it_is():
+    for end in range(256):
+        for before in (b"", b"a", b"ab"):
+            data = before + bytes([end])
+            text = b64encode(data)
+            assert len(text) == (4 * len(data) + 2) // 3
+            assert b64decode(text) == data

@@ -165,3 +165,20 @@ GROUPED: list[tuple[Any, bool, int | None]] = [
 def test_only_small_puts_and_folders_are_made_durable_in_groups(request_, grouped, body):
     assert request_.grouped is grouped
     assert request_.body_length == body
+
+
+# ---------------------------------------------------------------- a CRC-32 of a header
+
+
+def test_crc_comes_last_and_is_that_of_all_before_its_comma():
+    plain, checked = b'{"cmd":"stat","id":1}', b'{"cmd":"stat","id":1,"crc32":"b304c021"}'
+    assert codec.add_crc(plain) == checked
+    assert (codec.has_crc(plain), codec.has_crc(checked)) == (False, True)
+    assert codec.without_crc(checked) == plain
+    with pytest.raises(ProtocolError):
+        codec.without_crc(checked.replace(b'"id":1', b'"id":2'))
+
+
+def test_header_too_short_to_hold_a_crc_has_none():
+    for header in (b"", b"{}", b',"crc32":"01234567"}'[1:]):
+        assert not codec.has_crc(header)

@@ -127,6 +127,14 @@ def test_what_is_in_a_string_or_side_by_side_is_not_nested():
         assert codec.decode_request(deep) == UnknownRequest(cmd="new", id=1)
 
 
+def test_what_has_closed_counts_no_more_and_no_less():
+    before = "[]," * MOST_DEPTH
+    deepest = "[" * (MOST_DEPTH - 2)
+    assert codec.decode_request(nested(2, before + deepest + "]" * len(deepest))) == UnknownRequest(cmd="new", id=1)
+    with pytest.raises(ProtocolError, match="nested deeper"):
+        codec.decode_request(nested(2, before + "[" + deepest + "]" * len(deepest) + "]"))
+
+
 # ---------------------------------------------------------------- what requests say of themselves
 
 

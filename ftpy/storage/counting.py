@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from ftpy.errors import IoError, NoSpace, QuotaExceeded, RequestError
-from ftpy.files import RESERVED_PREFIX, RemotePath
+from ftpy.files import RemotePath
 from ftpy.storage import syscalls
-from ftpy.storage.area import AREA
 from ftpy.storage.base import Quota
 from ftpy.storage.locking import lock
-from ftpy.storage.usage import ROOT, Change, Usage, weight
+from ftpy.storage.measuring import measure
+from ftpy.storage.usage import ROOT, Change, Usage
 
 log = logging.getLogger("ftpy.storage")
 
@@ -209,7 +209,7 @@ class CountedUsage(Usage):
             return 0, 0
         try:
             size, files = measure(os.path.join(self._root, *path.parts))
-        except (IoError, RecursionError):  # of os.fwalk, which was made for trees of usual depth
+        except IoError:
             self.distrust()
             return 0, 0
         return size, files + 1
@@ -262,14 +262,19 @@ class CountedUsage(Usage):
         if self._root not in self._now_counted():
             return
         before = self._look(self._root)
-        if before is not None:
-            found = measure(self._root)
+        if before is not None and (found := self._found()) is not None:
             after = self._look(self._root)
             if after is not None and all(
                 min(pair) <= count <= max(pair) for count, *pair in zip(found, before, after, strict=True)
             ):
                 return  # as far as one can tell while others work
         self._count(self._root)
+
+    def _found(self) -> tuple[int, int] | None:
+        try:
+            return measure(self._root)
+        except IoError:  # a folder was moved while we were in it, say
+            return None
 
     def _look(self, root: str) -> tuple[int, int] | None:
         row = self._safely(lambda database: database.execute(_LOOK, (os.fsencode(root),)).fetchone())
@@ -348,47 +353,3 @@ def _too_much(quota: Quota, size: int, files: int, more: int, more_files: int) -
     if quota.bytes is not None and more and size + more > quota.bytes:
         return f"the quota of {quota.bytes} bytes has room for {max(0, quota.bytes - size)}, not for {more}"
     return f"the quota of {quota.files} files and folders has no room for {more_files} more; there are {files}"
-
-
-# ---------------------------------------------------------------- the disk
-
-
-def measure(root: str) -> tuple[int, int]:
-    """Bytes and number of all that counts below a folder; links are counted, never followed."""
-    size = files = 0
-    try:
-        for _, _, names, fd in _folders(root):
-            for name in names:
-                try:
-                    size += weight(os.lstat(name, dir_fd=fd))
-                except FileNotFoundError:
-                    continue  # removed since it was listed
-                files += 1
-    except OSError as error:
-        raise IoError(f"what is stored cannot be counted: {error.strerror}") from error
-    return size, files
-
-
-def _folders(root: str) -> Iterator[tuple[str, list[str], list[str], int]]:
-    """Every folder, and what counts in it: in a staging area only what uploads and puts have stored."""
-
-    def failed(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError | PermissionError):  # lost+found is nobody's
-            raise error
-
-    for path, folders, others, fd in os.fwalk(root, onerror=failed):
-        above, _, here = path.rpartition("/")
-        names = folders + others
-        if here == AREA:
-            folders[:], names = [name for name in folders if name in ("staged", "uploads")], []
-        elif above.endswith("/" + AREA):
-            folders[:], names = [], [name for name in others if _is_stored(name)]
-        else:
-            folders[:] = [name for name in folders if name == AREA or not name.startswith(RESERVED_PREFIX)]
-            names = [name for name in names if not name.startswith(RESERVED_PREFIX)]
-        yield path, folders, names, fd
-
-
-def _is_stored(name: str) -> bool:
-    """Whether a file of the staging area is somebody's: the data of an upload, or a small file (``token-number``)."""
-    return name.endswith(".data") or "-" in name

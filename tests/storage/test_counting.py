@@ -575,6 +575,24 @@ def test_folders_that_nobody_may_enter_do_not_end_the_counting(
     assert counted.used() == (10, 2)
 
 
+def test_a_tree_deeper_than_any_path_is_counted(counted: Counted) -> None:
+    storage = counted.open()
+    folders = "/".join(["d"] * 62)
+    for number in range(20):  # moved together bit by bit: no path leads to its end
+        storage.publish([storage.stage_directory(NewDirectory(path(f"t{number}/{folders}"), parents=True))])
+        if number:
+            storage.mv(path(f"t{number - 1}"), path(f"t{number}/{folders}/x"))
+        else:
+            put(storage, f"t0/{folders}/file", 7)
+    storage.sweep(expire_seconds=1e9)
+    assert counted.used() == (7, 20 * 63 + 1)
+    storage._usage.distrust()
+    put(storage, "new", 3, Quota(bytes=10))
+    assert counted.used() == (10, 20 * 63 + 2)
+    storage.rm(path("t19"), recursive=True)
+    counted.check()
+
+
 def test_a_recount_waits_for_nobody_when_the_count_is_right(counted: Counted, caplog: pytest.LogCaptureFixture) -> None:
     storage = counted.open()
     put(storage, "a", 10)

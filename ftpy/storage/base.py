@@ -175,6 +175,7 @@ class NewDirectory(Struct, frozen=True):
     """A directory that a client wants: with ``parents`` those above it too, and it may be there already.
 
     ``mode`` and ``mtime_ns`` become its where they are given, also if it was there; ``untouched``: only if it was not.
+    Whatever the mode is, its owner may read and enter it.
     """
 
     path: RemotePath

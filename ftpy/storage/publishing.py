@@ -25,6 +25,9 @@ MANY = 4
 MOST_TRUSTED = 10_000
 """Directories that a process remembers as durable, some 3 MB; then it begins anew, at a few fsyncs' cost."""
 
+ENTERED = 0o500
+"""What every folder's mode has for its owner, the server: what it cannot look into it cannot count."""
+
 DigestAt = Callable[[RemotePath, KnownDigest], str]
 
 
@@ -230,7 +233,8 @@ class Publication(Closing):
         if wanted.untouched and (was_new or path not in self._new):
             return os.fstat(directory.fd)
         if wanted.mode is not None:
-            os.fchmod(directory.fd, os.fstat(directory.fd).st_mode & 0o7000 | wanted.mode)  # setgid is inherited
+            kept = os.fstat(directory.fd).st_mode & 0o7000  # setgid is inherited
+            os.fchmod(directory.fd, kept | wanted.mode | ENTERED)
         if wanted.mtime_ns is not None:
             os.utime(directory.fd, ns=(wanted.mtime_ns, wanted.mtime_ns))
         self._changed[path] = None

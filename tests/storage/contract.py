@@ -212,6 +212,15 @@ class StorageContract:
 
     # ---------------------------------------------------------------- directories
 
+    @pytest.mark.parametrize(("asked", "given"), [(0o300, 0o700), (0o000, 0o500), (0o555, 0o555)])
+    def test_directory_can_be_looked_into_whatever_mode_is_asked_for(
+        self, storage: Storage, asked: int, given: int
+    ) -> None:
+        # Else what lies in it would not be counted, and no quota hold.
+        for _ in range(2):
+            (info,) = storage.publish([storage.stage_directory(NewDirectory(path("d"), parents=True, mode=asked))])
+            assert info.mode == storage.stat(path("d")).mode == given
+
     def test_directory_is_made_with_its_mode_and_the_time_that_it_had_after_its_files(self, storage: Storage) -> None:
         results = storage.publish(
             [

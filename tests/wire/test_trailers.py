@@ -190,3 +190,10 @@ def test_crc_comes_last_and_is_that_of_all_before_its_comma():
 def test_header_too_short_to_hold_a_crc_has_none():
     for header in (b"", b"{}", b',"crc32":"01234567"}'[1:]):
         assert not codec.has_crc(header)
+
+
+def test_no_bytes_of_a_body_have_passed_before_there_is_one():
+    session = Session(Side.SERVER)
+    assert (session.incoming.done, session.outgoing.done) == (0, 0)
+    session = after_a_body(3)
+    assert (session.incoming.done, session.incoming.due) == (3, 0)

@@ -32,6 +32,7 @@ def test_part_that_the_file_does_not_have_is_refused(number: int, length: int) -
 
 def test_file_that_ends_with_a_whole_part_has_no_part_behind_it() -> None:
     book(20, {}).check_shape(1, 10)
+    book(21, {}).check_shape(2, 1)
     for number, length in ((2, 0), (2, 10)):
         with pytest.raises(InvalidRequest):
             book(20, {}).check_shape(number, length)

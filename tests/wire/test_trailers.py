@@ -10,6 +10,7 @@ from ftpy.errors import ProtocolError
 from ftpy.wire import codec
 from ftpy.wire.codec import MOST_DEPTH, encode, trailer_header
 from ftpy.wire.fields import DigestOf, Trailer
+from ftpy.wire.framing import HANDSHAKE_HEADER_BYTES
 from ftpy.wire.handshake import Challenge, Hello, Limits, Proof, Welcome
 from ftpy.wire.messages import (
     CommitRequest,
@@ -197,3 +198,20 @@ def test_no_bytes_of_a_body_have_passed_before_there_is_one():
     assert (session.incoming.done, session.outgoing.done) == (0, 0)
     session = after_a_body(3)
     assert (session.incoming.done, session.incoming.due) == (3, 0)
+
+
+@pytest.mark.parametrize(("beyond", "legal"), [(0, True), (1, False)])
+def test_header_of_the_greatest_length_is_sent_and_none_longer(beyond, legal):
+    short = Hello(protocol=1, user="", client_nonce=SECRET, binding="none")
+    hello = Hello(
+        protocol=1,
+        user="a" * (HANDSHAKE_HEADER_BYTES - len(encode(short)) + beyond),
+        client_nonce=SECRET,
+        binding="none",
+    )
+    client = Session(Side.CLIENT)
+    if legal:
+        assert len(client.send(hello)) == 4 + HANDSHAKE_HEADER_BYTES
+    else:
+        with pytest.raises(ProtocolError):
+            client.send(hello)

@@ -607,3 +607,14 @@ def test_storage_that_ends_welcomes_nobody(storage: LocalStorage) -> None:
         storage.welcome(theirs)
     for link in (mine, theirs):
         link.close()
+
+
+def test_line_that_lacks_only_its_end_counts_as_soon_as_it_has_one(tmp_path: Path) -> None:
+    line = b"P 3 5 " + b"ab" * 32
+    (tmp_path / "journal").write_bytes(line)
+    fd = os.open(tmp_path / "journal", os.O_RDWR | os.O_APPEND)
+    journal = Journal(fd)
+    assert journal.read().parts == {}
+    assert journal.read().parts == {3: StoredPart(5, "ab" * 32)}
+    assert os.fstat(fd).st_size == journal.size == len(line) + 1
+    os.close(fd)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from ftpy.files import RemotePath
 from ftpy.storage.base import KnownDigest, NewFile
@@ -162,3 +164,36 @@ def test_part_is_read_as_it_was_noted_whichever_its_digest(tmp_path: Path, diges
 def test_first_half_of_a_torn_digest_is_no_digest() -> None:
     line = part_line(0)
     assert parse(line[:-1][: -len(HEX) // 2] + b"\n").parts == {}
+
+
+@pytest.mark.parametrize(
+    ("size", "mode", "part_size"), [(0, 0, 1), (1, 0o777, 8), (None, None, 8)], ids=["least", "most", "unknown"]
+)
+def test_meta_at_its_ends_is_read_as_it_was_noted(
+    journal: Journal, size: int | None, mode: int | None, part_size: int
+) -> None:
+    meta = replace(META, file=structs.replace(META.file, file_size=size, mode=mode), part_size=part_size)
+    journal.meta(meta)
+    assert parse(text_of(journal)).meta == meta
+
+
+def test_meta_with_a_mode_that_is_just_too_large_is_passed_over(journal: Journal) -> None:
+    journal.meta(META)
+    for mode in (b"512", b"-1"):
+        assert parse(text_of(journal).replace(b'"mode":416', b'"mode":' + mode)).meta is None
+
+
+def test_journal_that_was_cleared_counts_from_its_beginning(journal: Journal) -> None:
+    journal.part(0, StoredPart(8, HEX))
+    journal.clear()
+    assert (journal.size, text_of(journal)) == (0, b"")
+    journal.part(1, StoredPart(8, HEX))
+    journal.durable(journal.size)
+    assert parse(text_of(journal)).parts == {1: StoredPart(8, HEX, durable=True)}
+    assert journal.size == len(text_of(journal))
+
+
+def test_journal_that_was_touched_was_written_to_just_now(journal: Journal) -> None:
+    os.utime(journal.fd, (1, 1))
+    journal.touch()
+    assert os.fstat(journal.fd).st_mtime > 1_000_000_000

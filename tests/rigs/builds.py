@@ -103,6 +103,14 @@ def failing_close() -> None:
     closing.install()
 
 
+def no_drain() -> None:
+    """A server that stops cuts everything off at once."""
+    from ftpy.server.server import Service
+
+    real = Service._wait_closed
+    Service._wait_closed = lambda self, timeout: real(self, 0.0 * timeout)  # type: ignore[method-assign]
+
+
 def small_parts() -> None:
     """Not broken: parts of 128 KiB, made durable in the background from 256 KiB on, so that little time has many."""
     from ftpy.storage import base, syncing
@@ -122,6 +130,7 @@ BUILDS: dict[str, Callable[[], None]] = {
         swallowed_no_space,
         believed_close,
         failing_close,
+        no_drain,
         small_parts,
     )
 }

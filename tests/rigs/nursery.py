@@ -97,11 +97,15 @@ class ForkedHost(ProcessHost):
         return self._end(signal.SIGTERM) == 0
 
     def _end(self, number: signal.Signals) -> int:
-        server, self.server = self.server, 0
-        if server == 0:
+        if self.server == 0:
             return 0
+        os.kill(self.server, number)
+        return self.reap()
+
+    def reap(self) -> int:
+        """Wait until it is gone: its exit code, minus the signal's number if that ended it."""
         assert self.nursery is not None
-        os.kill(server, number)
+        self.server = 0
         return os.waitstatus_to_exitcode(self.nursery.ask("reap"))
 
 

@@ -166,6 +166,9 @@ class Service:
             for handler in self._open_handlers():
                 handler.abandon()
         ended = self._wait_closed(LAST_SECONDS)
+        for row in self.session_rows():
+            fields = {"session": row.session, "user": row.user, "state": row.state, "path": row.path}
+            log.error("left-hanging", extra={"event": "left-hanging", "fields": fields})
         if self._parent is not None:
             # Until all have drained, others may be at work on uploads that are open here.
             self._parent.drained(self.config.limits.drain_seconds + 2 * LAST_SECONDS)

@@ -362,6 +362,32 @@ def test_a_commit_that_hashes_is_interrupted_when_the_time_to_drain_is_over(
     assert len(host.uploads) == 1 and not (host.root / "f").exists()
 
 
+def test_what_is_left_hanging_at_the_end_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    hangs, goes_on = threading.Event(), threading.Event()
+
+    def hang(*_: object) -> None:
+        hangs.set()
+        goes_on.wait(30)
+
+    monkeypatch.setattr("ftpy.storage.local.LocalStorage.stat", hang)  # a dead disk
+    monkeypatch.setattr("ftpy.server.server.LAST_SECONDS", 0.2)
+    host = Host(tmp_path / "host", tls=False, limits=Limits(drain_seconds=0.2))
+    host.start()
+    with connected(host) as live:
+        live.channel.send(StatRequest(id=live.next_id(), path="d/f"))
+        live.channel.flush()
+        assert hangs.wait(10) and host.service is not None
+        service = host.service
+        assert not host.stop()
+        (line,) = [record.fields for record in caplog.records if getattr(record, "event", "") == "left-hanging"]
+        assert line == {"session": "1", "user": "alice", "state": "stat", "path": "d/f"}
+        goes_on.set()
+        eventually(lambda: not service._handlers)
+        service.close()
+
+
 def _accepts(host: Host) -> bool:
     try:
         dial(host).close()

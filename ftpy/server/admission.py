@@ -49,7 +49,7 @@ class Admission(Generic[ConnectionT]):
         self._users: dict[ConnectionT, str] = {}
         self._by_user: Counter[str] = Counter()
         self._schedules: dict[str, Schedule] = {}
-        """Of users who have a rate, while they are here."""
+        """Of users who have a rate, while they are here or have moved more than was due."""
 
     def reload(self, limits: Limits, penalties: Penalties) -> None:
         """Other settings from now on; what was admitted stays, and what is owed."""
@@ -141,9 +141,14 @@ class Admission(Generic[ConnectionT]):
             if (user := self._users.pop(connection, None)) is not None:
                 self._offenders.remember(source)
                 _decrease(self._by_user, user)
-                if user not in self._by_user:
-                    self._schedules.pop(user, None)
+                self._forget_schedules()
             _decrease(self._by_source, source)
+
+    def _forget_schedules(self) -> None:
+        """A new one would say the same of who is not here and owes nothing (lock held)."""
+        for user in [user for user, schedule in self._schedules.items() if not schedule.is_owed]:
+            if user not in self._by_user:
+                del self._schedules[user]
 
 
 def _decrease(counts: Counter[str], key: str) -> None:

@@ -142,6 +142,8 @@ class RequestHandler(socketserver.BaseRequestHandler):
             if self.context is not None:
                 self.context.close()
             self.trail.flush()
+            if self.stream is not None:
+                self.stream.settle()
             self.request.close()
         finally:
             self.service.closed(self)
@@ -211,7 +213,9 @@ class RequestHandler(socketserver.BaseRequestHandler):
 
     def _serve(self, channel: Channel, account: Account) -> None:
         if (rate := account.rate) is not None:
-            channel.stream.keep(Pace(rate, lambda count: self.service.admission.passed(account.name, count, rate)))
+            pace = Pace(rate, lambda count: self.service.admission.passed(account.name, count, rate))
+            channel.stream.keep(pace)
+            pace.catch_up()  # a connection that moves little is told of little: many of them are no way around the rate
         storage = self.service.roots.storage_for(account)
         commits = Commits(storage, channel, self.trail)
         context = self.context = Context(

@@ -30,6 +30,11 @@ class Schedule:
         self._due = max(self._due, now - BURST_SECONDS) + count / self.bytes_per_second
         return self._due - now
 
+    @property
+    def is_owed(self) -> bool:
+        """Whether more has passed than was due by now."""
+        return self._due > time.monotonic()
+
 
 class Pace:
     """A rate in bytes a second that all streams that share it keep together. Safe in any thread.
@@ -54,11 +59,29 @@ class Pace:
             self._untold += count
             if self._untold < self._told_bytes:
                 return
-            count, self._untold = self._untold, 0
-            wait = self._passed(count)
-        if wait > 0:
+            seconds = self._tell()
+        self._wait(seconds)
+
+    def catch_up(self) -> None:
+        """Wait until what others have moved was due."""
+        with self._lock:
+            seconds = self._tell()
+        self._wait(seconds)
+
+    def settle(self) -> None:
+        """Nothing more passes here: tell the rest, whose time others will wait for."""
+        with self._lock:
+            self._tell()
+
+    def _tell(self) -> float:
+        count, self._untold = self._untold, 0
+        return self._passed(count)
+
+    @staticmethod
+    def _wait(seconds: float) -> None:
+        if seconds > 0:
             with timing.PACING:
-                time.sleep(wait)
+                time.sleep(seconds)
 
 
 class LeastPace:

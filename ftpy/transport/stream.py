@@ -104,6 +104,11 @@ class Stream:
         self._most = pace.slice_bytes if pace else sys.maxsize
         """Bytes that one system call may move."""
 
+    def settle(self) -> None:
+        """Nothing more passes here: who keeps the pace for several streams is told of the last bytes."""
+        if self._pace is not None:
+            self._pace.settle()
+
     @property
     def encrypted(self) -> bool:
         """Whether the bytes go through TLS."""

@@ -103,7 +103,19 @@ def test_a_rate_counts_both_ways_and_bounds_no_one_else(tmp_path: Path) -> None:
         assert (tmp_path / "back").read_bytes() == source.read_bytes()
 
 
-def test_users_do_not_share_their_rates_and_who_left_is_forgotten() -> None:
+def test_many_connections_that_move_little_are_no_way_around_a_rate(tmp_path: Path) -> None:
+    with running(tmp_path / "host", tls=False) as host:
+        host.add_user("bob", rate=RATE)
+        (host.root / "x").write_bytes(bytes(int(RATE * SLICE_SECONDS) - 4096))  # not as much as is told of at once
+        began, moved = time.monotonic(), 0
+        for _ in range(40):
+            connection = Connection.open(host.profile("bob"), ONCE)
+            moved += fetch(connection, "x")
+            connection.close()
+        assert time.monotonic() - began >= moved / RATE - FREE
+
+
+def test_users_do_not_share_their_rates_and_who_left_is_forgotten_once_nothing_is_owed() -> None:
     admission = Admission(Limits())
     for number, user in enumerate(("alice", "bob")):
         admission.admit(number, "a")
@@ -111,10 +123,20 @@ def test_users_do_not_share_their_rates_and_who_left_is_forgotten() -> None:
     assert admission.passed("alice", 1000, 100) > 9
     assert admission.passed("bob", 10, 100) < 1
     assert admission.passed("alice", 0, 100) > 9
-    assert admission.passed("alice", 10, 1000) < 1  # another rate: all begins anew
+    assert admission.passed("alice", 1000, 1000) < 1  # another rate: all begins anew
+
+    def kept() -> set[str]:
+        """After somebody else has left."""
+        admission.admit(2, "a")
+        admission.known(2, "carol", None)
+        admission.leave(2, "a")
+        return set(admission._schedules)
+
     admission.leave(0, "a")
+    assert kept() == {"alice", "bob"}
+    eventually(lambda: kept() == {"bob"})
     admission.leave(1, "a")
-    assert admission._schedules == {}
+    eventually(lambda: kept() == set())
 
 
 # ------------------------------------------------------------------ the least

@@ -111,6 +111,22 @@ def test_who_keeps_the_schedule_for_many_is_told_now_and_then() -> None:
     assert min(told) >= int(RATE * SLICE_SECONDS) and len(told) == 1
 
 
+def test_who_keeps_the_schedule_is_told_of_the_rest_at_the_end_and_asked_at_the_beginning() -> None:
+    told: list[int] = []
+
+    def passed(count: int) -> float:
+        told.append(count)
+        return 0.1
+
+    pace = Pace(RATE, passed)
+    began = time.monotonic()
+    pace.catch_up()
+    assert time.monotonic() - began >= 0.1
+    pace.passed(7)
+    pace.settle()
+    assert told == [0, 7]
+
+
 def test_a_peer_that_is_too_slow_for_too_long_is_given_up() -> None:
     least = LeastPace(100, seconds=10)
     for _ in range(9):

@@ -626,7 +626,7 @@ ASK: dict[str, tuple[str, Callable[[Connection, str], Any]]] = {
     "abort": ("write", lambda live, upload: live.call(AbortRequest(id=live.next_id(), upload=upload), Reply)),
     "mkdir": ("write", lambda live, _: live.call(MkdirRequest(id=live.next_id(), path="new"), MkdirReply)),
     "rm": ("delete", lambda live, _: live.call(RmRequest(id=live.next_id(), path="old"), RmReply)),
-    "mv": ("read", lambda live, _: live.call(MvRequest(id=live.next_id(), path="old", to="new"), MvReply)),
+    "mv": ("list", lambda live, _: live.call(MvRequest(id=live.next_id(), path="old", to="new"), MvReply)),
     "get": ("read", lambda live, _: fetch(live, "old")),
     "digest": ("read", lambda live, _: live.call(DigestRequest(id=live.next_id(), path="old"), DigestReply)),
     "ls": ("list", lambda live, _: live.call(LsRequest(id=live.next_id()), LsReply)),

@@ -38,6 +38,9 @@ from ftpy.storage.syncing import Syncing
 from ftpy.storage.uploadfiles import UploadFiles
 from ftpy.storage.versions import digests, file_info, version_of
 
+MOST_RENEWED_BYTES = 2 * 1024 * 1024
+"""Longest journal to which a put in another way is still added, bytes: all parts that there can be take half of it."""
+
 log = logging.getLogger("ftpy.storage")
 
 
@@ -111,9 +114,14 @@ class LiveUpload:
     # ---------------------------------------------------------------- what it is for
 
     def renew(self, file: NewFile) -> None:
-        """The file is put again: mode, digest and condition may have changed; it does not expire yet."""
+        """The file is put again: mode, digest and condition may have changed; it does not expire yet.
+
+        Raises InvalidRequest once that has made the journal, which no quota counts, too long.
+        """
         with self._lock, translating(file.path):
             if file != self.meta.file:
+                if self._files.journal.size > MOST_RENEWED_BYTES:
+                    raise InvalidRequest("the upload was put again in other ways too often; abort it and begin anew")
                 self.meta = replace(self.meta, file=file)
                 self._files.journal.meta(self.meta)
             else:

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 from blake3 import blake3
+from msgspec import structs
 
-from ftpy.errors import Busy, DigestMismatch, IoError, NoSpace, ShuttingDown, UnknownUpload
+from ftpy.errors import Busy, DigestMismatch, InvalidRequest, IoError, NoSpace, ShuttingDown, UnknownUpload
 from ftpy.storage import reserving, syncing, syscalls
 from ftpy.storage import upload as upload_module
 from ftpy.storage.base import MIB, PART_BYTES
@@ -509,3 +510,28 @@ def test_killed_process_loses_only_what_was_in_flight(root: Path, tmp_path: Path
         assert names(storage) == []
         storage.sweep(expire_seconds=3600)
         assert set(finish(storage)).isdisjoint(stored)
+
+
+def test_an_upload_is_not_put_again_in_other_ways_for_ever(
+    root: Path, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is a line of the journal, which no quota counts."""
+    monkeypatch.setattr(upload_module, "MOST_RENEWED_BYTES", 2000)
+    folder = root / ".ftpy/uploads"
+
+    def again(mode: int) -> None:
+        storage.open_upload(OWNER, structs.replace(new_file("big", 3), mode=mode)).close()
+
+    with pytest.raises(InvalidRequest, match="too often"):
+        for number in range(100):
+            again(number % 2)
+    (journal,) = folder.glob("*.journal")
+    size = journal.stat().st_size
+    assert 2000 < size < 2500
+    with pytest.raises(InvalidRequest):
+        again(0o777)
+    assert journal.stat().st_size == size
+    with storage.find_upload(OWNER, journal.stem) as upload:  # it is as good as before
+        send(upload, 0, b"abc")
+        assert upload.commit(digest(b"abc"), None).size == 3
+    assert list(folder.iterdir()) == []

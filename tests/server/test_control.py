@@ -8,6 +8,8 @@ import selectors
 import signal
 import socket
 import stat
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -483,13 +485,9 @@ def test_another_user_is_not_answered_even_where_the_mode_would_let_them(tmp_pat
         listener.bind(name)
         listener.listen()
         for user, allowed in ((0, True), (65534, False)):
-            child = os.fork()
-            if child == 0:
-                os.setuid(user)
-                socket.socket(socket.AF_UNIX).connect(name)
-                os._exit(0)
+            code = f"import os, socket; os.setuid({user}); socket.socket(socket.AF_UNIX).connect({name!r})"
+            subprocess.run([sys.executable, "-S", "-c", code], check=True, timeout=30)
             end, _ = listener.accept()
-            os.waitpid(child, 0)
             with end:
                 assert module._is_allowed(end) == allowed
 

@@ -305,7 +305,13 @@ class RequestHandler(socketserver.BaseRequestHandler):
         if self.has_ended:
             return
         self.has_ended = True
+        times: int | None = None
+        if not self.logged_in and isinstance(error, ConnectionLost) and type(error) not in _OFFENCES:
+            if not (times := self.service.leavers.due(source_of(self.client_address))):
+                return
+            times = times if times > 1 else None
         outcome = OK if error is None else "dismissed" if self.dismissed else outcome_of(error)
         reason = None if error is None else str(error)
         event = "session-end" if self.logged_in else "login"
-        self.trail.tell(event, outcome, said=said, level=level, reason=reason, seconds=time.monotonic() - self.began)
+        seconds = time.monotonic() - self.began
+        self.trail.tell(event, outcome, said=said, level=level, reason=reason, times=times, seconds=seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Hashable
 
@@ -12,16 +13,20 @@ MOST_THINGS = 1024
 
 
 class Seldom:
-    """Counts each thing; used by one thread."""
+    """Counts each thing. Safe in any thread."""
 
     def __init__(self, seconds: float = SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds, self._clock = seconds, clock
+        self._lock = threading.Lock()
         self._said: dict[Hashable, float] = {}
         self._times: dict[Hashable, int] = {}
 
     def due(self, thing: Hashable) -> int:
         """It has happened once more: how often since it was said, if it is to be said now, else 0."""
-        now = self._clock()
+        with self._lock:
+            return self._due(thing, self._clock())
+
+    def _due(self, thing: Hashable, now: float) -> int:
         times = self._times.get(thing, 0) + 1
         if now - self._said.get(thing, -self._seconds) < self._seconds:
             self._times[thing] = times

@@ -34,6 +34,7 @@ from ftpy.server.reloading import reread, say_broken
 from ftpy.server.roots import Roots
 from ftpy.server.rows import SessionRow
 from ftpy.server.sandbox import check_user, confine
+from ftpy.server.seldom import Seldom
 from ftpy.storage import syscalls
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ class Service:
         self.admission: Admission[int] | SharedAdmission = (
             parent.admission if parent else Admission(config.limits, Offenders(config.penalties))
         )
+        self.leavers = Seldom()
+        """Sources of strangers who just left: that costs them nothing, and is not to fill the disk with lines."""
         self.draining = threading.Event()
         self.since_ns = time.time_ns()
         self._sessions = itertools.count(1)

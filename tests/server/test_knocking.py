@@ -316,3 +316,19 @@ def test_where_no_server_is_the_first_connection_is_not_tried_again(tmp_path: Pa
     with pytest.raises(ConnectionFailed, match="refused"), host.client(notify=said.append):
         pass
     assert said == [] and time.monotonic() - began < 5
+
+
+def test_strangers_who_just_leave_are_told_of_once_in_a_while(tmp_path: Path) -> None:
+    with running(tmp_path / "host", audit=True) as host:
+        service = host.service
+        assert service is not None
+        ip, port = host.address.rsplit(":", 1)
+        for _ in range(30):
+            socket.create_connection((ip, int(port))).close()
+        with host.client():
+            pass  # who knocked before was accepted before
+        eventually(lambda: not service.admission.connections)
+        assert sorted(line["outcome"] for line in host.audited("login")) == ["connection-lost", "ok"]
+        service.leavers._seconds = 0.0
+        socket.create_connection((ip, int(port))).close()
+        eventually(lambda: [line["times"] for line in host.audited("login") if "times" in line] == [30])

@@ -30,7 +30,7 @@ from ftpy.errors import FtpyError
 from tests.rigs.book import Book, Version, version_of
 from tests.rigs.kill import PATIENT, PUT_SECONDS, Report, base_of, check_base, connected, stored_parts
 from tests.rigs.nursery import REPOSITORY, ForkedHost, Nursery
-from tests.rigs.processes import MIB, SERVED_SECONDS, has_upload, until, write_noise
+from tests.rigs.processes import MIB, SERVED_SECONDS, Usage, until, write_noise
 
 UPLOADS = 8
 PATHS_EACH = 2
@@ -248,8 +248,8 @@ def _tree_at(folder: Path, seed: str) -> Path:
 class Kills:
     """One server, one crowd, and one kill after the other."""
 
-    def __init__(self, host: ForkedHost, keeper: Keeper, report: Report, seed: int) -> None:
-        self._host, self._keeper, self._report = host, keeper, report
+    def __init__(self, host: ForkedHost, keeper: Keeper, report: Report, base: Usage, seed: int) -> None:
+        self._host, self._keeper, self._report, self._base = host, keeper, report, base
         self._rng = random.Random(seed)
 
     def round(self, victim: str) -> None:
@@ -276,8 +276,8 @@ class Kills:
     def _client(self) -> None:
         self._keeper.kill()
         self._served(time.monotonic())
-        # Commits that were under way go on without their client.
-        until(lambda: not self._keeper.book.faults(self._host.root) and not has_upload(self._host.pid), SURE_SECONDS)
+        # What the server has received of a put goes on without its client.
+        self._host.settled(self._base)
         self._report.violations += self._keeper.book.settle(self._host.root)
         self._keeper.start()
 
@@ -339,7 +339,7 @@ def rig_crowd(folder: Path, rounds: int, victim: str, seed: int) -> Report:
     with _crowded(folder, victim, report, seed) as (host, keeper):
         base = base_of(host, keeper.book)
         keeper.start()
-        kills = Kills(host, keeper, report, seed)
+        kills = Kills(host, keeper, report, base, seed)
         for _ in range(rounds):
             kills.round(victim)
         keeper.kill()

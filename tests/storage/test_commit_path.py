@@ -398,8 +398,11 @@ def test_commit_that_waits_for_its_digest_ends_when_the_storage_does(
         committer.start()
         live = storage._uploads._live[upload.id]
         eventually(lambda: live._closed_to_parts)
-        storage.interrupt()
+        interrupting = threading.Thread(target=storage.interrupt)  # which waits for what is being read
+        interrupting.start()
+        eventually(lambda: live._interrupted)
         go_on.set()
+        interrupting.join(20)
         committer.join(20)
     assert [type(result) for result in outcome] == [ShuttingDown]
     assert storage.uploads() == [upload.id]

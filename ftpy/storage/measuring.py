@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from ftpy.errors import IoError
 from ftpy.files import RESERVED_PREFIX
+from ftpy.storage import syscalls
 from ftpy.storage.area import AREA
 from ftpy.storage.usage import weight
 
@@ -58,7 +59,7 @@ def _folders(root: str) -> Iterator[tuple[int, list[str]]]:
                 name = way[-1].due.pop()
                 if (inner := _entered(name, here)) is None:
                     continue
-                os.close(here)
+                syscalls.close(here)
                 here = inner
                 due, names = _look(here, way[-1].name, name)
                 way.append(_Level(name, os.fstat(here), due))
@@ -67,12 +68,12 @@ def _folders(root: str) -> Iterator[tuple[int, list[str]]]:
             way.pop()
             if way:
                 outer = os.open("..", _FLAGS, dir_fd=here)
-                os.close(here)
+                syscalls.close(here)
                 here = outer
                 if not os.path.samestat(os.fstat(here), way[-1].status):
                     raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
     finally:
-        os.close(here)
+        syscalls.close(here)
 
 
 def _entered(name: str, here: int) -> int | None:
@@ -88,10 +89,10 @@ def _entered(name: str, here: int) -> int | None:
     try:
         os.lstat(".", dir_fd=inner)
     except PermissionError:  # its names can be read, and nothing more
-        os.close(inner)
+        syscalls.close(inner)
         return None
     except BaseException:
-        os.close(inner)
+        syscalls.close(inner)
         raise
     return inner
 

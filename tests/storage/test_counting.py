@@ -21,6 +21,7 @@ from ftpy.storage import counting
 from ftpy.storage.base import MIB, STREAM_PART_BYTES, NewDirectory, Quota, Storage
 from ftpy.storage.counting import CountedUsage
 from ftpy.storage.local import LocalStorage
+from ftpy.storage.measuring import measure
 from tests.storage.contract import OWNER, content, digest, new_file, path
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "preadv"), reason="no server runs here")
@@ -616,3 +617,21 @@ def test_put_is_refused_when_the_lock_of_the_counts_cannot_be_had(
             put(storage, "a", 1, Quota(bytes=10))
     put(storage, "a", 1, Quota(bytes=10))
     counted.check()
+
+
+def test_a_close_that_fails_while_a_tree_is_measured_costs_no_descriptor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("a/b/c", "a/d", "e"):
+        (tmp_path / folder).mkdir(parents=True)
+    close = os.close
+
+    def failing(fd: int) -> None:
+        close(fd)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(os, "close", failing)
+    assert measure(str(tmp_path)) == (0, 5)
+    monkeypatch.undo()
+    assert len(os.listdir("/proc/self/fd")) == before

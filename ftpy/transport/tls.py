@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import hmac
 import socket
 import ssl
 from collections.abc import Iterator
+from typing import Any
 
 from ftpy.errors import ConnectionLost, ServerNotTrusted, Stalled, TlsFailed
 
 ALPN = "ftpy/1"
 
 
+class _Socket(ssl.SSLSocket):
+    """An end of TLS; ssl would leave it open where the connection was reset just before it took over."""
+
+    def getpeername(self) -> Any:
+        """As every socket's; asked by ssl while it takes over, and by nobody else."""
+        try:
+            return super().getpeername()
+        except OSError as error:
+            self.close()
+            raise ConnectionResetError(errno.ECONNRESET, "the connection was reset") from error
+
+
 def server_context(certificate: str, private_key: str) -> ssl.SSLContext:
     """What the server accepts: TLS 1.3, our protocol, no tickets. Raises OSError when a file cannot be read."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.sslsocket_class = _Socket
     context.set_alpn_protocols([ALPN])
     context.num_tickets = 0
     context.load_cert_chain(certificate, private_key)
@@ -28,6 +43,7 @@ def client_context() -> ssl.SSLContext:
     """What the client offers; the certificate is judged by its pin, not by a CA or a name."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.sslsocket_class = _Socket
     context.set_alpn_protocols([ALPN])
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -37,7 +53,6 @@ def client_context() -> ssl.SSLContext:
 def wrap(sock: socket.socket, context: ssl.SSLContext, *, server_side: bool) -> ssl.SSLSocket:
     """``sock`` as an end of TLS, which takes it over; the handshake is still to come. Raises ConnectionLost."""
     with _translated():
-        sock.getpeername()  # of a connection that was reset already, ssl would leave the socket open
         return context.wrap_socket(sock, server_side=server_side, do_handshake_on_connect=False)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from benchmark.calling import Errand
 from benchmark.contenders import CLIENTS, CONTENDERS
+from benchmark.interrupting import signals_held
 from benchmark.servers import Server, machine_seconds
 from benchmark.sites import Failed, Site, last_line
 from benchmark.sources import check_same, make_source, place, remove, sample_tree
@@ -65,27 +66,31 @@ def wait_until_calm(end: float) -> None:
 def run_client(argv: Sequence[str], site: Site, limit: float) -> tuple[float, float]:
     """Run a client to its end: seconds, and processor seconds with all that it forked. Raises Failed."""
     log = site.folder / "client.log"
-    with log.open("wb") as out:
+    with log.open("wb") as out, contextlib.ExitStack() as stack:
         begin = time.perf_counter()
-        client = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=site.env, start_new_session=True
-        )
+        with signals_held():
+            client = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=site.env, start_new_session=True
+            )
+            stack.callback(stop_client, client)
         watchdog = threading.Timer(limit, kill_group, (client.pid,))
+        stack.callback(watchdog.cancel)
         watchdog.start()
-        try:
-            _, status, usage = os.wait4(client.pid, 0)  # Popen.wait with a time limit only looks every 50 ms
-            seconds = time.perf_counter() - begin
-            client.returncode = os.waitstatus_to_exitcode(status)
-        finally:
-            watchdog.cancel()
-            if client.returncode is None:
-                kill_group(client.pid)
-                client.wait()
+        _, status, usage = os.wait4(client.pid, 0)  # Popen.wait with a time limit only looks every 50 ms
+        seconds = time.perf_counter() - begin
+        client.returncode = os.waitstatus_to_exitcode(status)
     if seconds >= limit:
         raise Failed(f"{Path(argv[0]).name} took more than {limit:g} s and was stopped")
     if client.returncode:
         raise Failed(f"{Path(argv[0]).name} ended with {client.returncode}: {last_line(log.read_text())}")
     return seconds, usage.ru_utime + usage.ru_stime
+
+
+def stop_client(client: subprocess.Popen[bytes]) -> None:
+    """End a client that was not waited for to its end."""
+    if client.returncode is None:
+        kill_group(client.pid)
+        client.wait()
 
 
 def kill_group(pid: int) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmark.contenders import KINDS
+from benchmark.interrupting import signals_held
 from benchmark.sites import START_SECONDS, Failed, Site, free_port, last_line
 from benchmark.works import Line
 
@@ -128,7 +129,7 @@ class Server:
             if (needed := self.kind.lacking(argv)) is not None:
                 os.mkdir(needed, 0o755)
                 self._made = needed
-            with self._log.open("wb") as log:
+            with self._log.open("wb") as log, signals_held():
                 self._process = subprocess.Popen(
                     argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.site.env, start_new_session=True
                 )

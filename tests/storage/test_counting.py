@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import sqlite3
+import stat
 import subprocess
 import sys
 import threading
@@ -36,8 +37,12 @@ def on_disk(root: Path) -> tuple[int, int]:
             below = inner[inner.index(".ftpy") + 1 :]
             if len(below) != 2 or not (below[1].endswith(".data") or (below[0] == "staged" and "-" in below[1])):
                 continue
+        try:
+            about = found.lstat()
+        except FileNotFoundError:  # moved meanwhile
+            continue
         files += 1
-        size += found.lstat().st_size if found.is_file() and not found.is_symlink() else 0
+        size += about.st_size if stat.S_ISREG(about.st_mode) else 0
     return size, files
 
 

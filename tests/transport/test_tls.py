@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import ssl
 import struct
@@ -139,16 +140,18 @@ def test_server_is_lost_when_the_peer_speaks_no_tls_or_leaves(identity: Identity
     assert isinstance(server.wait(), ConnectionLost)
 
 
-def test_a_connection_that_was_reset_before_the_handshake_leaves_its_socket_with_its_owner(identity: Identity) -> None:
+def test_a_connection_that_was_reset_before_the_handshake_leaves_no_socket_open(identity: Identity) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         stranger = socket.create_connection(listener.getsockname())
         accepted, _ = listener.accept()
         stranger.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         stranger.close()
-        with accepted:
-            with pytest.raises(ConnectionLost):
-                tls.wrap(accepted, identity.context, server_side=True)
-            assert accepted.fileno() != -1
+        number = accepted.fileno()
+        with pytest.raises(ConnectionLost):
+            tls.wrap(accepted, identity.context, server_side=True)
+        assert accepted.fileno() == -1  # taken over, and closed: an open one would be warned of
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(number)
 
 
 def test_the_handshake_is_stalled_in_time_though_bytes_trickle(identity: Identity, ends: Ends) -> None:

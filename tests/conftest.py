@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -48,16 +49,27 @@ def secrets_in(text: bytes) -> list[str]:
     return [key.decode() for key in found] + [token.decode() for token in _TOKEN.findall(text)]
 
 
+def secrets_below(folder: Path) -> list[tuple[str, list[str]]]:
+    """What the logs below a folder give away, and which of them."""
+    files = [path for pattern in LOGS for path in folder.rglob(pattern) if path.is_file() and not path.is_symlink()]
+    return [(str(path), found) for path in files if (found := secrets_in(path.read_bytes()))]
+
+
 @pytest.fixture
-def logs_of_the_run(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> list[tuple[str, bytes]]:
-    """Everything logged so far, by tests in this process and by their servers in files, and where it was found."""
-    base = tmp_path_factory.getbasetemp()
-    files = [path for pattern in LOGS for path in base.rglob(pattern) if path.is_file() and not path.is_symlink()]
-    return request.config.stash[said] + [(str(path), Path(path).read_bytes()) for path in files]
+def tmp_path(tmp_path: Path) -> Iterator[Path]:
+    """As pytest's; what was logged there is searched for keys and tokens before it is removed."""
+    yield tmp_path
+    assert secrets_below(tmp_path) == []
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_secret_is_said(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Whatever the tests of this process printed and logged, and servers that many tests share, is searched too."""
+    yield
+    assert [(where, found) for where, text in request.config.stash[said] if (found := secrets_in(text))] == []
+    assert secrets_below(tmp_path_factory.getbasetemp()) == []
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast ones first: most mistakes show within a minute. What looks back at all of them comes last."""
-    items.sort(key=lambda item: [item.get_closest_marker(name) is not None for name in ("last", "slow")])
+    """Fast ones first: most mistakes show within a minute."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)

@@ -34,9 +34,9 @@ from ftpy.transport.deadline import Deadline
 from ftpy.transport.pace import Pace
 from ftpy.transport.stream import Stream
 from ftpy.wire import auth
+from ftpy.wire.bases import FailureReply, ProgressReply, Reply, Request
 from ftpy.wire.handshake import Challenge, Welcome
 from ftpy.wire.handshake import Denied as DeniedMessage
-from ftpy.wire.messages import FailureReply, ProgressReply, Reply, Request
 from ftpy.wire.session import Side
 from ftpy.wire.spelling import b64decode
 

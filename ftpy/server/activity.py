@@ -9,7 +9,8 @@ from ftpy.server.audit import MOST_CHARACTERS
 from ftpy.server.context import Context
 from ftpy.server.logs import clean
 from ftpy.server.rows import SessionRow
-from ftpy.wire.messages import CommitRequest, PathRequest
+from ftpy.wire.bases import PathRequest
+from ftpy.wire.messages import CommitRequest
 
 if TYPE_CHECKING:
     from ftpy.server.connection import RequestHandler

@@ -24,17 +24,8 @@ from ftpy.errors import ConfigError, RequestError
 from ftpy.files import display
 from ftpy.server.logs import clean, timestamp
 from ftpy.storage.base import KnownDigest
-from ftpy.wire.messages import (
-    CommitRequest,
-    GetRequest,
-    MkdirRequest,
-    MvRequest,
-    PathRequest,
-    PutRequest,
-    Request,
-    RmRequest,
-    UnknownRequest,
-)
+from ftpy.wire.bases import PathRequest, Request, UnknownRequest
+from ftpy.wire.messages import CommitRequest, GetRequest, MkdirRequest, MvRequest, PutRequest, RmRequest
 
 log = logging.getLogger("ftpy.server")
 

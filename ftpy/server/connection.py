@@ -38,9 +38,9 @@ from ftpy.transport.pace import LeastPace, Pace
 from ftpy.transport.stream import Stream
 from ftpy.version import __version__
 from ftpy.wire.auth import NONCE_BYTES, ServerHandshake
+from ftpy.wire.bases import FailureReply, Request, UnknownRequest
 from ftpy.wire.handshake import Denied as DeniedMessage
 from ftpy.wire.handshake import Hello, Limits, Proof, Welcome
-from ftpy.wire.messages import FailureReply, Request, UnknownRequest
 from ftpy.wire.session import Message, Side
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from ftpy.server.accounts import Account
 from ftpy.server.audit import Act, Trail
 from ftpy.storage.base import KnownDigest, NewFile, Staged, Storage, Upload
 from ftpy.transport.channel import Channel
+from ftpy.wire.bases import FailureReply, Reply
 from ftpy.wire.fields import digest_of
-from ftpy.wire.messages import FailureReply, MkdirReply, Reply, StoredReply
+from ftpy.wire.messages import MkdirReply, StoredReply
 
 GROUP_FILES = 256
 """Most small files made durable together."""

@@ -11,6 +11,7 @@ from ftpy.files import RemotePath, display
 from ftpy.server import handlers
 from ftpy.server.context import Context
 from ftpy.server.rights import Permissions
+from ftpy.wire.bases import Reply, Request, UnknownRequest
 from ftpy.wire.fields import DigestOf
 from ftpy.wire.messages import (
     AbortRequest,
@@ -22,12 +23,9 @@ from ftpy.wire.messages import (
     MvRequest,
     PartRequest,
     PutRequest,
-    Reply,
-    Request,
     RmRequest,
     StatRequest,
     TimesRequest,
-    UnknownRequest,
 )
 
 PathOf = Callable[[Any, Context], RemotePath]

@@ -12,8 +12,8 @@ from ftpy import timing
 from ftpy.digests import DigestName, PartDigestName
 from ftpy.errors import ConnectionLost, ProtocolError
 from ftpy.transport.stream import Stream
+from ftpy.wire.bases import ProgressReply
 from ftpy.wire.fields import Trailer
-from ftpy.wire.messages import ProgressReply
 from ftpy.wire.session import Message, Session, Side
 
 PROGRESS_SECONDS = 1.0

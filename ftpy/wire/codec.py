@@ -11,9 +11,10 @@ from msgspec import Struct
 
 from ftpy.digests import DigestName, PartDigestName
 from ftpy.errors import ProtocolError
+from ftpy.wire.bases import FailureReply, ProgressReply, Reply, Request, UnknownRequest
 from ftpy.wire.fields import ConnectionId, RequestId, Size
 from ftpy.wire.handshake import Handshake
-from ftpy.wire.messages import VERBS, AnyReply, FailureReply, ProgressReply, Reply, Request, Requests, UnknownRequest
+from ftpy.wire.messages import VERBS, AnyReply, Requests
 
 T = TypeVar("T")
 

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from msgspec import UNSET, Meta, Struct, UnsetType, structs
+from msgspec import UNSET, Meta, UnsetType
 
 from ftpy.digests import DigestName, PartDigestName
-from ftpy.errors import ProtocolError, RequestError, request_error
 from ftpy.files import RemotePath
+from ftpy.wire.bases import FailureReply, PathRequest, ProgressReply, Reply, Request
 from ftpy.wire.entries import Entry
 from ftpy.wire.fields import (
-    TEXT_CHARACTERS,
     ActivityName,
     Base64,
-    ConnectionId,
     DigestOf,
     Etag,
     Hex32,
@@ -26,9 +24,7 @@ from ftpy.wire.fields import (
     Message,
     Mode,
     PartNumber,
-    RequestId,
     Size,
-    Text,
     Time,
     UploadId,
 )
@@ -39,37 +35,6 @@ PAGE_ENTRIES = 1_000
 
 
 # ------------------------------------------------------------------ requests
-
-
-class Request(Message, frozen=True, kw_only=True, tag_field="cmd"):
-    """A request; ``id`` is the client's choice and comes back in the reply."""
-
-    id: RequestId
-
-    @property
-    def body_length(self) -> int | None:
-        """Bytes of body that follow the header, None where no body and no trailer follow."""
-        return None
-
-    @property
-    def grouped(self) -> bool:
-        """Whether it is made durable together with others of its kind, and answered only then."""
-        return False
-
-
-class PathRequest(Request, frozen=True, kw_only=True):
-    """A request about one path: ``path``, or ``path_b64`` for a name that is not UTF-8."""
-
-    path: str = ""
-    path_b64: Base64 | None = None
-
-    def remote_path(self) -> RemotePath:
-        """The path, checked. Raises InvalidPath."""
-        return wire_to_path(self.path, self.path_b64)
-
-    def spelt_path(self) -> str:
-        """The path as it was sent, legal or not, for people."""
-        return spelt(self.path, self.path_b64)
 
 
 class PutRequest(PathRequest, frozen=True, kw_only=True, tag="put"):
@@ -185,37 +150,7 @@ class TimesRequest(Request, frozen=True, kw_only=True, tag="times"):
     """Measure this connection from now on, and say what it has spent its time on since the first time asked."""
 
 
-class UnknownRequest(Struct, frozen=True, kw_only=True):
-    """A request of a newer peer: never understood, always answered."""
-
-    cmd: str
-    id: RequestId
-    length: Size | None = None
-
-    @property
-    def body_length(self) -> int | None:
-        """Bytes to pass over."""
-        return self.length
-
-
 # ------------------------------------------------------------------ replies
-
-
-class Reply(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What every good reply has in common."""
-
-    id: RequestId
-    ok: bool = True
-
-    @property
-    def body_length(self) -> int | None:
-        """Bytes of body that follow the header, None where no body and no trailer follow."""
-        return None
-
-    @property
-    def last(self) -> bool:
-        """Whether this reply ends the request."""
-        return True
 
 
 class StoredReply(Reply, frozen=True, kw_only=True):
@@ -324,16 +259,6 @@ class DigestReply(Reply, frozen=True, kw_only=True):
     etag: Etag
 
 
-class ProgressReply(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Still at work on the oldest request: ``progress`` bytes (or names) done. Any number may come before its reply."""
-
-    id: RequestId
-    progress: Size
-
-    body_length = None
-    last = False
-
-
 class TimesReply(Reply, frozen=True, kw_only=True):
     """Nanoseconds that the server's end of the connection took for each activity, and what its kernel says of the line.
 
@@ -343,28 +268,6 @@ class TimesReply(Reply, frozen=True, kw_only=True):
 
     ns: dict[ActivityName, Size]
     line: Line
-
-
-class FailureReply(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The request failed; ``id`` 0 speaks of the connection itself, which then closes."""
-
-    id: ConnectionId
-    ok: bool = False
-    error: Annotated[str, Meta(pattern=r"^[a-z][a-z-]{0,63}\Z")]
-    message: Text = ""
-
-    body_length = None
-    last = True
-
-    def __post_init__(self) -> None:
-        # A message may quote a path of the peer's, escaped: cut here, so that no end can send what the other refuses.
-        structs.force_setattr(self, "message", self.message[:TEXT_CHARACTERS])
-
-    def exception(self) -> RequestError | ProtocolError:
-        """The failure as the exception that the client raises."""
-        if self.error == ProtocolError.code:
-            return ProtocolError(self.message)
-        return request_error(self.error, self.message)
 
 
 Requests = (

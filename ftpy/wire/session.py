@@ -13,10 +13,11 @@ from typing import Any
 from ftpy.digests import DigestName, PartDigestName
 from ftpy.errors import ProtocolError
 from ftpy.wire import codec, messages
+from ftpy.wire.bases import FailureReply, ProgressReply, Reply, Request, UnknownRequest
 from ftpy.wire.fields import Trailer
 from ftpy.wire.framing import HANDSHAKE_HEADER_BYTES, HEADER_BYTES, frame
 from ftpy.wire.handshake import Challenge, Denied, Handshake, Hello, Proof, Welcome
-from ftpy.wire.messages import AnyReply, FailureReply, ProgressReply, Reply, Request, UnknownRequest
+from ftpy.wire.messages import AnyReply
 
 
 class _Word(enum.Enum):

@@ -32,7 +32,8 @@ from ftpy.digests import hexdigest
 from ftpy.errors import ConnectionFailed, ConnectionLost, LocalFileError, NotFound, ProtocolError, Stalled
 from ftpy.files import RemotePath
 from ftpy.wire import codec, messages
-from ftpy.wire.messages import DigestRequest, LsRequest, PartRequest, Request, StatRequest
+from ftpy.wire.bases import Request
+from ftpy.wire.messages import DigestRequest, LsRequest, PartRequest, StatRequest
 from tests.rig import eventually
 from tests.rigs.disks import SmallDisk
 from tests.rigs.lying import Answer, LyingServer, Talk, failure, framed, honestly, lying

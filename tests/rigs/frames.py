@@ -23,10 +23,11 @@ from ftpy.client.connection import Connection
 from ftpy.errors import CODES, FtpyError, ProtocolError
 from ftpy.transport import tls
 from ftpy.wire import codec
+from ftpy.wire.bases import Request
 from ftpy.wire.fields import digest_of
 from ftpy.wire.framing import HANDSHAKE_HEADER_BYTES, HEADER_BYTES, FrameBuffer
 from ftpy.wire.handshake import Challenge, Hello, Limits, Proof, Welcome
-from ftpy.wire.messages import REPLIES, GetReply, GetRequest, PutRequest, Request
+from ftpy.wire.messages import REPLIES, GetReply, GetRequest, PutRequest
 from ftpy.wire.session import Session, Side
 from tests.rig import FAST, Host, eventually
 from tests.rigs.processes import memory_of

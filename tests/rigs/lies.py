@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ftpy.digests import hexdigest
+from ftpy.wire.bases import Request
 from ftpy.wire.codec import add_crc
-from ftpy.wire.messages import LsRequest, Request
+from ftpy.wire.messages import LsRequest
 from tests.rigs.lying import Answer, Talk, framed
 
 NAMES = (

@@ -24,10 +24,11 @@ from ftpy.config.client import Transfer
 from ftpy.config.server import Limits
 from ftpy.errors import FtpyError
 from ftpy.transport import tls
+from ftpy.wire.bases import Request
 from ftpy.wire.codec import encode
 from ftpy.wire.framing import frame
 from ftpy.wire.handshake import Binding, Hello
-from ftpy.wire.messages import GetRequest, LsRequest, PartRequest, PutRequest, Request, UploadReply
+from ftpy.wire.messages import GetRequest, LsRequest, PartRequest, PutRequest, UploadReply
 from ftpy.wire.spelling import b64encode
 from tests.rigs.attackers import RESIDENT_SLACK, client_hello
 from tests.rigs.book import version_of_bytes

@@ -21,6 +21,7 @@ from ftpy.config.client import Profile
 from ftpy.digests import DigestName, hexdigest
 from ftpy.errors import Denied
 from ftpy.wire import auth
+from ftpy.wire.bases import FailureReply, Request
 from ftpy.wire.codec import decode, encode, has_crc, trailer_header, without_crc
 from ftpy.wire.entries import Entry
 from ftpy.wire.fields import Trailer, digest_of
@@ -30,14 +31,12 @@ from ftpy.wire.messages import (
     CommitRequest,
     DigestReply,
     DigestRequest,
-    FailureReply,
     GetReply,
     GetRequest,
     LsReply,
     LsRequest,
     PartReply,
     PutRequest,
-    Request,
     Requests,
     RmReply,
     StatReply,

@@ -29,6 +29,7 @@ from ftpy.errors import (
     RequestError,
     UnknownUpload,
 )
+from ftpy.wire.bases import Reply, Request
 from ftpy.wire.fields import DigestOf
 from ftpy.wire.messages import (
     AbortReply,
@@ -47,8 +48,6 @@ from ftpy.wire.messages import (
     PartReply,
     PartRequest,
     PutRequest,
-    Reply,
-    Request,
     RmReply,
     RmRequest,
     StoredReply,

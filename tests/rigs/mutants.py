@@ -49,7 +49,7 @@ _MESSAGES = ("messages", "ranges", "trailers", "vectors", "protocol_document")
 _WIRE = {
     "framing": ("framing", "vectors", "protocol_document"),
     "handshake": ("auth", *_MESSAGES),
-    **dict.fromkeys(("messages", "entries", "fields", "spelling"), _MESSAGES),
+    **dict.fromkeys(("bases", "messages", "entries", "fields", "spelling"), _MESSAGES),
     "codec": ("session", *_MESSAGES),
     "auth": ("auth",),
     "session": ("session", "trailers", "vectors", "protocol_document"),

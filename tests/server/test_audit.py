@@ -36,19 +36,10 @@ from ftpy.errors import (
 from ftpy.server.audit import EVENTS, MOST_CHARACTERS, MOST_LINES, OK, Act, Audit, Trail, check_audit, outcome_of
 from ftpy.server.verbs import VERBS
 from ftpy.storage.base import KnownDigest
+from ftpy.wire.bases import Request, UnknownRequest
 from ftpy.wire.fields import digest_of
 from ftpy.wire.framing import frame
-from ftpy.wire.messages import (
-    CommitRequest,
-    GetReply,
-    GetRequest,
-    MkdirRequest,
-    PutRequest,
-    Request,
-    StoredReply,
-    UnknownRequest,
-    UploadReply,
-)
+from ftpy.wire.messages import CommitRequest, GetReply, GetRequest, MkdirRequest, PutRequest, StoredReply, UploadReply
 from tests.rig import FAST, Daemon, Host, eventually, running
 from tests.server.test_connection import alive, connected, put_small, raw, replies, send_part
 

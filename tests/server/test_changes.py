@@ -14,7 +14,8 @@ from ftpy.client.connection import Connection
 from ftpy.errors import AlreadyExists, InvalidPath, NotEmpty, NotFound, PermissionDenied, RequestError
 from ftpy.server.rights import PRESETS, RIGHTS
 from ftpy.transport import channel
-from ftpy.wire.messages import FailureReply, MvReply, MvRequest, ProgressReply, RmReply, RmRequest, StoredReply
+from ftpy.wire.bases import FailureReply, ProgressReply
+from ftpy.wire.messages import MvReply, MvRequest, RmReply, RmRequest, StoredReply
 from tests.rig import Host, eventually, running
 from tests.server.test_connection import connected, put_small, replies
 

@@ -48,6 +48,7 @@ from ftpy.storage.partwriting import LocalPartWriter
 from ftpy.storage.uploads import LocalUpload
 from ftpy.transport.channel import Channel
 from ftpy.transport.stream import TICK_SECONDS, Stream
+from ftpy.wire.bases import FailureReply, ProgressReply, Reply
 from ftpy.wire.fields import Trailer, digest_of
 from ftpy.wire.framing import frame
 from ftpy.wire.messages import (
@@ -55,7 +56,6 @@ from ftpy.wire.messages import (
     CommitRequest,
     DigestReply,
     DigestRequest,
-    FailureReply,
     GetReply,
     GetRequest,
     LsReply,
@@ -66,9 +66,7 @@ from ftpy.wire.messages import (
     MvRequest,
     PartReply,
     PartRequest,
-    ProgressReply,
     PutRequest,
-    Reply,
     RmReply,
     RmRequest,
     StatReply,
@@ -161,7 +159,7 @@ def alive(live: Connection) -> bool:
 
 @pytest.mark.parametrize("body", [None, b"", b"abc", bytes(3 * MIB)], ids=["none", "empty", "small", "large"])
 def test_unknown_verb_is_answered_and_the_session_goes_on(live: Connection, body: bytes | None) -> None:
-    from ftpy.wire.messages import UnknownRequest
+    from ftpy.wire.bases import UnknownRequest
 
     if body is None:
         live.channel.send(UnknownRequest(cmd="frobnicate", id=live.next_id()))

@@ -18,21 +18,11 @@ from ftpy.transport.channel import JOIN_BYTES, PROGRESS_SECONDS, Channel
 from ftpy.transport.stream import Stream
 from ftpy.wire.auth import NONCE_BYTES, ClientHandshake, ServerHandshake, verifier
 from ftpy.wire.auth import Channel as Binding
+from ftpy.wire.bases import FailureReply, ProgressReply, UnknownRequest
 from ftpy.wire.fields import Trailer, digest_of
 from ftpy.wire.framing import frame
 from ftpy.wire.handshake import Hello, Limits, Proof, Welcome
-from ftpy.wire.messages import (
-    FailureReply,
-    GetReply,
-    GetRequest,
-    PartReply,
-    PartRequest,
-    ProgressReply,
-    PutRequest,
-    StatRequest,
-    StoredReply,
-    UnknownRequest,
-)
+from ftpy.wire.messages import GetReply, GetRequest, PartReply, PartRequest, PutRequest, StatRequest, StoredReply
 from ftpy.wire.session import Side
 
 UPLOAD = "0" * 32

@@ -20,23 +20,13 @@ from ftpy.digests import DIGEST_NAMES, HEX_LENGTH
 from ftpy.errors import CODES, InvalidPath, ProtocolError, RequestError
 from ftpy.files import FileInfo, RemotePath
 from ftpy.wire import codec, messages
+from ftpy.wire.bases import FailureReply, PathRequest, ProgressReply, Reply, UnknownRequest
 from ftpy.wire.codec import encode, trailer_header
 from ftpy.wire.entries import Entry, entry_to_info, info_to_entry
 from ftpy.wire.fields import MOST_PARTS, DigestOf, Trailer, digest_of
 from ftpy.wire.framing import HANDSHAKE_HEADER_BYTES, HEADER_BYTES
 from ftpy.wire.handshake import Hello, Limits, Welcome
-from ftpy.wire.messages import (
-    FailureReply,
-    PathRequest,
-    ProgressReply,
-    PutRequest,
-    Reply,
-    StatRequest,
-    StoredReply,
-    UnknownRequest,
-    UploadReply,
-    reply_type,
-)
+from ftpy.wire.messages import PutRequest, StatRequest, StoredReply, UploadReply, reply_type
 from ftpy.wire.spelling import b64decode, b64encode, path_to_wire, wire_to_path
 
 ID = "0123456789abcdef" * 2

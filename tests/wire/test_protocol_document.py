@@ -13,10 +13,10 @@ from wire_vectors import load
 from ftpy import files
 from ftpy.digests import HEX_LENGTH, hexdigest
 from ftpy.wire import fields, framing, messages
+from ftpy.wire.bases import UnknownRequest
 from ftpy.wire.entries import Entry
 from ftpy.wire.fields import DigestOf
 from ftpy.wire.handshake import Limits
-from ftpy.wire.messages import UnknownRequest
 from ftpy.wire.session import HANDSHAKE as TABLE
 from ftpy.wire.token import PairingToken
 

@@ -9,9 +9,9 @@ import pytest
 
 from ftpy.errors import ProtocolError
 from ftpy.wire import codec, fields
+from ftpy.wire.bases import FailureReply
 from ftpy.wire.handshake import Challenge, Denied, Hello, Limits, Proof, Welcome
 from ftpy.wire.messages import (
-    FailureReply,
     GetRequest,
     LsReply,
     LsRequest,

@@ -15,6 +15,7 @@ from wire_vectors import CHALLENGE, HELLO, PROOF, WELCOME, Conversation, cut
 
 from ftpy.errors import ProtocolError
 from ftpy.wire import codec, messages
+from ftpy.wire.bases import FailureReply, ProgressReply, Reply, Request, UnknownRequest
 from ftpy.wire.codec import encode
 from ftpy.wire.entries import Entry
 from ftpy.wire.fields import DigestOf, Trailer
@@ -23,18 +24,13 @@ from ftpy.wire.handshake import Challenge, Denied, Hello, Proof, Welcome
 from ftpy.wire.messages import (
     AbortReply,
     AbortRequest,
-    FailureReply,
     GetReply,
     GetRequest,
     LsReply,
     LsRequest,
     PartReply,
-    ProgressReply,
     PutRequest,
-    Reply,
-    Request,
     StatRequest,
-    UnknownRequest,
 )
 from ftpy.wire.session import HANDSHAKE, NEXT_LANE, Lane, Session, Side, State
 

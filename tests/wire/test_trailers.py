@@ -8,6 +8,7 @@ import pytest
 
 from ftpy.errors import ProtocolError
 from ftpy.wire import codec
+from ftpy.wire.bases import UnknownRequest
 from ftpy.wire.codec import MOST_DEPTH, encode, trailer_header
 from ftpy.wire.fields import DigestOf, Trailer
 from ftpy.wire.framing import HANDSHAKE_HEADER_BYTES
@@ -22,7 +23,6 @@ from ftpy.wire.messages import (
     PutRequest,
     RmRequest,
     StatRequest,
-    UnknownRequest,
 )
 from ftpy.wire.session import Session, Side
 from ftpy.wire.spelling import b64encode, spelt

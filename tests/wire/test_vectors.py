@@ -14,9 +14,10 @@ from wire_vectors import Conversation, cut, from_hex, header_of, load, pour
 from ftpy.digests import HEX_LENGTH, hexdigest, new_hasher
 from ftpy.errors import InvalidPath, ProtocolError
 from ftpy.wire import codec, messages
+from ftpy.wire.bases import PathRequest
 from ftpy.wire.fields import Trailer
 from ftpy.wire.framing import HEADER_BYTES, FrameBuffer, frame
-from ftpy.wire.messages import MvRequest, PathRequest
+from ftpy.wire.messages import MvRequest
 from ftpy.wire.session import Side
 
 FRAMES, HEADERS, SESSIONS, DIGESTS = load("frames"), load("headers"), load("sessions"), load("digests")

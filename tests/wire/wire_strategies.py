@@ -10,10 +10,10 @@ from msgspec import inspect
 
 from ftpy.digests import HEX_LENGTH
 from ftpy.wire import messages
+from ftpy.wire.bases import FailureReply, ProgressReply, Reply, Request, UnknownRequest
 from ftpy.wire.entries import Entry
 from ftpy.wire.fields import MOST_PARTS, DigestOf, Trailer
 from ftpy.wire.handshake import Handshake
-from ftpy.wire.messages import Reply, Request, UnknownRequest
 
 HANDSHAKE = list(Handshake.__args__)
 REQUESTS = list(messages.REPLIES)
@@ -22,8 +22,8 @@ KINDS: list[type[msgspec.Struct]] = [
     *HANDSHAKE,
     *REQUESTS,
     *REPLIES,
-    messages.ProgressReply,
-    messages.FailureReply,
+    ProgressReply,
+    FailureReply,
     Trailer,
 ]
 """Every message that has a place on the wire."""

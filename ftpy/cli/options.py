@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +10,7 @@ import click
 from msgspec import Struct
 
 from ftpy.cli.common import EPILOG
+from ftpy.cli.quantities import Size
 from ftpy.digests import DIGEST_NAMES, DigestName
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ F = Callable[..., Any]
 
 LEAST_RATE = 1024
 """Slowest --limit, bytes a second: below, the other end might take the silence between for a dead connection."""
-_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg]?)(?:i?b)?(?:/s)?", re.IGNORECASE | re.ASCII)
-_UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 
 
 def examples(*lines: str) -> str:
@@ -38,22 +36,6 @@ class _Streams(click.ParamType):  # type: ignore[type-arg]
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """1 to 32 as a number, "auto" as it is."""
         return value if value == "auto" else click.IntRange(1, 32).convert(value, param, ctx)
-
-
-class _Rate(click.ParamType):  # type: ignore[type-arg]
-    """Bytes a second: a number, with K, M or G for 1024, 1024² or 1024³ of them."""
-
-    name = "RATE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The bytes, LEAST_RATE at least."""
-        found = _RATE.fullmatch(value)
-        if found is None:
-            self.fail(f"{value!r} is not a rate, such as 500K or 20M", param, ctx)
-        rate = int(float(found[1]) * _UNITS[found[2].lower()])
-        if rate < LEAST_RATE:
-            self.fail("1K, 1024 bytes a second, is the least", param, ctx)
-        return rate
 
 
 server_option = click.option(
@@ -111,7 +93,11 @@ _TRANSFER_OPTIONS = (
     click.option(
         "--streams", type=_Streams(), help="Connections that share the work, 1 to 32; by itself as many as pay."
     ),
-    click.option("--limit", type=_Rate(), help="Most bytes a second, such as 500K or 20M (1M is 1024 times 1K)."),
+    click.option(
+        "--limit",
+        type=Size("RATE", least=LEAST_RATE),
+        help="Most bytes a second, such as 500K or 20M (1M is 1024 times 1K).",
+    ),
     click.option("--explain", is_flag=True, help="Tell at the end what limited the speed, and what to try."),
     digest_option,
     click.option("-q", "--quiet", is_flag=True, help="No bars and no summary; errors are still said."),

@@ -16,16 +16,14 @@ _MOST = 2**63 - 1
 
 
 class Size(click.ParamType):  # type: ignore[type-arg]
-    """Bytes: a number, with K, M, G or T for powers of 1024; or the word "none", where an option sets a limit."""
+    """Bytes: a number, with K, M, G or T for powers of 1024; or the word "none", where it may be taken back."""
 
-    name = "SIZE|none"
-
-    def __init__(self, least: int = 0) -> None:
-        self._least = least
+    def __init__(self, name: str = "SIZE", *, least: int = 0, none: bool = False) -> None:
+        self.name, self._least, self._none = f"{name}|none" if none else name, least, none
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The bytes, or NONE."""
-        if value is NONE or value == "none":
+        if self._none and (value is NONE or value == "none"):
             return NONE
         found = _SIZE.fullmatch(str(value))
         if found is None:

@@ -69,9 +69,13 @@ _FIELD_OPTIONS = (
         multiple=True,
         help="Other rights at PATH and below it, none where nothing follows the =; several may be.",
     ),
-    click.option("--quota", "quota_bytes", type=Size(), help="Most bytes below the root, such as 10G."),
+    click.option("--quota", "quota_bytes", type=Size(none=True), help="Most bytes below the root, such as 10G."),
     click.option("--quota-files", type=_Count(0), help="Most files below the root."),
-    click.option("--rate", type=Size(least=1024), help="Most bytes a second, such as 20M, over all connections."),
+    click.option(
+        "--rate",
+        type=Size("RATE", least=1024, none=True),
+        help="Most bytes a second, such as 20M, over all connections.",
+    ),
     click.option("--connections", type=_Count(1), help="Most connections at once."),
 )
 

@@ -12,7 +12,7 @@ import pytest
 from msgspec import structs
 
 from ftpy import timing
-from ftpy.client import client as client_module
+from ftpy.client import looks
 from ftpy.client.explaining import LIMITS, End
 from ftpy.client.listing import Listing
 from ftpy.errors import Unsupported
@@ -156,8 +156,8 @@ def test_every_connection_of_several_counts(plain_host: Host, tmp_path: Path) ->
 def test_a_connection_that_went_to_a_long_listing_does_not_count(
     host: Host, tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "LISTING_SECONDS", 0.0)
-    monkeypatch.setattr(client_module, "LISTING_ROUND_TRIPS", 0)
+    monkeypatch.setattr(looks, "LISTING_SECONDS", 0.0)
+    monkeypatch.setattr(looks, "LISTING_ROUND_TRIPS", 0)
     (tmp_path / "tree").mkdir()
     make(tmp_path / "tree" / "large", 40 * MIB)
     with host.client() as client:

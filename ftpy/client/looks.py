@@ -1,0 +1,120 @@
+"""The part of ``Client`` that looks and changes nothing: ls, stat, digest."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ftpy.client.base import Base, PathLike, remote_path
+from ftpy.client.connection import Connection
+from ftpy.digests import DigestName
+from ftpy.errors import FtpyError, NotFound, ProtocolError
+from ftpy.files import FileInfo, RemotePath, display
+from ftpy.storage.base import KnownDigest
+from ftpy.wire.entries import entry_to_info
+from ftpy.wire.messages import DigestReply, DigestRequest, LsReply, LsRequest, StatReply, StatRequest
+from ftpy.wire.spelling import path_to_wire
+
+if TYPE_CHECKING:
+    from ftpy.client.listing import Listing
+
+LISTING_ROUND_TRIPS = 5
+"""What another connection takes to be ready, round trips: TCP, TLS, two of authentication, and the first request."""
+LISTING_SECONDS = 0.25
+"""How long a listing is waited for in any case: beside it the transfer of small files is slower, at both ends."""
+
+
+class Looks(Base):
+    """What a user with the right to list or read may ask."""
+
+    def ls(self, path: PathLike = "", *, recursive: bool = False) -> Iterator[FileInfo]:
+        """What is in a directory, as the pages come; ends normally only after the whole listing has come.
+
+        The connection is busy until the iteration ends; an iteration left early closes it.
+        """
+        where = remote_path(path)
+        connection, page = self._persist(lambda live: self._first_page(live, where, recursive))
+        try:
+            while True:
+                for entry in page.entries:
+                    info = entry_to_info(entry, where)
+                    if info.path == where:
+                        raise ProtocolError("a listing names the folder itself as something in it")
+                    yield info
+                if page.complete:
+                    return
+                page = connection.wait(LsReply)
+        except GeneratorExit:
+            self.close()
+            raise
+        except FtpyError:
+            if not connection.in_step:
+                self.close()
+            raise
+
+    @contextlib.contextmanager
+    def listing(self, path: PathLike = "", *, recursive: bool = False) -> Iterator[Iterator[FileInfo]]:
+        """The same as ``ls`` while the ``with`` lasts, read ahead: other requests may be made meanwhile."""
+        where = remote_path(path)
+
+        def entries(listing: Listing) -> Iterator[FileInfo]:
+            yield from listing
+            if listing.missing:
+                raise NotFound(f"{display(str(where))}: {NotFound.sentence()}")
+
+        with self._listing(where, True, recursive=recursive) as listing:
+            assert listing is not None
+            yield entries(listing)
+
+    def _first_page(self, connection: Connection, where: RemotePath, recursive: bool) -> tuple[Connection, LsReply]:
+        request = LsRequest(id=connection.next_id(), **path_to_wire(where), recursive=recursive)
+        return connection, connection.call(request, LsReply)
+
+    def stat(self, path: PathLike) -> FileInfo:
+        """What is known of one path. Raises NotFound."""
+        where = remote_path(path)
+        reply = self._persist(
+            lambda connection: connection.call(StatRequest(id=connection.next_id(), **path_to_wire(where)), StatReply)
+        )
+        info = entry_to_info(reply.entry, where)
+        if info.path != where:
+            raise ProtocolError("the server tells of another path than the one that was asked for")
+        return info
+
+    def digest(self, path: PathLike, digest: DigestName | None = None) -> KnownDigest:
+        """The digest of a file's content, remembered by the server or computed there now."""
+        where, name = remote_path(path), digest or self._transfer.digest
+        reply = self._persist(
+            lambda connection: connection.call(
+                DigestRequest(id=connection.next_id(), **path_to_wire(where), digest=name), DigestReply
+            )
+        )
+        if reply.digest.name != name:
+            raise ProtocolError(f"the server tells a {reply.digest.name} where {name} was asked for")
+        return KnownDigest(name, reply.digest.hex)
+
+    @contextlib.contextmanager
+    def _listing(self, where: RemotePath, there: bool, *, recursive: bool = True) -> Iterator[Listing | None]:
+        """What is below ``where``, read ahead beside the transfers; None where nothing is ``there``.
+
+        The connection that there is serves for both, one after the other, unless the listing takes longer than another
+        connection would on a long line, or than a look at some ten thousand files does on any.
+        """
+        if not there:
+            yield None
+            return
+        from ftpy.client.listing import Listing
+
+        connection = self._connected()
+        try:
+            with Listing(where, connection, self._another, recursive=recursive) as listing:
+                read = listing.wait(max(LISTING_SECONDS, LISTING_ROUND_TRIPS * connection.round_trip_seconds))
+                if not read or not connection.in_step:
+                    self._line.take()  # it is the listing's until that is through
+                    if self._ledger is not None:
+                        self._ledger.forget(connection)
+                yield listing
+        finally:
+            if self._line.connection is not connection:
+                connection.close()

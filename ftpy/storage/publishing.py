@@ -221,14 +221,10 @@ class Publication(Closing):
         path = wanted.path
         was_new = path in self._new
         if not wanted.parents:
-            parent = self.existing(path.parent)
             try:
-                with self._publisher.usage.adding(0, 1, quota, path):
-                    parent.mkdir(path.name)
+                self._mkdir(self.existing(path.parent), path, quota)
             except FileExistsError:
                 raise AlreadyExists(f"{display(str(path))}: something is already there") from None
-            self._new.add(path)
-            self._changed[path.parent] = None
         directory = self._directory(path, quota)
         if wanted.untouched and (was_new or path not in self._new):
             return os.fstat(directory.fd)
@@ -285,17 +281,20 @@ class Publication(Closing):
             return self._beneath.open_dir(path)
         except FileNotFoundError:
             parent = self._directory(path.parent, quota)
-        self._publisher.check_device(parent.lstat("."))  # no directories where the file could not follow
-        self._publisher.unsynced.add(path)
-        self._made.add(path)
         try:
-            with self._publisher.usage.adding(0, 1, quota, path):
-                parent.mkdir(path.name)
-            self._new.add(path)
+            self._mkdir(parent, path, quota)
         except FileExistsError:
             pass  # another publication was first, or it is no directory: opening it tells
-        self._changed[path.parent] = None
         return self._beneath.open_dir(path)
+
+    def _mkdir(self, parent: Directory, path: RemotePath, quota: Quota | None) -> None:
+        self._publisher.check_device(parent.lstat("."))  # no directories where the file could not follow
+        with self._publisher.usage.adding(0, 1, quota, path):
+            # Before it is there: whoever puts a file into it, now or after a sync that failed, makes its name durable.
+            self._publisher.unsynced.add(path)
+            self._made.add(path)
+            parent.mkdir(path.name)
+        self._new.add(path)
 
 
 def entry(directory: Directory, name: str) -> os.stat_result | None:

@@ -56,8 +56,8 @@ _WIRE = {
 }
 _COMMIT_PATH = {
     "beneath": ("beneath", "commit_path"),
-    **dict.fromkeys(("publishing", "staging"), ("local", "moving", "commit_path")),
-    **dict.fromkeys(("upload", "uploads", "uploadfiles"), ("upload", "local", "sharing", "commit_path")),
+    **dict.fromkeys(("publishing", "staging"), ("local", "moving", "commit_path", "counting")),
+    **dict.fromkeys(("upload", "uploads", "uploadfiles"), ("upload", "local", "sharing", "commit_path", "counting")),
     "journal": ("journal", "upload", "commit_path"),
     "partbook": ("partbook",),
     **dict.fromkeys(("partwriting", "syncing"), ("upload", "local", "commit_path")),

@@ -33,7 +33,7 @@ from ftpy.errors import (
 )
 from ftpy.files import FileInfo, RemotePath
 from ftpy.storage import reading, syscalls
-from ftpy.storage.base import MIB, MOST_PARTS, PART_BYTES, NewFile, Storage, part_size_for
+from ftpy.storage.base import MIB, MOST_PARTS, PART_BYTES, NewDirectory, NewFile, Storage, part_size_for
 from ftpy.storage.beneath import Door
 from ftpy.storage.local import LocalStorage
 from ftpy.storage.remembered import _LOOK, _LOOK_ALL, Remembered
@@ -562,6 +562,26 @@ def test_put_is_not_acknowledged_when_a_folder_above_the_one_that_was_made_canno
         broken.setattr(os, "fsync", failing)
         assert isinstance(local.publish([stage(local, "made/anew/a", b"x")])[0], IoError)
     assert isinstance(local.publish([stage(local, "made/anew/a", b"x")])[0], FileInfo)
+
+
+def test_name_of_a_folder_whose_sync_failed_is_synced_with_the_next_file_in_it(
+    local: LocalStorage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync, top, synced = os.fsync, os.stat(root), list[os.stat_result]()
+
+    def failing(fd: int) -> None:
+        synced.append(os.fstat(fd))
+        if len(synced) == 1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(fd)
+
+    wanted = NewDirectory(path("made"), parents=False, mode=None, mtime_ns=None)
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", failing)
+        assert isinstance(local.publish([local.stage_directory(wanted)])[0], IoError)
+        failed_at = len(synced)
+        assert isinstance(local.publish([stage(local, "made/a", b"x")])[0], FileInfo)
+    assert any(os.path.samestat(found, top) for found in synced[failed_at:])
 
 
 def test_close_is_never_what_fails(monkeypatch: pytest.MonkeyPatch) -> None:

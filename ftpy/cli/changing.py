@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from ftpy.cli.names import is_remote_folder, remote_path, remote_target
+from ftpy.cli.names import REMOTE_PATH, is_remote_folder, remote_path, remote_target
 from ftpy.cli.options import examples, json_option, server_option
 from ftpy.cli.output import print_json
 from ftpy.cli.transfers import Outlet, client_of
@@ -23,7 +23,7 @@ quiet_option = click.option("-q", "--quiet", is_flag=True, help="Only errors are
 
 
 @click.command(epilog=examples("ftpy rm report.pdf", "ftpy rm -r photos/2019 photos/2020", "ftpy rm -f old.log"))
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.argument("paths", nargs=-1, required=True, type=REMOTE_PATH, metavar="PATH...")
 @click.option("-r", "--recursive", is_flag=True, help="Folders, with all that is below them.")
 @click.option("-f", "--force", is_flag=True, help="What is not there is no error.")
 @quiet_option
@@ -63,7 +63,7 @@ def rm(*, paths: tuple[str, ...], recursive: bool, force: bool, quiet: bool, as_
 @click.command(
     epilog=examples("ftpy mv draft.pdf final.pdf", "ftpy mv a.jpg b.jpg photos/", "ftpy mv --if-absent new current")
 )
-@click.argument("paths", nargs=-1, required=True, metavar="SOURCE... TARGET")
+@click.argument("paths", nargs=-1, required=True, type=REMOTE_PATH, metavar="SOURCE... TARGET")
 @click.option("--if-absent", is_flag=True, help="Refuse where TARGET exists already.")
 @quiet_option
 @json_option

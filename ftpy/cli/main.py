@@ -12,7 +12,7 @@ import click
 
 from ftpy.cli.changing import mv, rm
 from ftpy.cli.common import EPILOG, run_main
-from ftpy.cli.names import is_remote_folder, local_target, remote_path, remote_target, split
+from ftpy.cli.names import REMOTE_PATH, is_remote_folder, local_target, remote_path, remote_target, split
 from ftpy.cli.options import TransferOptions, digest_option, examples, json_option, server_option, transfer_options
 from ftpy.cli.output import fields, listing, listing_with_digests, print_info, print_json
 from ftpy.cli.transfers import FileTask, Outlet, TreeTask, client_of, transfer
@@ -143,7 +143,7 @@ def put(*, paths: tuple[str, ...], options: TransferOptions, links: Links, if_ab
         "ftpy get big.iso - | sha256sum",
     )
 )
-@click.argument("paths", nargs=-1, required=True, metavar="SRC... [DEST]")
+@click.argument("paths", nargs=-1, required=True, type=REMOTE_PATH, metavar="SRC... [DEST]")
 @transfer_options
 @click.option("--force", is_flag=True, help="Replace a different file that is there.")
 def get(*, paths: tuple[str, ...], options: TransferOptions, force: bool) -> int:
@@ -183,7 +183,7 @@ def get(*, paths: tuple[str, ...], options: TransferOptions, force: bool) -> int
 
 
 @ftpy.command(epilog=examples("ftpy ls", "ftpy ls -l photos", "ftpy ls --json -R | jq .path"))
-@click.argument("path", default="")
+@click.argument("path", default="", type=REMOTE_PATH, metavar="[PATH]")
 @click.option("-l", "--long", is_flag=True, help="Type and mode, size in bytes, time, name.")
 @click.option("-R", "--recursive", is_flag=True, help="Everything below, too.")
 @click.option("--digest", "digests", is_flag=True, help="Each file's md5, computed by the server where not known.")
@@ -198,7 +198,7 @@ def ls(*, path: str, long: bool, recursive: bool, digests: bool, as_json: bool, 
 
 
 @ftpy.command(epilog=examples("ftpy stat photos/a.jpg"))
-@click.argument("path")
+@click.argument("path", type=REMOTE_PATH, metavar="PATH")
 @json_option
 @server_option
 def stat(path: str, as_json: bool, server: str | None) -> None:
@@ -214,7 +214,7 @@ def stat(path: str, as_json: bool, server: str | None) -> None:
 
 
 @ftpy.command("digest", epilog=examples("ftpy digest big.iso", "ftpy digest -d blake3 big.iso"))
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.argument("paths", nargs=-1, required=True, type=REMOTE_PATH, metavar="PATH...")
 @digest_option
 @json_option
 @server_option

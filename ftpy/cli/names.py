@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,23 @@ from ftpy.files import RemotePath, check_portable, display
 
 if TYPE_CHECKING:
     from ftpy.client.client import Client
+
+
+class RemotePathType(click.ParamType):  # type: ignore[type-arg]
+    """A path on the server, or a pattern of paths, as it was typed: the type of every argument and option that is one.
+
+    The text stays as it is, with slashes at its ends and glob characters: ``remote_path`` reads it.
+    Completion of remote names in shells goes here, as ``shell_complete``, and so reaches every command.
+    """
+
+    name = "remote path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ARG002
+        """The text."""
+        return str(value)
+
+
+REMOTE_PATH = RemotePathType()
 
 
 def split(paths: tuple[str, ...]) -> tuple[list[str], str | None]:

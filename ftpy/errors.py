@@ -7,6 +7,7 @@
     ├── LocalFileError              a file on this side cannot be read or written       exit 1
     │   ├── TargetExists            get would overwrite a different file                exit 1
     │   └── SourceChanged           the file changed while it was being sent            exit 1
+    ├── NoMatch                     nothing on the server is meant by a pattern         exit 1
     ├── UnknownSession              the server has no such session (ftpy-server kick)   exit 1
     ├── ConnectionFailed            no working connection to the server                 exit 3
     │   ├── NotRunning              there is no server (ftpy-server status, kick)
@@ -64,6 +65,10 @@ class TargetExists(LocalFileError):
 
 class SourceChanged(LocalFileError):
     """The file changed while it was being sent; nothing was stored."""
+
+
+class NoMatch(FtpyError):
+    """Nothing on the server matches this pattern."""
 
 
 class UnknownSession(FtpyError):

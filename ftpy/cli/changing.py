@@ -3,51 +3,62 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Literal
 
 import click
 
-from ftpy.cli.names import REMOTE_PATH, is_remote_folder, remote_path, remote_target
-from ftpy.cli.options import examples, json_option, server_option
+from ftpy.cli.names import REMOTE_PATH, expanded, is_remote_folder, remote_target
+from ftpy.cli.options import examples, json_option, literal_option, quiet_option, server_option
 from ftpy.cli.output import print_json
-from ftpy.cli.transfers import Outlet, client_of
-from ftpy.errors import AuthenticationFailed, ConfigError, ConnectionFailed, FtpyError, NotFound
+from ftpy.cli.transfers import client_of, each
+from ftpy.errors import NoMatch, NotFound
 from ftpy.files import display
 
 if TYPE_CHECKING:
     from ftpy.client.client import Client
     from ftpy.client.results import Moved, Removed
+    from ftpy.files import RemotePath
 
-quiet_option = click.option("-q", "--quiet", is_flag=True, help="Only errors are said.")
 
-
-@click.command(epilog=examples("ftpy rm report.pdf", "ftpy rm -r photos/2019 photos/2020", "ftpy rm -f old.log"))
+@click.command(epilog=examples("ftpy rm report.pdf", "ftpy rm -r photos/2019 photos/2020", "ftpy rm 'logs/*.gz'"))
 @click.argument("paths", nargs=-1, required=True, type=REMOTE_PATH, metavar="PATH...")
 @click.option("-r", "--recursive", is_flag=True, help="Folders, with all that is below them.")
 @click.option("-f", "--force", is_flag=True, help="What is not there is no error.")
+@literal_option
 @quiet_option
 @json_option
 @server_option
-def rm(*, paths: tuple[str, ...], recursive: bool, force: bool, quiet: bool, as_json: bool, server: str | None) -> int:
+def rm(
+    *,
+    paths: tuple[str, ...],
+    recursive: bool,
+    force: bool,
+    literal: bool,
+    quiet: bool,
+    as_json: bool,
+    server: str | None,
+) -> int:
     """Remove files and empty folders on the server, with -r any folder.
+
+    PATH may be a pattern ('logs/*.gz', '**/*.tmp', quoted for your shell): it means what the server lists completely,
+    and where something has exactly that name, that alone.
 
     There is no question and no way back. What is removed is gone for good when this says so: a folder at once and
     whole. Links are removed themselves, never what they lead to.
     """
 
-    def one(client: Client, path: str) -> None:
+    def one(client: Client, source: str, path: RemotePath) -> None:
         try:
-            removed = client.rm(remote_path(path), recursive=recursive)
+            removed = client.rm(path, recursive=recursive)
         except NotFound:
             if not force:
                 raise
             if as_json:
-                _print(path, path=str(remote_path(path)), files=0, folders=0, durable=True)
+                _print(source, path=str(path), files=0, folders=0, durable=True)
             return
         if as_json:
             _print(
-                path,
+                source,
                 path=str(removed.path),
                 files=removed.files,
                 folders=removed.folders,
@@ -57,7 +68,11 @@ def rm(*, paths: tuple[str, ...], recursive: bool, force: bool, quiet: bool, as_
             click.echo(f"{display(str(removed.path))}: {_what_went(removed)}")
 
     with client_of(server) as client:
-        return _each(paths, functools.partial(one, client), as_json=as_json)
+        # All that patterns mean is known before anything goes.
+        found = list(expanded(client, paths, literal=literal, outermost=recursive))
+        if force:
+            found = [named for named in found if not isinstance(named[1], NoMatch)]
+        return each(found, functools.partial(one, client), as_json=as_json)
 
 
 @click.command(
@@ -65,22 +80,24 @@ def rm(*, paths: tuple[str, ...], recursive: bool, force: bool, quiet: bool, as_
 )
 @click.argument("paths", nargs=-1, required=True, type=REMOTE_PATH, metavar="SOURCE... TARGET")
 @click.option("--if-absent", is_flag=True, help="Refuse where TARGET exists already.")
+@literal_option
 @quiet_option
 @json_option
 @server_option
-def mv(*, paths: tuple[str, ...], if_absent: bool, quiet: bool, as_json: bool, server: str | None) -> int:
+def mv(
+    *, paths: tuple[str, ...], if_absent: bool, literal: bool, quiet: bool, as_json: bool, server: str | None
+) -> int:
     """Give files and folders on the server another name or place there.
 
     As mv does it: into TARGET where that is a folder or ends in /, else as TARGET. A file that is there is replaced at
-    once, a folder never; folders on the way are not made.
+    once, a folder never; folders on the way are not made. A SOURCE may be a pattern, as of rm.
     """
     if len(paths) < 2:
         raise click.UsageError("a source and a target are needed")
     *sources, target = paths
     condition: Literal["absent"] | None = "absent" if if_absent else None
 
-    def one(client: Client, folder: bool, source: str) -> None:
-        path = remote_path(source)
+    def one(client: Client, folder: bool, source: str, path: RemotePath) -> None:
         moved = client.mv(path, remote_target(str(path), target, folder), condition=condition)
         if as_json:
             _print(source, path=str(moved.path), to=str(moved.to), durable=moved.durable)
@@ -88,22 +105,9 @@ def mv(*, paths: tuple[str, ...], if_absent: bool, quiet: bool, as_json: bool, s
             click.echo(f"{display(str(moved.path))}: {_where_it_is(moved)}")
 
     with client_of(server) as client:
-        folder = is_remote_folder(client, target, len(sources))
-        return _each(sources, functools.partial(one, client, folder), as_json=as_json)
-
-
-def _each(paths: Iterable[str], one: Callable[[str], None], *, as_json: bool) -> int:
-    """Do it for each: the exit code."""
-    code = 0
-    for path in paths:
-        try:
-            one(path)
-        except (ConnectionFailed, AuthenticationFailed, ConfigError):
-            raise
-        except FtpyError as error:
-            code = max(code, error.exit_code)
-            Outlet(as_json=as_json).failure(path, error)
-    return code
+        found = list(expanded(client, sources, literal=literal, outermost=True))
+        folder = is_remote_folder(client, target, max(len(sources), len(found)))
+        return each(found, functools.partial(one, client, folder), as_json=as_json)
 
 
 def _print(source: str, **fields: object) -> None:

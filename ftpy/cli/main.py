@@ -12,14 +12,11 @@ import click
 
 from ftpy.cli.changing import mv, rm
 from ftpy.cli.common import EPILOG, run_main
-from ftpy.cli.names import REMOTE_PATH, is_remote_folder, local_target, remote_path, remote_target, split
-from ftpy.cli.options import TransferOptions, digest_option, examples, json_option, server_option, transfer_options
-from ftpy.cli.output import fields, listing, listing_with_digests, print_info, print_json
-from ftpy.cli.transfers import FileTask, Outlet, TreeTask, client_of, transfer
-from ftpy.errors import (
-    ConfigError,
-    RequestError,
-)
+from ftpy.cli.looking import digest_, ls, stat
+from ftpy.cli.names import REMOTE_PATH, expanded, is_remote_folder, local_target, remote_target, split
+from ftpy.cli.options import TransferOptions, examples, literal_option, transfer_options
+from ftpy.cli.transfers import FileTask, TreeTask, refused, transfer
+from ftpy.errors import ConfigError, FtpyError
 from ftpy.files import display
 from ftpy.version import __version__
 
@@ -29,7 +26,7 @@ if TYPE_CHECKING:
     from ftpy.client.results import Fetched, Stored
     from ftpy.client.trees import TreeResult
     from ftpy.client.walking import Links
-    from ftpy.digests import DigestName
+    from ftpy.files import RemotePath
 
 F = Callable[..., Any]
 
@@ -137,6 +134,7 @@ def put(*, paths: tuple[str, ...], options: TransferOptions, links: Links, if_ab
     epilog=examples(
         "ftpy get photos/a.jpg",
         "ftpy get logs/1.gz logs/2.gz /tmp/",
+        "ftpy get 'logs/*.gz' /tmp/",
         "ftpy get -r photos",
         "ftpy get -r photos --include '*.jpg' /tmp/",
         "ftpy get --explain --limit 20M big.iso",
@@ -146,7 +144,8 @@ def put(*, paths: tuple[str, ...], options: TransferOptions, links: Links, if_ab
 @click.argument("paths", nargs=-1, required=True, type=REMOTE_PATH, metavar="SRC... [DEST]")
 @transfer_options
 @click.option("--force", is_flag=True, help="Replace a different file that is there.")
-def get(*, paths: tuple[str, ...], options: TransferOptions, force: bool) -> int:
+@literal_option
+def get(*, paths: tuple[str, ...], options: TransferOptions, force: bool, literal: bool) -> int:
     """Fetch files from the server, with -r folders too.
 
     Like cp: the last of several paths is the destination on this side, and one alone keeps its name. A file appears
@@ -154,90 +153,45 @@ def get(*, paths: tuple[str, ...], options: TransferOptions, force: bool) -> int
     kept, unless --force. `-` is standard output.
 
     With -r what is here already, by size and time, is passed over, so that the same command again goes on or fetches
-    what is new. Patterns are those of gitignore, relative to each SRC.
+    what is new. Patterns of --include and --exclude are those of gitignore, relative to each SRC.
+
+    SRC itself may be a pattern ('logs/*.gz', '**/*.jpg', quoted for your shell): it means what the server lists, and
+    where something has exactly that name, that alone.
     """
     sources, dest = split(paths)
     if options.recursive and dest == "-":
         raise click.UsageError("a folder cannot be written to standard output")
 
-    def one(client: Client, source: str, bar: Bar) -> Fetched:
-        fetch = functools.partial(client.get, remote_path(source), digest=options.digest, force=force, on_progress=bar)
-        if dest != "-":
-            return fetch(local_target(remote_path(source), dest, len(sources)))
+    def one(client: Client, target: str | None, path: RemotePath, bar: Bar) -> Fetched:
+        fetch = functools.partial(client.get, path, digest=options.digest, force=force, on_progress=bar)
+        if target is not None:
+            return fetch(target)
         # Past the buffer of sys.stdout, which would try again at exit to write what could not be written.
         with open(sys.stdout.fileno(), "wb", buffering=0, closefd=False) as output:
             return fetch(output)
 
-    def tree(client: Client, source: str, on_told: F, on_progress: F) -> TreeResult:
+    def tree(client: Client, target: str, path: RemotePath, on_told: F, on_progress: F) -> TreeResult:
         wanted = options.tree(client, force=force, on_told=on_told, on_progress=on_progress)
-        return client.get_tree(remote_path(source), local_target(remote_path(source), dest, len(sources)), wanted)
+        return client.get_tree(path, target, wanted)
 
     def run(client: Client) -> Iterator[FileTask | TreeTask]:
-        for source in sources:
-            if options.recursive and client.stat(remote_path(source)).type == "directory":
-                yield TreeTask(source, functools.partial(tree, client, source))
+        found = list(expanded(client, sources, literal=literal))
+        count = max(len(sources), len(found))
+        for source, path in found:
+            if isinstance(path, FtpyError):
+                yield FileTask(source, refused(path))
+                continue
+            target = None if dest == "-" else local_target(path, dest, count)
+            if target is not None and options.recursive and client.stat(path).type == "directory":
+                yield TreeTask(source, functools.partial(tree, client, target, path))
             else:
-                yield FileTask(source, functools.partial(one, client, source))
+                yield FileTask(source, functools.partial(one, client, target, path))
 
     return transfer("get", run, options, to_stderr=dest == "-")
 
 
-@ftpy.command(epilog=examples("ftpy ls", "ftpy ls -l photos", "ftpy ls --json -R | jq .path"))
-@click.argument("path", default="", type=REMOTE_PATH, metavar="[PATH]")
-@click.option("-l", "--long", is_flag=True, help="Type and mode, size in bytes, time, name.")
-@click.option("-R", "--recursive", is_flag=True, help="Everything below, too.")
-@click.option("--digest", "digests", is_flag=True, help="Each file's md5, computed by the server where not known.")
-@json_option
-@server_option
-def ls(*, path: str, long: bool, recursive: bool, digests: bool, as_json: bool, server: str | None) -> None:
-    """List a folder on the server."""
-    where = remote_path(path)
-    with client_of(server) as client:
-        for info in (listing_with_digests if digests else listing)(client, where, recursive):
-            print_info(info, where, long=long, digest=digests, as_json=as_json)
-
-
-@ftpy.command(epilog=examples("ftpy stat photos/a.jpg"))
-@click.argument("path", type=REMOTE_PATH, metavar="PATH")
-@json_option
-@server_option
-def stat(path: str, as_json: bool, server: str | None) -> None:
-    """Say what is known of one path."""
-    with client_of(server) as client:
-        info = client.stat(remote_path(path))
-    known = fields(info)
-    if as_json:
-        print_json(known)
-    else:
-        for key, value in known.items():
-            click.echo(f"{key:8} {display(str(value))}")
-
-
-@ftpy.command("digest", epilog=examples("ftpy digest big.iso", "ftpy digest -d blake3 big.iso"))
-@click.argument("paths", nargs=-1, required=True, type=REMOTE_PATH, metavar="PATH...")
-@digest_option
-@json_option
-@server_option
-def digest_(paths: tuple[str, ...], digest: DigestName | None, as_json: bool, server: str | None) -> int:
-    """Print the digest of files on the server, as md5sum prints it."""
-    code = 0
-    with client_of(server) as client:
-        for path in paths:
-            try:
-                known = client.digest(remote_path(path), digest)
-            except RequestError as error:
-                code = max(code, error.exit_code)
-                Outlet(as_json=as_json).failure(path, error)
-            else:
-                if as_json:
-                    print_json({"path": path, known.name: known.hex})
-                else:
-                    click.echo(f"{known.hex}  {display(path)}")
-    return code
-
-
-ftpy.add_command(rm)
-ftpy.add_command(mv)
+for command in (digest_, ls, mv, rm, stat):
+    ftpy.add_command(command)
 
 
 def main() -> None:

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ftpy.errors import NotFound, PermissionDenied
+from ftpy.errors import (
+    AuthenticationFailed,
+    ConnectionFailed,
+    FtpyError,
+    NoMatch,
+    NotADirectory,
+    NotFound,
+    PermissionDenied,
+)
 from ftpy.files import RemotePath, check_portable, display
 
 if TYPE_CHECKING:
@@ -17,7 +26,7 @@ if TYPE_CHECKING:
 class RemotePathType(click.ParamType):  # type: ignore[type-arg]
     """A path on the server, or a pattern of paths, as it was typed: the type of every argument and option that is one.
 
-    The text stays as it is, with slashes at its ends and glob characters: ``remote_path`` reads it.
+    The text stays as it is, with slashes at its ends and glob characters: ``remote_path`` and ``expanded`` read it.
     Completion of remote names in shells goes here, as ``shell_complete``, and so reaches every command.
     """
 
@@ -40,6 +49,59 @@ def remote_path(text: str) -> RemotePath:
     """A remote path as people type it: a slash before it or behind it means nothing more, `.` is the root."""
     trimmed = text.removeprefix("/").removesuffix("/")
     return RemotePath.parse("" if trimmed == "." else trimmed)
+
+
+def expand(client: Client, text: str) -> list[RemotePath]:
+    """The paths that somebody means who typed this: one, or those that match a pattern, in order. Raises NoMatch.
+
+    What is there by exactly this name is meant and nothing else, and so it is where nobody may look.
+    """
+    from ftpy.client.globbing import is_pattern
+
+    path = remote_path(text)
+    if not is_pattern(text):
+        return [path]
+    try:
+        return [client.stat(path).path]
+    except PermissionDenied:
+        return [path]
+    except (NotFound, NotADirectory):
+        pass
+    if not (found := client.glob(str(path))):
+        raise NoMatch(f"{display(text)}: {NoMatch.sentence()}")
+    return [info.path for info in found]
+
+
+Named = tuple[str, RemotePath]
+"""A path, and what it is called for the person who asked for it."""
+
+
+def expanded(
+    client: Client, typed: Iterable[str], *, literal: bool = False, outermost: bool = False
+) -> Iterator[Named | tuple[str, FtpyError]]:
+    """What each of several texts means, or why it means nothing. What patterns mean comes once.
+
+    ``literal``: no text is a pattern. ``outermost``: what is below another match is left out, as it goes with that.
+    Raises what ends a connection for good.
+    """
+    from ftpy.client import globbing
+
+    seen: set[RemotePath] = set()
+    for text in typed:
+        try:
+            found = [remote_path(text)] if literal else expand(client, text)
+        except (ConnectionFailed, AuthenticationFailed):
+            raise
+        except FtpyError as error:
+            yield text, error
+            continue
+        if len(found) == 1 and found[0] == remote_path(text):
+            yield text, found[0]
+            continue
+        for path in globbing.outermost(found) if outermost else found:
+            if path not in seen:
+                seen.add(path)
+                yield str(path), path
 
 
 def is_remote_folder(client: Client, dest: str | None, sources: int) -> bool:

@@ -45,6 +45,8 @@ json_option = click.option("--json", "as_json", is_flag=True, help="One JSON obj
 digest_option = click.option(
     "-d", "--digest", type=click.Choice(DIGEST_NAMES), help="What verifies the whole file; md5 unless configured."
 )
+literal_option = click.option("--literal", is_flag=True, help="Each PATH is a name; *, ? and [ mean themselves.")
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Only errors are said.")
 
 
 class TransferOptions(Struct, frozen=True, kw_only=True):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
 from msgspec import Struct
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ftpy.client.client import Client
     from ftpy.client.results import Fetched, Stored
     from ftpy.client.trees import Told, TreeProgress, TreeResult
+    from ftpy.files import RemotePath
 
 
 class FileTask(Struct, frozen=True):
@@ -195,6 +196,33 @@ def _do(task: FileTask | TreeTask, outlet: Outlet, current: list[Bar | TreeBars]
         tree = task.run(functools.partial(outlet.told, bars.paused), bars)
     outlet.tree(task.name, tree)
     return 1 if tree.failed else 0
+
+
+def each(
+    found: Iterable[tuple[str, RemotePath | FtpyError]], one: Callable[[str, RemotePath], None], *, as_json: bool
+) -> int:
+    """Do it for each path under its name; one that fails is said and stops no other: the exit code."""
+    code = 0
+    for source, path in found:
+        try:
+            if isinstance(path, FtpyError):
+                raise path
+            one(source, path)
+        except (ConnectionFailed, AuthenticationFailed, ConfigError):
+            raise
+        except FtpyError as error:
+            code = max(code, error.exit_code)
+            Outlet(as_json=as_json).failure(source, error)
+    return code
+
+
+def refused(error: FtpyError) -> Callable[[Any], NoReturn]:
+    """What a task does that cannot be begun."""
+
+    def run(_: Any) -> NoReturn:
+        raise error
+
+    return run
 
 
 @contextlib.contextmanager

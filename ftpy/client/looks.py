@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from ftpy.client.base import Base, PathLike, remote_path
@@ -36,15 +36,7 @@ class Looks(Base):
         where = remote_path(path)
         connection, page = self._persist(lambda live: self._first_page(live, where, recursive))
         try:
-            while True:
-                for entry in page.entries:
-                    info = entry_to_info(entry, where)
-                    if info.path == where:
-                        raise ProtocolError("a listing names the folder itself as something in it")
-                    yield info
-                if page.complete:
-                    return
-                page = connection.wait(LsReply)
+            yield from _entries(where, connection, page)
         except GeneratorExit:
             self.close()
             raise
@@ -52,6 +44,23 @@ class Looks(Base):
             if not connection.in_step:
                 self.close()
             raise
+
+    def glob(self, pattern: str) -> list[FileInfo]:
+        """What a pattern means (``client.globbing``), in the order of paths; nothing where nothing matches.
+
+        Told from complete listings only: one that breaks off is asked for again, or raises.
+        """
+        from ftpy.client.globbing import Pattern
+
+        return Pattern(pattern.removeprefix("/")).expand(self._kept, self.stat)
+
+    def _kept(self, where: RemotePath, recursive: bool, keep: Callable[[FileInfo], bool]) -> list[FileInfo]:
+        """What is to be kept of a folder's whole listing, which is asked for anew where it broke off."""
+
+        def attempt(connection: Connection) -> list[FileInfo]:
+            return [info for info in _entries(where, *self._first_page(connection, where, recursive)) if keep(info)]
+
+        return self._persist(attempt)
 
     @contextlib.contextmanager
     def listing(self, path: PathLike = "", *, recursive: bool = False) -> Iterator[Iterator[FileInfo]]:
@@ -118,3 +127,16 @@ class Looks(Base):
         finally:
             if self._line.connection is not connection:
                 connection.close()
+
+
+def _entries(where: RemotePath, connection: Connection, page: LsReply) -> Iterator[FileInfo]:
+    """A listing's entries, from its first page to its end."""
+    while True:
+        for entry in page.entries:
+            info = entry_to_info(entry, where)
+            if info.path == where:
+                raise ProtocolError("a listing names the folder itself as something in it")
+            yield info
+        if page.complete:
+            return
+        page = connection.wait(LsReply)

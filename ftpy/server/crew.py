@@ -47,7 +47,7 @@ class Slot:
 
     worker: Worker | None = None
     deaths: int = 0
-    """In a row, each soon after the start."""
+    """In a row, each before it served."""
     due: float = 0.0
     """When the next one is to be started, by the monotonic clock."""
 

@@ -38,12 +38,10 @@ from ftpy.storage.sharing import Link
 
 log = logging.getLogger("ftpy.server")
 
-HEALTHY_SECONDS = 10.0
-"""A worker that lived so long before it died is no sign that the next one will die as well."""
 FIRST_PAUSE_SECONDS, MOST_PAUSE_SECONDS = 0.05, 2.0
-"""Before a dead worker is started again; doubled each time that it dies at once."""
+"""Before a dead worker is started again; doubled each time that it dies before it serves."""
 MOST_DEATHS = 10
-"""A worker that dies so often in a row, each time at once, will not live: some 8 s after the first, all end."""
+"""A worker that dies so often in a row, each time before it serves, will not live: some 8 s later all end."""
 TICK_SECONDS = 0.5
 """How often the parent looks at the users' file and after the control socket. Each worker looks at the users by itself,
 the parent says what it found."""
@@ -270,13 +268,13 @@ class Workers(Closing):
             self._tell_all_drained()
             return
         lived = time.monotonic() - worker.started
-        slot.deaths = slot.deaths + 1 if lived < HEALTHY_SECONDS else 1
+        slot.deaths = 0 if worker.is_ready else slot.deaths + 1
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         fields = {"pid": worker.pid, "how": how, "lived_seconds": round(lived, 1), "deaths": slot.deaths}
         log.error("worker-died", extra={"event": "worker-died", "fields": fields})
         if slot.deaths >= MOST_DEATHS:
-            raise FtpyError(f"a worker died {MOST_DEATHS} times in a row, each time at once; the log says how")
-        slot.due = time.monotonic() + min(FIRST_PAUSE_SECONDS * 2 ** (slot.deaths - 1), MOST_PAUSE_SECONDS)
+            raise FtpyError(f"a worker died {MOST_DEATHS} times in a row, each time before it served; the log says how")
+        slot.due = time.monotonic() + min(FIRST_PAUSE_SECONDS * 2**slot.deaths, MOST_PAUSE_SECONDS)
 
     # ---------------------------------------------------------------- the control socket
 

@@ -74,6 +74,12 @@ class Crew(Daemon):
         (line,) = [line for line in self.log.splitlines() if " workers pids=" in line]
         self.workers = [int(pid) for pid in line.partition("pids=")[2].split(",")]
 
+    def newest(self) -> list[int]:
+        """The process ids of now, the youngest first."""
+        assert self.process is not None
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return sorted(map(int, children), reverse=True)
+
     def connect(self, stack: ExitStack, worker: int, user: str = "alice") -> Connection:
         """A connection that this worker serves, by its number: the others are stopped meanwhile."""
         return stack.enter_context(self.served_by(worker, user))
@@ -342,6 +348,20 @@ def test_a_dead_worker_is_replaced(host: Host) -> None:
         assert eventually(lambda: daemon.log.count("worker-died") == 2)
 
 
+def test_a_worker_that_served_is_replaced_however_often_it_is_killed(host: Host) -> None:
+    """Whoever kills it, the kernel that is short of memory say, must not end the server by doing it often."""
+    with Crew(host, workers=2, before="from ftpy.server import workers\nworkers.MOST_DEATHS = 2\n") as daemon:
+        for killed in range(1, 5):
+            victim = daemon.workers[0]
+            with daemon.served_by(0):
+                os.kill(victim, signal.SIGKILL)
+            eventually(lambda killed=killed: daemon.log.count("worker-died") == killed)
+            eventually(lambda victim=victim: len(daemon.newest()) == 2 and victim not in daemon.newest())
+            daemon.workers = daemon.newest()
+        with host.client() as client:
+            assert client.stat("").type == "directory"
+
+
 def test_the_server_ends_with_a_clear_error_when_its_workers_do_not_live(host: Host) -> None:
     flag = host.folder / "die"
     before = f"""
@@ -356,7 +376,7 @@ workers.run_worker = lambda *given: os._exit(7) if os.path.exists({str(flag)!r})
         os.kill(daemon.workers[0], signal.SIGKILL)
         assert daemon.wait() == 1
         assert daemon.log.splitlines()[-1] == (
-            "ftpy-server: a worker died 10 times in a row, each time at once; the log says how"
+            "ftpy-server: a worker died 10 times in a row, each time before it served; the log says how"
         )
         assert 'how="exit code 7"' in daemon.log
 

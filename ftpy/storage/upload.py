@@ -312,9 +312,9 @@ class LiveUpload:
         """Give the data its final size, times and mode, and make it durable."""
         file = self.meta.file
         self._syncing.wait()
+        if self._failure is not None:
+            raise self._failure  # which has dropped it
         try:
-            if self._failure is not None:
-                raise self._failure
             self._files.cut(size)
             if file.mode is not None:
                 os.fchmod(self._files.data, file.mode & 0o777)
@@ -323,9 +323,6 @@ class LiveUpload:
         except OSError as error:
             self.drop()
             raise refusal(error, file.path) from error
-        except RequestError:
-            self.drop()
-            raise
 
     def abort(self) -> None:
         """Drop it; a commit under way is waited for, and wins."""

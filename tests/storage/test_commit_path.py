@@ -371,6 +371,28 @@ def test_upload_stays_failed_when_it_cannot_even_be_dropped(
     assert "could not be dropped" in caplog.text
 
 
+def test_storage_closes_no_file_that_is_being_synced(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on, syncs = threading.Event(), list[int]()
+
+    def slow(fd: int) -> None:
+        syncs.append(fd)
+        go_on.wait(20)
+        os.fsync(fd)
+
+    monkeypatch.setattr(syncing, "SYNC_BYTES", 1)
+    monkeypatch.setattr(syncing, "sync_data", slow)
+    upload = storage.open_upload(OWNER, FILE)
+    send(upload, 0, part_of(upload, DATA, 0))
+    eventually(lambda: syncs)
+    closing = threading.Thread(target=storage.close)
+    closing.start()
+    closing.join(0.2)
+    assert closing.is_alive()
+    go_on.set()
+    closing.join(20)
+    assert not closing.is_alive()
+
+
 def test_commit_that_waits_for_its_digest_ends_when_the_storage_does(
     storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -152,6 +152,20 @@ def test_files_and_folders_are_counted_one_by_one(counted: Counted, way: Callabl
     counted.check()
 
 
+def test_part_that_the_quota_refused_is_taken_when_there_is_room(counted: Counted) -> None:
+    storage, quota = counted.open(), Quota(bytes=1000)
+    put(storage, "a", 600, quota)
+    with upload(storage, "stream", None, quota) as hand:
+        for _ in range(2):  # refused for the same reason again: the first try holds nothing
+            with pytest.raises(QuotaExceeded):
+                send(hand, 0, bytes(500))
+        storage.rm(path("a"), recursive=False)
+        send(hand, 0, bytes(500))
+        hand.commit(digest(bytes(500)), 500)
+    assert counted.used() == (500, 1)
+    counted.check()
+
+
 def test_a_folder_is_refused_when_its_quota_is_used_up(counted: Counted) -> None:
     storage, quota = counted.open(), Quota(files=2)
     for name, fits in {"a": True, "a/b": True, "c": False}.items():

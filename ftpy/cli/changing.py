@@ -1,4 +1,4 @@
-"""``ftpy rm`` and ``ftpy mv``: one path after the other; what fails is said and does not stop the others."""
+"""``ftpy mkdir``, ``touch``, ``rm`` and ``mv``: a path after the other; what fails is said and stops no other."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import click
 
 from ftpy.cli.names import REMOTE_PATH, expanded, is_remote_folder, remote_target
 from ftpy.cli.options import examples, json_option, literal_option, quiet_option, server_option
-from ftpy.cli.output import print_json
+from ftpy.cli.output import print_json, when
+from ftpy.cli.quantities import Moment
 from ftpy.cli.transfers import client_of, each
 from ftpy.errors import NoMatch, NotFound
 from ftpy.files import display
@@ -18,6 +19,60 @@ if TYPE_CHECKING:
     from ftpy.client.client import Client
     from ftpy.client.results import Moved, Removed
     from ftpy.files import RemotePath
+
+
+@click.command(epilog=examples("ftpy mkdir photos", "ftpy mkdir -p backup/2024/05"))
+@click.argument("paths", nargs=-1, required=True, type=REMOTE_PATH, metavar="PATH...")
+@click.option("-p", "--parents", is_flag=True, help="Those above it too; and it may be there already.")
+@quiet_option
+@json_option
+@server_option
+def mkdir(*, paths: tuple[str, ...], parents: bool, quiet: bool, as_json: bool, server: str | None) -> int:
+    """Make folders on the server; they are on disk when this says so. PATH is never a pattern."""
+
+    def one(client: Client, source: str, path: RemotePath) -> None:
+        client.mkdir(path, parents=parents)
+        if as_json:
+            _print(source, path=str(path))
+        elif not quiet:
+            click.echo(f"{display(str(path))}: there, a folder" if parents else f"{display(str(path))}: made")
+
+    with client_of(server) as client:
+        return each(expanded(client, paths, literal=True), functools.partial(one, client), as_json=as_json)
+
+
+@click.command(
+    epilog=examples("ftpy touch flags/ready", "ftpy touch -c -d 2024-05-01T12:00 report.pdf", "ftpy touch -d 3h a b")
+)
+@click.argument("paths", nargs=-1, required=True, type=REMOTE_PATH, metavar="PATH...")
+@click.option("-c", "--no-create", is_flag=True, help="Make no file where nothing is; that is an error then.")
+@click.option("-d", "--date", "moment", type=Moment(), help="This time, not now: a date, or how long ago, as 3h or 7d.")
+@quiet_option
+@json_option
+@server_option
+def touch(
+    *,
+    paths: tuple[str, ...],
+    no_create: bool,
+    moment: int | None,
+    quiet: bool,
+    as_json: bool,
+    server: str | None,
+) -> int:
+    """Give files and folders on the server another time, or make empty files, with their folders.
+
+    Without -d it is the server's clock that says what time it is now. PATH is never a pattern.
+    """
+
+    def one(client: Client, source: str, path: RemotePath) -> None:
+        touched = client.touch(path, moment, create=not no_create)
+        if as_json:
+            _print(source, path=str(path), mtime_ns=touched.mtime_ns, created=touched.created)
+        elif not quiet:
+            click.echo(f"{display(str(path))}: {'made, empty, ' if touched.created else ''}{when(touched.mtime_ns)}")
+
+    with client_of(server) as client:
+        return each(expanded(client, paths, literal=True), functools.partial(one, client), as_json=as_json)
 
 
 @click.command(epilog=examples("ftpy rm report.pdf", "ftpy rm -r photos/2019 photos/2020", "ftpy rm 'logs/*.gz'"))

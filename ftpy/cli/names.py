@@ -72,6 +72,14 @@ def expand(client: Client, text: str) -> list[RemotePath]:
     return [info.path for info in found]
 
 
+def expand_one(client: Client, text: str) -> RemotePath:
+    """The one path that somebody means who typed this. Raises NoMatch, UsageError."""
+    found = expand(client, text)
+    if len(found) > 1:
+        raise click.UsageError(f"{display(text)} matches {len(found)} files, and one is needed")
+    return found[0]
+
+
 Named = tuple[str, RemotePath]
 """A path, and what it is called for the person who asked for it."""
 

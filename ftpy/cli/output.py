@@ -55,14 +55,22 @@ def print_info(info: FileInfo, where: RemotePath, *, long: bool, digest: bool, a
     columns = []
     if long:
         import stat as modes
-        import time
 
         kind = {"directory": modes.S_IFDIR, "symlink": modes.S_IFLNK, "file": modes.S_IFREG}.get(info.type, 0)
-        moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(info.mtime_ns / 1e9))
-        columns += [modes.filemode(kind | info.mode), f"{info.size:>14,}", moment]
+        columns += [modes.filemode(kind | info.mode), f"{info.size:>14,}", when(info.mtime_ns)]
     if digest:
         columns.append(info.md5 or "-" * 32)
     click.echo("  ".join([*columns, display(name) + ("/" if info.type == "directory" else "")]))
+
+
+def when(time_ns: int) -> str:
+    """A time for people, in their own zone; the number where no calendar has it."""
+    import time
+
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time_ns // 1_000_000_000))
+    except (OverflowError, OSError, ValueError):
+        return f"@{time_ns // 1_000_000_000}"
 
 
 def fields(info: FileInfo) -> dict[str, object]:

@@ -1,8 +1,9 @@
-"""Numbers of bytes as people write them."""
+"""Numbers of bytes, lengths of time and moments as people write them."""
 
 from __future__ import annotations
 
 import re
+import time
 from typing import Any, Final
 
 import click
@@ -41,3 +42,52 @@ class Size(click.ParamType):  # type: ignore[type-arg]
             if size and size % count == 0:
                 return f"{size // count}{unit.upper()}"
         return str(size)
+
+
+_AGE = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)\s*([smhdw])", re.ASCII)
+_AGE_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_SECONDS = re.compile(r"@(-?\d{1,10})(?:\.(\d{1,9}))?", re.ASCII)
+
+
+class Age(click.ParamType):  # type: ignore[type-arg]
+    """A length of time: a number with s, m, h, d or w; nanoseconds."""
+
+    name = "AGE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The nanoseconds."""
+        if isinstance(value, int):
+            return value
+        if (found := age_ns(str(value))) is None:
+            self.fail(f"{value!r} is not a length of time, such as 90s, 15m, 12h, 7d or 2w", param, ctx)
+        return found
+
+
+class Moment(click.ParamType):  # type: ignore[type-arg]
+    """A moment, nanoseconds since the epoch: an ISO date with or without a time, @SECONDS, or how long ago."""
+
+    name = "DATE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The moment; what names no zone is meant in ours."""
+        if isinstance(value, int):
+            return value
+        text = str(value)
+        if (ago := age_ns(text)) is not None:
+            return time.time_ns() - ago
+        if (found := _SECONDS.fullmatch(text)) is not None:
+            fraction = int((found[2] or "").ljust(9, "0"))
+            return int(found[1]) * 1_000_000_000 + (-fraction if found[1].startswith("-") else fraction)
+        from datetime import datetime
+
+        try:
+            moment = datetime.fromisoformat(text)
+            return int(moment.replace(microsecond=0).timestamp()) * 1_000_000_000 + moment.microsecond * 1000
+        except (ValueError, OverflowError, OSError):
+            self.fail(f"{text!r} is not a date, such as 2024-05-01, 2024-05-01T12:00, @1714557600 or 3h", param, ctx)
+
+
+def age_ns(text: str) -> int | None:
+    """A length of time in nanoseconds, or None where it is none."""
+    found = _AGE.fullmatch(text)
+    return None if found is None else int(float(found[1]) * _AGE_UNITS[found[2]] * 1e9)

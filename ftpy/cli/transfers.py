@@ -199,7 +199,11 @@ def _do(task: FileTask | TreeTask, outlet: Outlet, current: list[Bar | TreeBars]
 
 
 def each(
-    found: Iterable[tuple[str, RemotePath | FtpyError]], one: Callable[[str, RemotePath], None], *, as_json: bool
+    found: Iterable[tuple[str, RemotePath | FtpyError]],
+    one: Callable[[str, RemotePath], None],
+    *,
+    as_json: bool,
+    to_stderr: bool = False,
 ) -> int:
     """Do it for each path under its name; one that fails is said and stops no other: the exit code."""
     code = 0
@@ -212,7 +216,7 @@ def each(
             raise
         except FtpyError as error:
             code = max(code, error.exit_code)
-            Outlet(as_json=as_json).failure(source, error)
+            Outlet(as_json=as_json, to_stderr=to_stderr).failure(source, error)
     return code
 
 

@@ -15,9 +15,11 @@ from ftpy.storage.base import KnownDigest
 from ftpy.wire.entries import entry_to_info
 from ftpy.wire.messages import DigestReply, DigestRequest, LsReply, LsRequest, StatReply, StatRequest
 from ftpy.wire.spelling import path_to_wire
+from ftpy.wire.upkeep import DfReply, DfRequest
 
 if TYPE_CHECKING:
     from ftpy.client.listing import Listing
+    from ftpy.client.results import Room
 
 LISTING_ROUND_TRIPS = 5
 """What another connection takes to be ready, round trips: TCP, TLS, two of authentication, and the first request."""
@@ -61,6 +63,15 @@ class Looks(Base):
             return [info for info in _entries(where, *self._first_page(connection, where, recursive)) if keep(info)]
 
         return self._persist(attempt)
+
+    def df(self) -> Room:
+        """How much room there is: on the host's disk, and of this user's quota. Raises Unsupported."""
+        from msgspec import structs
+
+        from ftpy.client.results import Room
+
+        reply = self._persist(lambda connection: connection.call(DfRequest(id=connection.next_id()), DfReply))
+        return Room(**{name: value for name, value in structs.asdict(reply).items() if name not in ("id", "ok")})
 
     @contextlib.contextmanager
     def listing(self, path: PathLike = "", *, recursive: bool = False) -> Iterator[Iterator[FileInfo]]:

@@ -65,6 +65,48 @@ class Moved(Struct, frozen=True):
     durable: bool
 
 
+class Touched(Struct, frozen=True):
+    """What is at ``path`` has this time now; whether it was ``created``, an empty file. Durable."""
+
+    path: RemotePath
+    mtime_ns: int
+    created: bool
+
+
+class Room(Struct, frozen=True):
+    """How much there may be, bytes, and files and folders; None where there is no such limit, or nobody counts.
+
+    Of the disk in all, and free on it for the server; the most that this user may have, and what counts of that now.
+    """
+
+    disk_bytes: int | None
+    disk_free_bytes: int | None
+    disk_files: int | None
+    disk_free_files: int | None
+    quota_bytes: int | None
+    quota_files: int | None
+    used_bytes: int | None
+    used_files: int | None
+
+    @property
+    def free_bytes(self) -> int | None:
+        """What this user may still add: of the disk, and of the quota."""
+        return _less(self.disk_free_bytes, _left(self.quota_bytes, self.used_bytes))
+
+    @property
+    def free_files(self) -> int | None:
+        """The same, files and folders."""
+        return _less(self.disk_free_files, _left(self.quota_files, self.used_files))
+
+
+def _left(most: int | None, used: int | None) -> int | None:
+    return None if most is None else max(0, most - (used or 0))
+
+
+def _less(one: int | None, other: int | None) -> int | None:
+    return min((known for known in (one, other) if known is not None), default=None)
+
+
 class Fetched(Struct, frozen=True):
     """A get that is verified and in place (``target`` None: written to a stream).
 

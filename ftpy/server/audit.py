@@ -26,6 +26,7 @@ from ftpy.server.logs import clean, timestamp
 from ftpy.storage.base import KnownDigest
 from ftpy.wire.bases import PathRequest, Request, UnknownRequest
 from ftpy.wire.messages import CommitRequest, GetRequest, MkdirRequest, MvRequest, PutRequest, RmRequest
+from ftpy.wire.upkeep import TouchRequest
 
 log = logging.getLogger("ftpy.server")
 
@@ -54,6 +55,7 @@ EVENTS: dict[type[Request], str] = {
     RmRequest: "delete",
     MvRequest: "move",
     GetRequest: "get",
+    TouchRequest: "touch",
 }
 """What comes of a request; of others only refusals are told, as ``refused``."""
 

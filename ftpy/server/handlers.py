@@ -185,6 +185,7 @@ def handle_get(request: GetRequest, context: Context) -> None:
         left = info.size - request.offset
         length = left if request.count is None else min(request.count, left)
         assert info.etag is not None
+        piece = _piece(reader, request.offset, length) if length <= JOIN_BYTES else None
         context.channel.send(
             GetReply(
                 id=request.id,
@@ -198,7 +199,10 @@ def handle_get(request: GetRequest, context: Context) -> None:
                 blake3=info.blake3,
             )
         )
-        digest = _send_range(reader, request.offset, length, request.digest, context)
+        if piece is None:
+            digest = _send_range(reader, request.offset, length, request.digest, context)
+        else:
+            digest = _send_piece(reader, piece, request.digest, context)
         context.channel.send_trailer(digest.name, digest.hex)
     context.act.done(length, digest)
 
@@ -220,9 +224,7 @@ def _send_range(reader: Reader, offset: int, length: int, name: DigestName, cont
             digest = KnownDigest(name, known)
             # While it is measured, the disk must be told from the line: sendfile waits for both.
             sends_files = context.channel.sends_files and timing.measuring() is None
-            if length <= JOIN_BYTES:
-                context.channel.send_body(_piece(reader, offset, length))
-            elif descriptor is not None and sends_files:
+            if descriptor is not None and sends_files:
                 context.channel.send_file(descriptor, offset, length)
             else:
                 for view in _chunks(reader, offset, length):
@@ -237,10 +239,23 @@ def _send_range(reader: Reader, offset: int, length: int, name: DigestName, cont
 
 
 def _piece(reader: Reader, offset: int, length: int) -> bytes:
+    """A small range, read while nothing is promised yet. Raises Changed: so a file that grows costs no connection."""
     data = reader.read(offset, length)
     if len(data) != length:
-        raise EOFError
+        raise Changed
+    reader.check_unchanged()
     return data
+
+
+def _send_piece(reader: Reader, piece: bytes, name: DigestName, context: Context) -> KnownDigest:
+    """The body, small and at hand; returns the trailer's digest."""
+    whole = len(piece) == reader.info.size
+    known: str | None = getattr(reader.info, name) if whole else None
+    digest = KnownDigest(name if whole else "blake3", known or hexdigest(name if whole else "blake3", piece))
+    context.channel.send_body(piece)
+    if whole and known is None:
+        reader.remember(digest)
+    return digest
 
 
 def _chunks(reader: Reader, offset: int, length: int) -> Iterator[memoryview]:

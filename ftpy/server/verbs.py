@@ -8,7 +8,7 @@ from typing import Any
 
 from ftpy.errors import PermissionDenied, Unsupported
 from ftpy.files import RemotePath, display
-from ftpy.server import handlers
+from ftpy.server import handlers, upkeep
 from ftpy.server.context import Context
 from ftpy.server.rights import Permissions
 from ftpy.wire.bases import Reply, Request, UnknownRequest
@@ -27,6 +27,7 @@ from ftpy.wire.messages import (
     StatRequest,
     TimesRequest,
 )
+from ftpy.wire.upkeep import DfRequest, TouchRequest
 
 PathOf = Callable[[Any, Context], RemotePath]
 """Which path of a request a right is needed at."""
@@ -110,6 +111,8 @@ VERBS: dict[type[Request], Verb] = {
     LsRequest: Verb(handlers.handle_ls, (Need("list"),), shows="list"),
     StatRequest: Verb(handlers.handle_stat, (Need("list"),)),
     TimesRequest: Verb(handlers.handle_times),
+    TouchRequest: Verb(upkeep.handle_touch, (Need("write"),), replaces=_named),
+    DfRequest: Verb(upkeep.handle_df),  # who may only put must know whether there is room
 }
 
 

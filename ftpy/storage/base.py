@@ -193,6 +193,22 @@ class Removed(Struct, frozen=True):
     size: int
 
 
+class Touched(Struct, frozen=True):
+    """What is known of something that has another time now, and whether it was made for that."""
+
+    info: FileInfo
+    created: bool
+
+
+class Room(Struct, frozen=True):
+    """How much there may be: bytes, and files and folders, of the disk in all and free on it; None: no such limit."""
+
+    bytes: int | None = None
+    free_bytes: int | None = None
+    files: int | None = None
+    free_files: int | None = None
+
+
 class Moved(Struct, frozen=True):
     """What is known of something under its new path, and of what gave way to it, if anything did."""
 
@@ -267,6 +283,25 @@ class Storage(Closing, abc.ABC):
         Raises NotFound, AlreadyExists, IsADirectory, InvalidRequest for ``to`` that is ``path`` or below it,
         InvalidPath for the root and for a new name that is not portable.
         """
+
+    @abc.abstractmethod
+    def touch(
+        self, path: RemotePath, mtime_ns: int, *, create: bool, replacing: bool = True, quota: Quota | None = None
+    ) -> Touched:
+        """Give the file or folder at ``path`` this time; with ``create``, make an empty file where nothing is.
+
+        Durable when it returns; known digests stay known. Not ``replacing``: what is there stays as it is.
+        Raises NotFound, AlreadyExists, NotAFile for a link, InvalidPath for the root and for a new name that is not
+        portable.
+        """
+
+    @abc.abstractmethod
+    def room(self) -> Room:
+        """How much there may be, and how much more there can be."""
+
+    @abc.abstractmethod
+    def used(self, quota: Quota) -> tuple[int, int]:
+        """Bytes, files and folders that count for this quota now. Raises IoError."""
 
     @abc.abstractmethod
     def open_upload(self, owner: str, file: NewFile, *, quota: Quota | None = None) -> Upload:

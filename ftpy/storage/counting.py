@@ -214,6 +214,12 @@ class CountedUsage(Usage):
             return 0, 0
         return size, files + 1
 
+    def used(self, quota: Quota) -> tuple[int, int]:
+        """What counts now: adding nothing tells whether that can be trusted, and counts where it cannot."""
+        with self.adding(0, 0, quota):
+            pass
+        return self._look(self._root) or measure(self._root)
+
     # ---------------------------------------------------------------- which roots
 
     def _now_counted(self) -> dict[str, tuple[str, ...]]:

@@ -13,7 +13,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
-from ftpy.errors import InvalidPath, IoError, IsADirectory, RequestError, Unsupported
+from ftpy.errors import (
+    AlreadyExists,
+    InvalidPath,
+    IoError,
+    IsADirectory,
+    NotFound,
+    RequestError,
+    Unsupported,
+)
 from ftpy.files import FileInfo, RemotePath, check_portable, display
 from ftpy.storage.area import Area
 from ftpy.storage.base import (
@@ -25,8 +33,10 @@ from ftpy.storage.base import (
     Quota,
     Reader,
     Removed,
+    Room,
     Staged,
     Storage,
+    Touched,
     Upload,
     ignore,
 )
@@ -40,6 +50,7 @@ from ftpy.storage.remembered import Remembered
 from ftpy.storage.removing import Remover
 from ftpy.storage.sharing import Link, Neighbours
 from ftpy.storage.staging import SmallFiles
+from ftpy.storage.touching import create_empty, set_time
 from ftpy.storage.uploads import Uploads
 from ftpy.storage.usage import Usage
 from ftpy.storage.versions import file_info, version_of
@@ -169,6 +180,42 @@ class LocalStorage(Storage):
         _check_not_root(to)
         self._check_name(to)
         return move(self._publisher, self._remembered, path, to, condition)
+
+    def touch(
+        self, path: RemotePath, mtime_ns: int, *, create: bool, replacing: bool = True, quota: Quota | None = None
+    ) -> Touched:
+        """Give what is at ``path`` this time, or make an empty file."""
+        _check_not_root(path)
+        if not replacing:
+            self._publisher.check(path, "absent")
+        else:
+            try:
+                return set_time(self._publisher, self._remembered, path, mtime_ns)
+            except NotFound:
+                if not create:
+                    raise
+        if not create:
+            raise NotFound(f"{display(str(path))}: there is no such file or directory")
+        self._check_name(path)
+        try:
+            return create_empty(self._small, path, mtime_ns, quota)
+        except AlreadyExists:
+            if not replacing:
+                raise
+            return set_time(self._publisher, self._remembered, path, mtime_ns)  # somebody was faster
+
+    # ---------------------------------------------------------------- room
+
+    def room(self) -> Room:
+        """What the disk has."""
+        with translating(RemotePath()):
+            found = os.fstatvfs(self._beneath.root.fd)
+        files = (found.f_files, found.f_favail) if found.f_files else (None, None)  # as many as fit: btrfs and others
+        return Room(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize, *files)
+
+    def used(self, quota: Quota) -> tuple[int, int]:
+        """What counts for this quota."""
+        return self._usage.used(quota)
 
     # ---------------------------------------------------------------- uploads
 

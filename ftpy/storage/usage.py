@@ -65,6 +65,10 @@ class Usage:
         """Bytes, files and folders of a folder that nobody changes, itself included; nothing unless it ``counts``."""
         return 0, 0
 
+    def used(self, quota: Quota) -> tuple[int, int]:  # noqa: ARG002
+        """Bytes, files and folders below the root, counted now where they were not before. Raises IoError."""
+        return 0, 0
+
     def distrust(self) -> None:
         """Something may have gone uncounted: count anew before anything is added."""
 

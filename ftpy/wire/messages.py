@@ -29,6 +29,7 @@ from ftpy.wire.fields import (
     UploadId,
 )
 from ftpy.wire.spelling import spelt, wire_to_path
+from ftpy.wire.upkeep import DfReply, DfRequest, TouchReply, TouchRequest
 
 PAGE_ENTRIES = 1_000
 """Most entries in one page of a listing."""
@@ -283,6 +284,8 @@ Requests = (
     | StatRequest
     | DigestRequest
     | TimesRequest
+    | TouchRequest
+    | DfRequest
 )
 AnyReply = Reply | ProgressReply | FailureReply
 
@@ -299,6 +302,8 @@ REPLIES: dict[type[Request], type[Reply]] = {
     StatRequest: StatReply,
     DigestRequest: DigestReply,
     TimesRequest: TimesReply,
+    TouchRequest: TouchReply,
+    DfRequest: DfReply,
 }
 
 

@@ -5,6 +5,7 @@ The model knows paths as text and rights as words; it shares nothing with the co
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import os
@@ -50,7 +51,7 @@ PLACES = {
 }
 """Where is asked, as seen from the rule's path."""
 KINDS = ("absent", "file", "folder")
-KINDS_OF = {"part": ("absent",), "abort": ("absent",)}
+KINDS_OF = {"part": ("absent",), "abort": ("absent",), "df": ("absent",)}
 """What can be there, where not all of KINDS: these verbs have nothing to do with what is at their path."""
 
 OLD, NEW = b"what was there", b"what is new"
@@ -238,6 +239,17 @@ def _mkdir_parents(case: Case, tree: Tree) -> Expected:
     return None, tree | {case.path: (0o700, True)} if touched else tree, 0
 
 
+def _touch(case: Case, tree: Tree, *, create: bool = True) -> Expected:
+    if "write" not in case.may:
+        return "permission-denied", tree, 0
+    if case.kind == "absent":
+        return (None, tree | {case.path: b""}, 0) if create else ("not-found", tree, 0)
+    if "replace" not in case.may:
+        return "already-exists", tree, 0
+    was = tree[case.path]
+    return None, tree | {case.path: was if isinstance(was, bytes) else (was[0], True)}, 0
+
+
 def _reading(right: str, *, of_folder: str | None = None, of_file: str | None = None) -> Model:
     """What looks and changes nothing."""
 
@@ -312,6 +324,12 @@ VERBS: dict[str, tuple[Ask, Model]] = {
     "abort": (lambda peer, case: peer.ask("abort", upload=case.upload), _of_upload(0)),
     "mkdir": (_ask("mkdir", mode=0o700, mtime_ns=MTIME_NS), _mkdir),
     "mkdir with parents": (_ask("mkdir", mode=0o700, mtime_ns=MTIME_NS, parents=True), _mkdir_parents),
+    "touch": (_ask("touch", mtime_ns=MTIME_NS), _touch),
+    "touch what is there": (
+        _ask("touch", mtime_ns=MTIME_NS, create=False),
+        functools.partial(_touch, create=False),
+    ),
+    "df": (lambda peer, case: peer.ask("df"), lambda case, tree: (None, tree, 0)),
     "rm": (_ask("rm"), _rm(recursive=False)),
     "rm below": (_ask("rm", recursive=True), _rm(recursive=True)),
     "mv from": (_ask("mv", to=TARGET), _mv_from),

@@ -50,6 +50,57 @@ def mv(storage: Storage, name: str, to: str, condition: Literal["absent"] | None
 class ChangesContract:
     """The rules; ``storage`` is a fixture of the class that inherits."""
 
+    # ---------------------------------------------------------------- touch
+
+    def test_touch_makes_an_empty_file_and_its_folders_where_nothing_is(self, storage: Storage) -> None:
+        touched = storage.touch(path("d/e/a"), 5, create=True)
+        assert touched.created and (touched.info.size, touched.info.mtime_ns) == (0, 5)
+        assert names(storage) == ["d", "d/e", "d/e/a"]
+        assert storage.stat(path("d/e/a")).md5 == digest(b"").hex
+
+    @pytest.mark.parametrize("create", [True, False])
+    def test_touch_changes_the_time_of_what_is_there_and_nothing_else(self, storage: Storage, create: bool) -> None:
+        put(storage, "d/a", b"123")
+        before = storage.stat(path("d/a"))
+        touched = storage.touch(path("d/a"), -7, create=create)
+        assert not touched.created
+        after = storage.stat(path("d/a"))
+        assert after == touched.info and after.etag != before.etag
+        assert (after.mtime_ns, after.size, after.mode, after.md5) == (-7, 3, before.mode, digest(b"123").hex)
+        assert read(storage, "d/a") == b"123"
+        assert storage.touch(path("d"), 9, create=create).info == storage.stat(path("d"))
+        assert storage.stat(path("d")).mtime_ns == 9
+
+    def test_touch_refuses_what_is_not_there_when_it_may_make_nothing(self, storage: Storage) -> None:
+        for replacing in (True, False):
+            with pytest.raises(NotFound):
+                storage.touch(path("d/a"), 5, create=False, replacing=replacing)
+        assert names(storage) == []
+
+    def test_touch_leaves_alone_what_may_not_be_replaced(self, storage: Storage) -> None:
+        put(storage, "a", b"123")
+        before = storage.stat(path("a"))
+        with pytest.raises(AlreadyExists):
+            storage.touch(path("a"), 5, create=True, replacing=False)
+        assert storage.stat(path("a")) == before
+        assert storage.touch(path("b"), 5, create=True, replacing=False).created
+
+    def test_touch_refuses_the_root_and_impossible_places_and_names(self, storage: Storage) -> None:
+        put(storage, "a", b"123")
+        with pytest.raises(InvalidPath):
+            storage.touch(RemotePath(), 5, create=True)
+        with pytest.raises(NotADirectory):
+            storage.touch(path("a/b"), 5, create=True)
+        with pytest.raises(InvalidPath):
+            storage.touch(path("CON"), 5, create=True)
+        assert names(storage) == ["a"]
+
+    # ---------------------------------------------------------------- room
+
+    def test_room_is_what_a_disk_can_have(self, storage: Storage) -> None:
+        room = storage.room()
+        assert room.bytes is None or room.free_bytes is None or 0 <= room.free_bytes <= room.bytes
+
     # ---------------------------------------------------------------- rm
 
     def test_rm_removes_one_file_and_nothing_else(self, storage: Storage) -> None:

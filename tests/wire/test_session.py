@@ -14,7 +14,7 @@ from wire_strategies import KINDS, any_request, digests, structs, unknown_reques
 from wire_vectors import CHALLENGE, HELLO, PROOF, WELCOME, Conversation, cut
 
 from ftpy.errors import ProtocolError
-from ftpy.wire import codec, messages
+from ftpy.wire import codec, messages, upkeep
 from ftpy.wire.bases import FailureReply, ProgressReply, Reply, Request, UnknownRequest
 from ftpy.wire.codec import encode
 from ftpy.wire.entries import Entry
@@ -53,6 +53,8 @@ MESSAGES = {
     StatRequest: StatRequest(id=1, path="a"),
     messages.DigestRequest: messages.DigestRequest(id=1, path="a"),
     messages.TimesRequest: messages.TimesRequest(id=1),
+    upkeep.TouchRequest: upkeep.TouchRequest(id=1, path="a"),
+    upkeep.DfRequest: upkeep.DfRequest(id=1),
     UnknownRequest: UnknownRequest(cmd="teleport", id=1),
     messages.StoredReply: messages.StoredReply(
         id=1, file_size=1, digest=DigestOf(md5=ID), durable=True, etag=ID, path="a"
@@ -68,6 +70,8 @@ MESSAGES = {
     messages.StatReply: messages.StatReply(id=1, entry=Entry(type="file", size=0, mtime_ns=0, mode=0)),
     messages.DigestReply: messages.DigestReply(id=1, digest=DigestOf(md5=ID), file_size=1, etag=ID),
     messages.TimesReply: messages.TimesReply(id=1, ns={"disk": 1}, line=messages.Line()),
+    upkeep.TouchReply: upkeep.TouchReply(id=1, mtime_ns=0, created=True),
+    upkeep.DfReply: upkeep.DfReply(id=1, **dict.fromkeys(upkeep.DfReply.__struct_fields__[2:])),
     ProgressReply: ProgressReply(id=1, progress=1),
     FailureReply: FailureReply(id=1, error="busy"),
     Trailer: Trailer(md5=ID),

@@ -74,24 +74,36 @@ def cat(
     metavar="SECONDS",
     help="With -f: how often to look; 1 where nothing is said.",
 )
+@json_option
 @server_option
-def tail(*, path: str, lines: int | None, count: int | None, follow: bool, interval: float, server: str | None) -> None:
+def tail(
+    *,
+    path: str,
+    lines: int | None,
+    count: int | None,
+    follow: bool,
+    interval: float,
+    as_json: bool,
+    server: str | None,
+) -> int:
     """Write the end of a file on the server to standard output.
 
     With -f it goes on with what is added, through lost connections; a file that takes its place is written from its
-    beginning, one that is gone is waited for.
+    beginning, one that is gone is waited for. PATH may be a pattern that means one file. With --json an object goes to
+    standard error at the end.
     """
     if lines is not None and count is not None:
         raise click.UsageError("-n and -c exclude each other")
+    wanted = 10 if lines is None else lines
+
+    def one(client: Client, source: str, path: RemotePath) -> None:
+        written = _write(client.tail(path, lines=wanted, count=count, follow=follow, look_seconds=interval))
+        if as_json:
+            print_json({"source": source, "ok": True, "path": str(path), "size": written}, to_stderr=True)
+
     with client_of(server) as client:
-        pieces = client.tail(
-            expand_one(client, path),
-            lines=10 if lines is None else lines,
-            count=count,
-            follow=follow,
-            look_seconds=interval,
-        )
-        _write(pieces)
+        found = [(path, expand_one(client, path))]
+        return each(found, functools.partial(one, client), as_json=as_json, to_stderr=True)
 
 
 def _write(pieces: Iterable[bytes]) -> int:

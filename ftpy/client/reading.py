@@ -110,7 +110,7 @@ class Tail:
         self._begin_at(max(0, self._size(connection) - count))
 
     def seek_lines(self, connection: Connection, count: int) -> None:
-        """To the last ``count`` lines; the end of the last line begins none. Raises Changed where that cannot be told."""
+        """To the last ``count`` lines; the end of the last line begins none. Raises Changed where none is found."""
         for _ in range(MOST_CHANGES):
             try:
                 self._begin_at(self._find_lines(connection, count))

@@ -39,6 +39,55 @@ def desk(tmp_path: Path, host: Host, root: Path) -> Desk:
     return made
 
 
+def test_mkdir_makes_folders(desk: Desk, root: Path) -> None:
+    ended = desk("mkdir", "new", "d/new/")
+    assert (ended.code, ended.out, ended.err) == (0, "new: made\nd/new: made\n", "")
+    assert desk("mkdir", "-p", "x/y/z", "d").out == "x/y/z: there, a folder\nd: there, a folder\n"
+    assert (root / "x/y/z").is_dir() and (root / "d/new").is_dir()
+    assert desk("mkdir", "--json", "w").objects == [{"source": "w", "ok": True, "path": "w"}]
+    assert desk("mkdir", "[*]").code == 0 and (root / "[*]").is_dir()
+
+
+def test_mkdir_says_what_failed_and_makes_the_others(desk: Desk, root: Path) -> None:
+    ended = desk("mkdir", "d", "no/such", "a/b", "e")
+    assert (ended.code, ended.out) == (1, "e: made\n")
+    assert ended.err.splitlines() == [
+        "ftpy: d: something is already there",
+        "ftpy: no/such: there is no such file or directory",
+        "ftpy: a/b: something on the way is not a directory",
+    ]
+    desk("mkdir", "-p", "a").failed(1, "a: something on the way is not a directory")
+    desk("mkdir").failed(2, "Missing argument")
+
+
+def test_touch_makes_files_and_sets_times(desk: Desk, root: Path) -> None:
+    ended = desk("touch", "-d", "@1700000000", "new/file", "a", "d", TZ="UTC")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.splitlines() == [
+        "new/file: made, empty, 2023-11-14 22:13:20",
+        "a: 2023-11-14 22:13:20",
+        "d: 2023-11-14 22:13:20",
+    ]
+    assert {(root / name).stat().st_mtime_ns for name in ("new/file", "a", "d")} == {1_700_000_000_000_000_000}
+    assert content(root) == {"new/file": b"", "a": b"a", "b": b"b", "d/x": b"d/x", "d/e/y": b"d/e/y"}
+    (told,) = desk("touch", "--json", "a").objects
+    assert told["created"] is False and (root / "a").stat().st_mtime_ns == told["mtime_ns"] > 1_700_000_000_000_000_000
+
+
+def test_touch_says_what_failed(desk: Desk, root: Path) -> None:
+    (root / "link").symlink_to("a")
+    before = (root / "a").stat().st_mtime_ns
+    ended = desk("touch", "-c", "none", "link", "a/b", ".")
+    assert (ended.code, ended.out) == (1, "")
+    first, second, third, fourth = ended.err.splitlines()
+    assert first == "ftpy: none: there is no such file or directory"
+    assert second == "ftpy: link: symbolic links are never followed"
+    assert third == "ftpy: a/b: something on the way is not a directory"
+    assert fourth.startswith("ftpy: .: the root itself can be neither")
+    assert not (root / "none").exists() and (root / "a").stat().st_mtime_ns == before
+    desk("touch", "-d", "yesterday", "a").failed(2, "'yesterday' is not a date")
+
+
 def test_rm_removes_each_and_says_so(desk: Desk, root: Path) -> None:
     (root / "empty").mkdir()
     ended = desk("rm", "/a", "empty")

@@ -158,11 +158,14 @@ class Context:
         self.began[upload.id] = self.act.started
         return upload
 
-    def upload(self, upload_id: str) -> Upload:
-        """An upload of this user, from this connection or another. Raises UnknownUpload, Busy."""
+    def upload(self, upload_id: str, *, anew: bool = False) -> Upload:
+        """An upload of this user, from this connection or another. Raises UnknownUpload, Busy.
+
+        ``anew``: where it has ended meanwhile, the one of the same id that another connection has begun since.
+        """
         held = self.uploads.get(upload_id)
-        if held is not None and held.is_lost and upload_id in self._found:
-            # One that was opened here is opened again by its put, for the put's condition is its hand's alone.
+        if held is not None and held.is_lost and (anew or upload_id in self._found):
+            # Else one that was opened here is opened again by its put, for the put's condition is its hand's alone.
             self.release(upload_id)
             held = None
         if held is None:

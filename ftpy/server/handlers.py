@@ -118,7 +118,7 @@ def handle_commit(request: CommitRequest, context: Context, *, replacing: bool) 
 
 def handle_abort(request: AbortRequest, context: Context) -> AbortReply:
     """Forget an upload."""
-    upload = context.upload(request.upload)
+    upload = context.upload(request.upload, anew=True)
 
     def abort() -> None:
         upload.abort()  # waits for a commit under way

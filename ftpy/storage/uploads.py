@@ -95,6 +95,11 @@ class LocalUpload(Upload):
         """Bytes hashed so far."""
         return self.live.verified
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether it was published or dropped, by whomever."""
+        return self.live.gone
+
     def abort(self) -> None:
         """Drop it."""
         self.live.abort()

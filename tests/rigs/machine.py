@@ -84,6 +84,8 @@ def machine_over(host: Host) -> type[RuleBasedStateMachine]:
             self.left = set(host.uploads)
             """What an example that failed has left."""
             self.open = [Connection.open(host.profile(), FAST) for _ in range(2)]
+            self.held: list[dict[str, bool]] = [{}, {}]
+            """Uploads that each connection has put, and whether they ended since: then it has to put them again."""
 
         def teardown(self) -> None:
             """Everything is as the model says, to the last byte; nothing unfinished stays."""
@@ -175,6 +177,7 @@ def machine_over(host: Host) -> type[RuleBasedStateMachine]:
                 missing = set(range(upload.parts)) - upload.stored
                 assert {n for first, last in answer.missing for n in range(first, last + 1)} == missing
                 assert (answer.upload, answer.part_size) == (upload.id, PART)
+                self.held[number][upload.id] = False
 
         def some(self, data: st.DataObject) -> Upload:
             """One of the uploads; one that was never begun where there is none."""
@@ -186,6 +189,18 @@ def machine_over(host: Host) -> type[RuleBasedStateMachine]:
             """Whether the server has to know it."""
             return upload in self.model.uploads.values()
 
+        def end(self, number: int, upload: Upload) -> None:
+            """An upload has ended by what this connection said: the other one's hand on it is on nothing now."""
+            del self.model.uploads[upload.path, len(upload.data), upload.mtime_ns]
+            self.held[number].pop(upload.id, None)
+            for held in self.held:
+                if upload.id in held:
+                    held[upload.id] = True
+
+        def holds_nothing(self, number: int, upload: Upload) -> bool:
+            """Whether this connection's put of it has ended, though another has begun it anew."""
+            return self.held[number].get(upload.id, False)
+
         @rule(data=st.data(), number=connections, part=st.integers(0, 4), spoilt=spoilt)
         def part(self, data: st.DataObject, number: int, part: int, spoilt: bool) -> None:
             """A part, right or spoilt, new or once more."""
@@ -194,7 +209,7 @@ def machine_over(host: Host) -> type[RuleBasedStateMachine]:
             request = PartRequest(id=1, upload=upload.id, part=part, length=len(body))
             answer = self.call(number, request, PartReply, body, digest="blake3", spoilt=spoilt)
             faults: set[Fault] = {DigestMismatch} if spoilt else set()
-            if not self.is_known(upload):
+            if not self.is_known(upload) or self.holds_nothing(number, upload):
                 faults = {UnknownUpload}
             elif part >= upload.parts:
                 faults = {InvalidRequest}
@@ -218,18 +233,20 @@ def machine_over(host: Host) -> type[RuleBasedStateMachine]:
             upload = self.some(data)
             digest = DigestOf(md5=md5(upload.data + b"other" if spoilt else upload.data))
             answer = self.call(number, CommitRequest(id=1, upload=upload.id, digest=digest), StoredReply)
-            key = (upload.path, len(upload.data), upload.mtime_ns)
             if not self.is_known(upload):
                 self.expect(answer, {UnknownUpload}, StoredReply)
+            elif self.holds_nothing(number, upload):
+                # What it had put is published, by the other one, or dropped.
+                assert isinstance(answer, StoredReply | UnknownUpload | AlreadyExists | Changed), answer
             elif len(upload.stored) < upload.parts:
                 self.expect(answer, {Incomplete}, StoredReply)
             elif spoilt:
                 self.expect(answer, {DigestMismatch}, StoredReply)
-                del self.model.uploads[key]
+                self.end(number, upload)
             elif self.expect_publication(number, answer, upload):
                 assert (answer.file_size, answer.digest.md5) == (len(upload.data), md5(upload.data))
                 self.model.publish(upload.path, File(upload.data, upload.mtime_ns))
-                del self.model.uploads[key]
+                self.end(number, upload)
 
         def expect_publication(self, number: int, answer: Any, upload: Upload) -> bool:
             """A hand keeps the condition of its own put: with two connections it is one that was asked for."""
@@ -246,7 +263,7 @@ def machine_over(host: Host) -> type[RuleBasedStateMachine]:
             upload = self.some(data)
             answer = self.call(number, AbortRequest(id=1, upload=upload.id), AbortReply)
             if self.expect(answer, set() if self.is_known(upload) else {UnknownUpload}, AbortReply):
-                del self.model.uploads[upload.path, len(upload.data), upload.mtime_ns]
+                self.end(number, upload)
 
         @rule(number=connections, path=paths, parents=st.booleans(), mtime_ns=st.none() | times)
         def mkdir(self, number: int, path: Path, parents: bool, mtime_ns: int | None) -> None:

@@ -436,6 +436,18 @@ def test_parts_of_nothing_or_of_a_wrong_length_are_refused_and_the_session_goes_
     live.call(AbortRequest(id=live.next_id(), upload=upload.upload), Reply)
 
 
+def test_abort_drops_the_upload_that_another_connection_has_begun_anew(tmp_path: Path) -> None:
+    """An upload has the same id again; a connection that once opened it still holds the one that has ended."""
+    with running(tmp_path / "host", tls=False) as host, connected(host) as one, connected(host) as other:
+        upload = open_upload(one, "f", 9 * MIB).upload
+        other.call(AbortRequest(id=other.next_id(), upload=upload), Reply)
+        assert open_upload(other, "f", 9 * MIB).upload == upload
+        one.call(AbortRequest(id=one.next_id(), upload=upload), Reply)
+        assert host.uploads == []
+        with pytest.raises(UnknownUpload):
+            one.call(AbortRequest(id=one.next_id(), upload=upload), Reply)
+
+
 def test_an_inline_put_over_the_limit_is_refused_and_the_session_goes_on(live: Connection, folder: str) -> None:
     put_small(live, f"{folder}/f", bytes(live.inline_bytes + 1))
     with pytest.raises(InvalidRequest, match="at most"):

@@ -149,6 +149,12 @@ class Changed(RequestError):
     code = "changed"
 
 
+class CommandFailed(RequestError):
+    """The command could not be run; the server's log says why."""
+
+    code = "command-failed"
+
+
 class DigestMismatch(RequestError):
     """The bytes that arrived are not the bytes that were sent; nothing was changed. Try again."""
 
@@ -166,6 +172,12 @@ class InternalError(RequestError):
     """The server failed; its log says why."""
 
     code = "internal"
+
+
+class InvalidArgument(RequestError):
+    """The command does not take these arguments."""
+
+    code = "invalid-argument"
 
 
 class InvalidPath(RequestError):
@@ -238,6 +250,12 @@ class ShuttingDown(RequestError):
     """The server is shutting down; go on when it is back."""
 
     code = "shutting-down"
+
+
+class UnknownCommand(RequestError):
+    """There is no such command for this user."""
+
+    code = "unknown-command"
 
 
 class UnknownUpload(RequestError):

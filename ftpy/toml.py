@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Struct
@@ -134,18 +134,41 @@ def listed(names: Iterable[str]) -> str:
 
 
 def to_toml(settings: Struct, *, comments: bool = True) -> str:
-    """``settings`` as TOML, every value explicit, each key below what it means; None is left out."""
-    import tomlkit
+    """``settings`` as TOML, every value explicit, each key below what it means; None is left out.
 
+    What may be there any number of times (``[commands.NAME]``) is a table each.
+    """
     lines: list[str] = []
     tables: list[str] = []
     hints = get_type_hints(type(settings), include_extras=True)
     for key, value in msgspec.structs.asdict(settings).items():
         if isinstance(value, Struct):
-            note = [f"# {(type(value).__doc__ or '').splitlines()[0]}"] if comments else []
-            tables.append("\n".join(["", *note, f"[{key}]", to_toml(value, comments=comments)]))
+            tables.append(_table(key, value, comments=comments))
+        elif _holds_tables(hints[key]):
+            tables += [_table(f"{key}.{name}", one, comments=comments) for name, one in value.items()]
         elif value is not None:
             if comments:
                 lines += [f"# {meta.description}" for meta in get_args(hints[key])[1:] if meta.description]
-            lines.append(f"{key} = {tomlkit.item(value).as_string()}")
+            lines.append(f"{key} = {_value(value)}")
     return "\n".join(lines) + "\n" + "".join(tables)
+
+
+def _table(name: str, settings: Struct, *, comments: bool) -> str:
+    note = [f"# {(type(settings).__doc__ or '').splitlines()[0]}"] if comments else []
+    return "\n".join(["", *note, f"[{name}]", to_toml(settings, comments=comments)])
+
+
+def _holds_tables(hint: Any) -> bool:
+    """Whether this is a dict of structs, with or without notes."""
+    kind = get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
+    return get_origin(kind) is dict and issubclass(get_args(kind)[1], Struct)
+
+
+def _value(value: Any) -> str:
+    import tomlkit
+
+    if isinstance(value, dict):
+        inline = tomlkit.inline_table()
+        inline.update(value)
+        return str(inline.as_string())
+    return str(tomlkit.item(value).as_string())

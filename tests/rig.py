@@ -19,9 +19,11 @@ from typing import Any, Literal, Self
 
 from ftpy.client.client import Client
 from ftpy.config.client import Profile, Transfer
+from ftpy.config.commands import Command
 from ftpy.config.server import Limits, Log, Penalties, ServerConfig
 from ftpy.server.accounts import Accounts
 from ftpy.server.identity import certificate_sha256, make_identity
+from ftpy.server.orders import start_runner
 from ftpy.server.server import Service
 from ftpy.wire.spelling import b64encode
 
@@ -58,6 +60,7 @@ class Host:
     audit: bool = False
     listen: str = "127.0.0.1:0"
     portable_names: bool = True
+    commands: dict[str, Command] = field(default_factory=dict)
     service: Service | None = None
     address: str = ""
 
@@ -92,11 +95,13 @@ class Host:
             portable_names=self.portable_names,
             sandbox=SANDBOX,
             allow_root=AS_ROOT,
+            commands=self.commands,
         )
 
     def start(self) -> None:
         """Start it; after a stop, on the same address."""
-        self.service = Service(self.config)
+        config = self.config
+        self.service = Service(config, runner=start_runner(config))
         (address,) = self.service.start()
         self.address = str(address)
 

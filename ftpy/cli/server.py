@@ -82,7 +82,6 @@ def _set_up(folder: str, settings: ServerConfig, user: str) -> str:
     from ftpy.durable import replace_file, writing
     from ftpy.server.identity import make_identity
     from ftpy.server.sandbox import is_root
-    from ftpy.toml import to_toml
 
     path = os.path.join(folder, "server.toml")
     config = with_absolute_paths(settings, folder)
@@ -103,7 +102,7 @@ def _set_up(folder: str, settings: ServerConfig, user: str) -> str:
         make_identity(config.certificate, config.private_key)
     token = token_for(config, user, Accounts.create(config.users).add(user))
     with writing(path):
-        replace_file(path, (HEAD + to_toml(settings)).encode(), 0o644)
+        replace_file(path, settings_text(settings).encode(), 0o644)
     say(f"made {display(path)}, with the user {user}")
     say(f"serves {display(config.root)} at {', '.join(config.listen)}")
     say(f"clients will look for it at {', '.join(token.addresses)}")
@@ -122,6 +121,21 @@ HEAD = """\
 
 """
 """What every server.toml begins with."""
+TAIL = """
+# What users may have this host run: a table for each command. This is one, without the "# " before each line:
+
+# [commands.disk]
+"""
+"""What every server.toml ends with, before an example that is commented out."""
+
+
+def settings_text(settings: ServerConfig) -> str:
+    """A server.toml: every key, what it means, and an example of a command."""
+    from ftpy.config.commands import Command
+    from ftpy.toml import to_toml
+
+    example = Command(run=("df", "-h"), summary="how full the disks are", users=("alice",), args=("(/[a-z]+)?",))
+    return HEAD + to_toml(settings) + TAIL + "".join(f"# {line}\n" for line in to_toml(example).splitlines())
 
 
 @cli.command()

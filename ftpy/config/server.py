@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import sys
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
@@ -14,6 +15,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from ftpy.config.addresses import parse_address
+from ftpy.config.commands import MOST_COMMANDS, Command, check_command
 from ftpy.config.keys import Seconds, says
 from ftpy.durable import read_file
 from ftpy.errors import ConfigError
@@ -65,6 +67,7 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pipelined_requests: Annotated[
         Count, says("Requests under way on one connection; what a client may send ahead of the answers.")
     ] = 16_384
+    commands: Annotated[Count, says("Commands that run at once, of all users; each is two processes.")] = 16
 
 
 Debt = Annotated[float, Meta(ge=0, le=86_400)]
@@ -157,13 +160,21 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     penalties: Penalties = Penalties()
     uploads: Uploads = Uploads()
     log: Log = Log()
+    commands: Annotated[dict[str, Command], Meta(max_length=MOST_COMMANDS)] = {}
 
 
 def load_server_config(path: str | os.PathLike[str]) -> ServerConfig:
     """The server's settings, every path in them absolute. Raises ConfigError."""
     name = os.fspath(path)
     source = Source(name, read_file(name)[0])
-    config = with_absolute_paths(source.convert(source.raw, ServerConfig), os.path.dirname(os.path.abspath(name)))
+    raw = dict(source.raw)
+    commands: dict[str, Command] = {}
+    if isinstance(tables := raw.get("commands"), dict) and len(tables) <= MOST_COMMANDS:
+        # One by one: msgspec does not say which entry of a dict is wrong.
+        commands = {name: source.convert(table, Command, ("commands", name)) for name, table in tables.items()}
+        del raw["commands"]
+    config = msgspec.structs.replace(source.convert(raw, ServerConfig), commands=commands)
+    config = with_absolute_paths(config, os.path.dirname(os.path.abspath(name)))
     if fault := find_fault(config, name):
         raise source.error(tuple(fault.key.split(".")), str(fault))
     return config
@@ -179,7 +190,11 @@ def with_absolute_paths(config: ServerConfig, folder: str) -> ServerConfig:
     log = config.log
     if log.audit:
         log = msgspec.structs.replace(log, audit=os.path.join(folder, log.audit))
-    return msgspec.structs.replace(config, listen=listen, log=log, **paths)
+    commands = {
+        name: msgspec.structs.replace(command, folder=os.path.join(folder, command.folder))
+        for name, command in config.commands.items()
+    }
+    return msgspec.structs.replace(config, listen=listen, log=log, commands=commands, **paths)
 
 
 class Fault(ConfigError):
@@ -211,6 +226,13 @@ def find_fault(config: ServerConfig, settings: str) -> Fault | None:
         return Fault("tls", f'tls = "off" is refused on {public[0]} unless allow_plaintext = true')
     if worker_count(config) > 1 and not hasattr(os, "fork"):
         return Fault("workers", "several processes need fork(2), which this system does not have; workers = 1")
+    if config.commands and sys.platform != "linux":
+        return Fault("commands", "remote commands need Linux")
+    for name, command in config.commands.items():
+        try:
+            check_command(name, command)
+        except ConfigError as error:
+            return Fault(f"commands.{name}", str(error))
     if exposed := exposed_by(config, config.root, settings):
         return Fault("root", f"`{exposed}` lies below `root`, so users could read or change it")
     return None
@@ -236,6 +258,7 @@ def exposed_by(config: ServerConfig, root: str, settings: str | None) -> str | N
     paths = {key: getattr(config, key) for key in _OURS}
     if config.log.audit:
         paths["log.audit"] = config.log.audit
+    paths |= {f"commands.{name}": command.run[0] for name, command in config.commands.items() if "/" in command.run[0]}
     if settings is not None:
         paths[display(os.path.basename(settings))] = settings
     return next((name for name, path in paths.items() if is_exposed(root, path)), None)

@@ -10,6 +10,7 @@ from ftpy.server.context import Context
 from ftpy.server.logs import clean
 from ftpy.server.rows import SessionRow
 from ftpy.wire.bases import PathRequest
+from ftpy.wire.commands import RunRequest
 from ftpy.wire.messages import CommitRequest
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ def _doing(context: Context) -> tuple[str | None, int, int | None]:
     bodies = (channel.session.incoming, channel.session.outgoing)
     body = next((way for way in bodies if not way.between_frames), None)
     moved, size = (body.done - channel.stream.unsent, body.length) if body else (0, None)
+    if isinstance(request, RunRequest):
+        return request.command, context.act.moved, None
     if isinstance(request, PathRequest):
         return request.spelt_path(), moved, size
     upload_id = getattr(request, "upload", None)

@@ -25,6 +25,7 @@ from ftpy.files import display
 from ftpy.server.logs import clean, timestamp
 from ftpy.storage.base import KnownDigest
 from ftpy.wire.bases import PathRequest, Request, UnknownRequest
+from ftpy.wire.commands import RunRequest
 from ftpy.wire.messages import CommitRequest, GetRequest, MkdirRequest, MvRequest, PutRequest, RmRequest
 from ftpy.wire.upkeep import TouchRequest
 
@@ -56,6 +57,7 @@ EVENTS: dict[type[Request], str] = {
     MvRequest: "move",
     GetRequest: "get",
     TouchRequest: "touch",
+    RunRequest: "run",
 }
 """What comes of a request; of others only refusals are told, as ``refused``."""
 
@@ -247,14 +249,16 @@ class Act:
     """One request, from its first byte until it was done or refused; told once, however often it ends.
 
     ``path`` is the one that it turned out to be about, where the request does not say; ``more`` is told besides.
+    ``moved`` are the bytes of output that a command has had so far.
     """
 
-    __slots__ = ("_told", "more", "path", "request", "started", "trail")
+    __slots__ = ("_told", "more", "moved", "path", "request", "started", "trail")
 
     def __init__(self, trail: Trail, request: Request | UnknownRequest) -> None:
         self.trail, self.request = trail, request
         self.path: str | None = None
         self.more: Facts = {}
+        self.moved = 0
         self.started = time.monotonic()
         self._told = False
 
@@ -294,6 +298,8 @@ class Act:
             facts["path"] = clean(path[:MOST_CHARACTERS])
         if isinstance(request, MvRequest):
             facts["to"] = clean(request.spelt_target()[:MOST_CHARACTERS])
+        if isinstance(request, RunRequest):
+            facts["command"] = request.command
         facts |= self.more
         if size is not None:
             facts["bytes"] = size

@@ -38,7 +38,7 @@ from ftpy.transport.pace import LeastPace, Pace
 from ftpy.transport.stream import Stream
 from ftpy.version import __version__
 from ftpy.wire.auth import NONCE_BYTES, ServerHandshake
-from ftpy.wire.bases import FailureReply, Request, UnknownRequest
+from ftpy.wire.bases import Continuation, FailureReply, Request, UnknownRequest
 from ftpy.wire.handshake import Denied as DeniedMessage
 from ftpy.wire.handshake import Hello, Limits, Proof, Welcome
 from ftpy.wire.session import Message, Side
@@ -226,6 +226,7 @@ class RequestHandler(socketserver.BaseRequestHandler):
             commits=commits,
             act=Act(self.trail, UnknownRequest(cmd="-", id=1)),
             draining=self.service.draining.is_set,
+            commands=self.service,
         )
         while (request := self._next_request(channel, context)) is not None:
             if isinstance(request, UnknownRequest) or not request.grouped:
@@ -237,6 +238,9 @@ class RequestHandler(socketserver.BaseRequestHandler):
     def _next_request(self, channel: Channel, context: Context) -> Request | UnknownRequest | None:
         """The next request, or None when the connection is to end: the peer left, the service drains."""
         message = channel.receive_held() or self._await_request(channel, context)
+        while isinstance(message, Continuation):  # it has crossed the last reply to what it belongs to
+            channel.skip_body()
+            message = channel.receive_held() or self._await_request(channel, context)
         if not self.is_welcome():
             self.dismiss()
             raise ConnectionLost("this session is over")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
+from ftpy.config.commands import Command
 from ftpy.config.server import ServerConfig
 from ftpy.errors import Busy, ConnectionLost, InternalError, RequestError, ShuttingDown
 from ftpy.files import FileInfo
 from ftpy.server.accounts import Account
 from ftpy.server.audit import Act, Trail
+from ftpy.server.orders import Running
 from ftpy.storage.base import KnownDigest, NewFile, Staged, Storage, Upload
 from ftpy.transport.channel import Channel
 from ftpy.wire.bases import FailureReply, Reply
@@ -128,6 +131,16 @@ def stored(request_id: int, info: FileInfo, digest: KnownDigest) -> StoredReply:
     )
 
 
+class Commands(Protocol):
+    """What the host lets users run."""
+
+    def allowed(self, user: str) -> Mapping[str, Command]:
+        """Those that this user may run now, by name."""
+
+    def run(self, command: str, arguments: list[str], user: str) -> Running:
+        """Have one run. Raises Busy, CommandFailed."""
+
+
 @dataclass(slots=True)
 class Context:
     """One authenticated connection, as handlers see it."""
@@ -140,6 +153,7 @@ class Context:
     act: Act
     """The request under way, for the audit trail."""
     draining: Callable[[], bool]
+    commands: Commands
     uploads: dict[str, Upload] = field(default_factory=dict)
     began: dict[str, float] = field(default_factory=dict)
     """When the put of an upload came, of those in ``uploads`` that were opened here."""

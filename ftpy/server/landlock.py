@@ -18,7 +18,7 @@ _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 """The same on every architecture that Python runs on."""
 _VERSION = 1
 _PATH_BENEATH = 1
-_PR_SET_NO_NEW_PRIVS = 38
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 36, 38
 
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, REMOVE_DIR, REMOVE_FILE = (1 << bit for bit in range(6))
 MAKE_CHAR, MAKE_DIR, MAKE_REG, MAKE_SOCK, MAKE_FIFO, MAKE_BLOCK, MAKE_SYM = (1 << bit for bit in range(6, 13))
@@ -70,6 +70,12 @@ def _checked(result: int) -> int:
     return result
 
 
+def prctl(option: int, argument: int) -> None:
+    """Tell the kernel something about this process (prctl(2))."""
+    function = _function("prctl", ctypes.c_int, *[ctypes.c_ulong] * 4)
+    _checked(function(option, argument, 0, 0, 0))
+
+
 def abi() -> int:
     """Which version the kernel has: a higher one knows more to give up."""
     return _syscall(_CREATE_RULESET, 0, 0, _VERSION)
@@ -98,8 +104,7 @@ class Ruleset:
 
     def enforce(self) -> None:
         """Give up the rest, and ever to get more by a program that is setuid; there is no way back."""
-        prctl = _function("prctl", ctypes.c_int, *[ctypes.c_ulong] * 4)
-        _checked(prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+        prctl(PR_SET_NO_NEW_PRIVS, 1)
         _syscall(_RESTRICT_SELF, self._fd, 0)
 
     def close(self) -> None:

@@ -17,7 +17,10 @@ from ftpy.server.identity import check_identity
 log = logging.getLogger("ftpy.server")
 
 NEEDS_RESTART = frozenset({"root", "listen", "tls", "workers", "sandbox", "allow_root", "users", "state"})
-"""What a server that runs is built on; every other key counts as soon as it is read."""
+"""What a server that runs is built on; every other key counts as soon as it is read.
+
+So are the first ``commands``: where there were none, nobody who could run one is outside of the sandbox.
+"""
 
 
 def reread(running: ServerConfig, settings: str) -> ServerConfig | None:
@@ -27,7 +30,8 @@ def reread(running: ServerConfig, settings: str) -> ServerConfig | None:
     """
     try:
         read = load_server_config(settings)
-        config = msgspec.structs.replace(read, **{key: getattr(running, key) for key in NEEDS_RESTART})
+        keeps = NEEDS_RESTART if running.commands else NEEDS_RESTART | {"commands"}
+        config = msgspec.structs.replace(read, **{key: getattr(running, key) for key in keeps})
         if fault := find_fault(config, settings):
             raise ConfigError(f"{display(settings)}: {fault}")
         if config.tls == "on":

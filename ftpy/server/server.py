@@ -16,8 +16,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ftpy.config.addresses import Address
+from ftpy.config.commands import Command
 from ftpy.config.server import ServerConfig, worker_count
-from ftpy.errors import ConfigError, RequestError
+from ftpy.errors import CommandFailed, ConfigError, RequestError
 from ftpy.files import display
 from ftpy.server.accepting import Server
 from ftpy.server.accounts import Accounts
@@ -29,6 +30,7 @@ from ftpy.server.desk import Desk
 from ftpy.server.identity import Identity
 from ftpy.server.listening import Listener, listen_on_all, listening
 from ftpy.server.logs import setup_logging
+from ftpy.server.orders import Runner, Running, start_runner
 from ftpy.server.penalties import Offenders
 from ftpy.server.reloading import reread, say_broken
 from ftpy.server.roots import Roots
@@ -61,11 +63,19 @@ class Service:
     """What all listening sockets share: settings, accounts, storages, the open connections, the drain.
 
     ``settings`` is the file that ``config`` came from, if any: no user may reach it. One of several processes has a
-    ``parent``, who counts connections for all of them and knows which one has an upload open.
+    ``parent``, who counts connections for all of them and knows which one has an upload open. The ``runner``, where
+    there is one, runs commands; it is closed at the end.
     """
 
-    def __init__(self, config: ServerConfig, settings: str | None = None, parent: Parent | None = None) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        settings: str | None = None,
+        parent: Parent | None = None,
+        runner: Runner | None = None,
+    ) -> None:
         self.config = config
+        self._runner = runner
         self._settings = settings
         self._parent = parent
         self.accounts = accounts = Accounts(config.users, aloud=parent is None)
@@ -128,7 +138,10 @@ class Service:
     def reload(self) -> None:
         """Read settings and users again: no session ends, new connections meet what is new (SIGHUP)."""
         assert self._settings is not None
-        self.take_over(reread(self.config, self._settings))
+        config = reread(self.config, self._settings)
+        if config is not None and self._runner is not None:
+            self._runner.reload()
+        self.take_over(config)
 
     def take_over(self, config: ServerConfig | None) -> None:
         """Other settings count from now on; None: the file is broken, and all but users and logs stays as it was."""
@@ -178,6 +191,8 @@ class Service:
         self._stopped.set()
         for thread in self._threads:
             thread.join(LAST_SECONDS)
+        if self._runner is not None:
+            self._runner.close()
         if ended:
             self.roots.close()
             self.audit.close()
@@ -230,6 +245,18 @@ class Service:
                 },
             )
             handler.abandon()
+
+    # ---- commands
+
+    def allowed(self, user: str) -> dict[str, Command]:
+        """The commands that this user may run now, by name."""
+        return {name: command for name, command in sorted(self.config.commands.items()) if command.admits(user)}
+
+    def run(self, command: str, arguments: list[str], user: str) -> Running:
+        """Have a command run. Raises Busy, CommandFailed."""
+        if self._runner is None:
+            raise CommandFailed
+        return self._runner.run(command, arguments, user)
 
     # ---- what the operator asks
 
@@ -318,7 +345,8 @@ def serve(config: ServerConfig, settings: str) -> int:
         from ftpy.server.workers import serve_with_workers
 
         return serve_with_workers(config, settings)
-    service = Service(config, settings)
+    runner = start_runner(config, settings)
+    service = Service(config, settings, runner=runner)
     service.check()
     with listening(config) as listeners:
         confine(config, settings, service.accounts.roots())

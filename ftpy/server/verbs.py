@@ -8,10 +8,11 @@ from typing import Any
 
 from ftpy.errors import PermissionDenied, Unsupported
 from ftpy.files import RemotePath, display
-from ftpy.server import handlers, upkeep
+from ftpy.server import handlers, running, upkeep
 from ftpy.server.context import Context
 from ftpy.server.rights import Permissions
 from ftpy.wire.bases import Reply, Request, UnknownRequest
+from ftpy.wire.commands import CommandsRequest, RunRequest
 from ftpy.wire.fields import DigestOf
 from ftpy.wire.messages import (
     AbortRequest,
@@ -113,6 +114,9 @@ VERBS: dict[type[Request], Verb] = {
     TimesRequest: Verb(handlers.handle_times),
     TouchRequest: Verb(upkeep.handle_touch, (Need("write"),), replaces=_named),
     DfRequest: Verb(upkeep.handle_df),  # who may only put must know whether there is room
+    # Which commands a user may run is said by each command's own settings.
+    CommandsRequest: Verb(running.handle_commands),
+    RunRequest: Verb(running.handle_run),
 }
 
 

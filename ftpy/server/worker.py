@@ -20,6 +20,7 @@ from ftpy.errors import ConfigError
 from ftpy.server.admission import Verdict
 from ftpy.server.desk import ROWS
 from ftpy.server.listening import Listener
+from ftpy.server.orders import Runner
 from ftpy.server.penalties import Offence
 from ftpy.server.rows import EndRow
 from ftpy.server.server import Service
@@ -232,11 +233,19 @@ def _link(descriptor: int) -> Link:
     return Link(socket.socket(fileno=descriptor))
 
 
-def run_worker(config: ServerConfig, settings: str, listeners: Sequence[Listener], link: Link, generation: int) -> int:
+def run_worker(
+    config: ServerConfig,
+    settings: str,
+    listeners: Sequence[Listener],
+    link: Link,
+    generation: int,
+    *,
+    runner: Runner | None,
+) -> int:
     """Serve until the parent says stop, or is gone: the exit code."""
     parent = Parent(link, generation)
     try:
-        service = Service(config, settings, parent)
+        service = Service(config, settings, parent, runner)
         parent.serve(service)
         service.start(listeners)
     except ConfigError as error:  # it was right when the parent looked

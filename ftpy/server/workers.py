@@ -27,6 +27,7 @@ from ftpy.server.crew import Mail, Slot, Worker
 from ftpy.server.desk import Polls, penalty_rows, server_rows
 from ftpy.server.listening import Listener, listen_on_all
 from ftpy.server.logs import setup_logging
+from ftpy.server.orders import Runner, start_runner
 from ftpy.server.penalties import Offence, Offenders
 from ftpy.server.reloading import reread
 from ftpy.server.rows import EndRow, KickQuestion, Question, Row
@@ -61,14 +62,17 @@ def serve_with_workers(config: ServerConfig, settings: str) -> int:
         probe.check()
     finally:
         probe.close()
+    runner = start_runner(config, settings)
     listeners = listen_on_all(config)
     for listener in listeners:
         listener.socket.setblocking(False)  # every worker wakes up for a connection, and one has it
     try:
         confine(config, settings, probe.accounts.roots())
-        with Workers(config, settings, listeners) as workers:
+        with Workers(config, settings, listeners, runner) as workers:
             return workers.run()
     finally:
+        if runner is not None:
+            runner.close()
         for listener in listeners:
             listener.close()
 
@@ -76,8 +80,10 @@ def serve_with_workers(config: ServerConfig, settings: str) -> int:
 class Workers(Closing):
     """The parent of all workers."""
 
-    def __init__(self, config: ServerConfig, settings: str, listeners: Sequence[Listener]) -> None:
-        self._config, self._settings, self._listeners = config, settings, listeners
+    def __init__(
+        self, config: ServerConfig, settings: str, listeners: Sequence[Listener], runner: Runner | None = None
+    ) -> None:
+        self._config, self._settings, self._listeners, self._runner = config, settings, listeners, runner
         self._admission: Admission[_Connection] = Admission(config.limits, Offenders(config.penalties))
         self._accounts = Accounts(config.users)
         self._owners: dict[_Key, Worker] = {}
@@ -155,6 +161,8 @@ class Workers(Closing):
         if config is not None:
             self._config = config
             setup_logging(config.log)
+            if self._runner is not None:
+                self._runner.reload()
             self._admission.reload(config.limits, config.penalties)
             for listener in self._listeners:
                 listener.reload(config)
@@ -237,7 +245,7 @@ class Workers(Closing):
             self._close_selector()
             for listener in self._listeners:
                 listener.file = None  # the parent's to remove
-            code = run_worker(self._config, self._settings, self._listeners, its, generation)
+            code = run_worker(self._config, self._settings, self._listeners, its, generation, runner=self._runner)
         except BaseException:
             log.exception("worker-failed", extra={"event": "worker-failed", "fields": {"pid": os.getpid()}})
         finally:

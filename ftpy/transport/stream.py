@@ -109,6 +109,19 @@ class Stream:
         if self._pace is not None:
             self._pace.settle()
 
+    def fileno(self) -> int:
+        """Its descriptor, to wait for it beside others: what is not ``readable`` now will be when this can be read."""
+        return self._sock.fileno()
+
+    def expect_acknowledgement(self, seconds: float) -> None:
+        """From now on the connection is broken when nothing of what was sent arrives for so long, where that is known.
+
+        For who sends little and must know that the peer is there still.
+        """
+        if hasattr(socket, "TCP_USER_TIMEOUT") and self._sock.family != getattr(socket, "AF_UNIX", None):
+            with _translated():
+                self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
+
     @property
     def encrypted(self) -> bool:
         """Whether the bytes go through TLS."""

@@ -30,6 +30,22 @@ class Request(Message, frozen=True, kw_only=True, tag_field="cmd"):
         """Whether it is made durable together with others of its kind, and answered only then."""
         return False
 
+    @property
+    def takes_more(self) -> bool:
+        """Whether the client may say more of it while it is under way; until its last reply then no other request."""
+        return False
+
+
+class Continuation(Message, frozen=True, kw_only=True, tag_field="cmd"):
+    """More of the last request that ``takes_more``, whose ``id`` it has; nothing answers it."""
+
+    id: RequestId
+
+    @property
+    def body_length(self) -> int | None:
+        """Bytes of body that follow the header, None where no body and no trailer follow."""
+        return None
+
 
 class PathRequest(Request, frozen=True, kw_only=True):
     """A request about one path: ``path``, or ``path_b64`` for a name that is not UTF-8."""
@@ -52,6 +68,8 @@ class UnknownRequest(Struct, frozen=True, kw_only=True):
     cmd: str
     id: RequestId
     length: Size | None = None
+
+    takes_more = False
 
     @property
     def body_length(self) -> int | None:

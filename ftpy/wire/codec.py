@@ -11,10 +11,10 @@ from msgspec import Struct
 
 from ftpy.digests import DigestName, PartDigestName
 from ftpy.errors import ProtocolError
-from ftpy.wire.bases import FailureReply, ProgressReply, Reply, Request, UnknownRequest
+from ftpy.wire.bases import Continuation, FailureReply, ProgressReply, Reply, Request, UnknownRequest
 from ftpy.wire.fields import ConnectionId, RequestId, Size
 from ftpy.wire.handshake import Handshake
-from ftpy.wire.messages import VERBS, AnyReply, Requests
+from ftpy.wire.messages import VERBS, AnyReply, Continuations, Requests
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ class _Outcome(Struct):
 
 
 _encoder = msgspec.json.Encoder()
-_requests: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Requests)
+_requests: msgspec.json.Decoder[Request | Continuation] = msgspec.json.Decoder(Requests | Continuations)
 _verb = msgspec.json.Decoder(_Verb)
 _opening = msgspec.json.Decoder(_Opening)
 _handshake: msgspec.json.Decoder[Handshake] = msgspec.json.Decoder(Handshake)
@@ -105,8 +105,8 @@ def decode_handshake(header: bytes) -> Handshake | AnyReply:
     return _strictly(_handshake, header)
 
 
-def decode_request(header: bytes) -> Request | UnknownRequest:
-    """The header as a request. Raises ProtocolError."""
+def decode_request(header: bytes) -> Request | Continuation | UnknownRequest:
+    """The header as a request, or as more of one. Raises ProtocolError."""
     try:
         message = _requests.decode(header)
     except _MALFORMED:

@@ -8,11 +8,19 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from ftpy.digests import DigestName, PartDigestName
 from ftpy.files import RemotePath
-from ftpy.wire.bases import FailureReply, PathRequest, ProgressReply, Reply, Request
+from ftpy.wire.bases import Continuation, FailureReply, PathRequest, ProgressReply, Reply, Request
+from ftpy.wire.commands import (
+    CancelMessage,
+    CommandsReply,
+    CommandsRequest,
+    InputMessage,
+    RunReply,
+    RunRequest,
+)
 from ftpy.wire.entries import Entry
 from ftpy.wire.fields import (
     ActivityName,
@@ -286,7 +294,10 @@ Requests = (
     | TimesRequest
     | TouchRequest
     | DfRequest
+    | CommandsRequest
+    | RunRequest
 )
+Continuations = InputMessage | CancelMessage
 AnyReply = Reply | ProgressReply | FailureReply
 
 REPLIES: dict[type[Request], type[Reply]] = {
@@ -304,7 +315,11 @@ REPLIES: dict[type[Request], type[Reply]] = {
     TimesRequest: TimesReply,
     TouchRequest: TouchReply,
     DfRequest: DfReply,
+    CommandsRequest: CommandsReply,
+    RunRequest: RunReply,
 }
+CONTINUATIONS: tuple[type[Continuation], ...] = (InputMessage, CancelMessage)
+"""What may be said of a request under way; nothing answers it."""
 
 
 def reply_type(request: Request) -> type[Reply]:
@@ -314,5 +329,6 @@ def reply_type(request: Request) -> type[Reply]:
     return REPLIES[type(request)]
 
 
-VERBS = frozenset(str(kind.__struct_config__.tag) for kind in REPLIES)
+_VERBS: list[type[Struct]] = [*REPLIES, *CONTINUATIONS]
+VERBS = frozenset(str(kind.__struct_config__.tag) for kind in _VERBS)
 """The names of the verbs."""

@@ -13,7 +13,7 @@ from typing import Any
 from ftpy.digests import DigestName, PartDigestName
 from ftpy.errors import ProtocolError
 from ftpy.wire import codec, messages
-from ftpy.wire.bases import FailureReply, ProgressReply, Reply, Request, UnknownRequest
+from ftpy.wire.bases import Continuation, FailureReply, ProgressReply, Reply, Request, UnknownRequest
 from ftpy.wire.fields import Trailer
 from ftpy.wire.framing import HANDSHAKE_HEADER_BYTES, HEADER_BYTES, frame
 from ftpy.wire.handshake import Challenge, Denied, Handshake, Hello, Proof, Welcome
@@ -81,7 +81,7 @@ _OPEN, _CLIENT = State.OPEN, Side.CLIENT
 
 _REPLIES = (Reply, ProgressReply, FailureReply)
 
-Message = Handshake | Request | UnknownRequest | AnyReply | Trailer
+Message = Handshake | Request | Continuation | UnknownRequest | AnyReply | Trailer
 
 
 class _Direction:
@@ -146,6 +146,10 @@ class Session:
         """Whether headers that are said carry their CRC-32; a server's do as soon as the client's did."""
         self._pending: deque[tuple[int, type[Reply]]] = deque()
         self._most_pending = 0
+        self._alone = False
+        """The last request takes more: while it is under way there is no other."""
+        self._continued: int | None = None
+        """The id of the last one that does, under way or not: what is said of it may cross its last reply."""
 
     @property
     def header_limit(self) -> int:
@@ -241,16 +245,27 @@ class Session:
         return side is not _CLIENT and self.state is not State.CLOSED and message.id == 0
 
     def _request(self, message: Message, direction: _Direction) -> None:
-        if len(self._pending) >= self._most_pending:
-            raise ProtocolError(f"more than {self._most_pending} requests under way")
         if isinstance(message, Request):
-            self._pending.append((message.id, messages.reply_type(message)))
+            self._begin(message, messages.reply_type(message))
+        elif isinstance(message, Continuation):
+            if message.id != self._continued:
+                raise ProtocolError(f"more of {message.id}, which takes none")
         elif isinstance(message, UnknownRequest):
-            self._pending.append((message.id, Reply))
+            self._begin(message, Reply)
         else:
             raise ProtocolError(f"a {type(message).__name__} is not a request")
         if (length := message.body_length) is not None:
             direction.header(length)
+
+    def _begin(self, request: Request | UnknownRequest, kind: type[Reply]) -> None:
+        if len(self._pending) >= self._most_pending:
+            raise ProtocolError(f"more than {self._most_pending} requests under way")
+        if self._alone and self._pending:
+            raise ProtocolError("another request before the end of one that takes more")
+        self._pending.append((request.id, kind))
+        self._alone = request.takes_more
+        if self._alone:
+            self._continued = request.id
 
     def _reply(self, message: Message, direction: _Direction) -> None:
         if not isinstance(message, _REPLIES):

@@ -721,7 +721,7 @@ def test_no_secret_is_in_any_output_or_argument(desk: Desk, root: Path) -> None:
     assert key not in ended.err
 
 
-@pytest.mark.parametrize("verb", ["", "pair", "put", "get", "ls", "stat", "digest", "rm", "mv"])
+@pytest.mark.parametrize("verb", ["", "pair", "put", "get", "ls", "stat", "digest", "rm", "mv", "run"])
 def test_help_shows_examples_and_exit_codes(fresh: Desk, verb: str) -> None:
     ended = fresh(*verb.split(), "--help")
     assert ended.code == 0 and ended.out == fresh(*verb.split(), "-h").out

@@ -9,10 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ftpy.cli.server import HEAD
+from ftpy.cli.server import settings_text
+from ftpy.config.commands import Command
 from ftpy.config.server import Limits, Log, ServerConfig, Uploads, load_server_config
 from ftpy.errors import ConfigError
-from ftpy.toml import to_toml
 
 EXAMPLES = Path(__file__).parents[2] / "config"
 GOOD = 'root = "files"\nlisten = ["127.0.0.1:7421"]\n'
@@ -172,7 +172,16 @@ def test_server_config_allows_state_below_root_when_its_name_is_reserved(server_
 
 def test_example_of_the_server_is_what_init_writes_with_every_default():
     example = ServerConfig(root="files", listen=["0.0.0.0:7421", "[::]:7421"])
-    assert (EXAMPLES / "server.toml").read_text(encoding="utf-8") == HEAD + to_toml(example)
+    assert (EXAMPLES / "server.toml").read_text(encoding="utf-8") == settings_text(example)
+
+
+def test_example_of_a_command_has_every_key_and_is_right_without_its_marks(server_toml):
+    text = (EXAMPLES / "server.toml").read_text(encoding="utf-8")
+    head, mark, example = text.partition("# [commands.disk]\n")
+    config = load_server_config(server_toml(head + (mark + example).replace("\n# ", "\n").removeprefix("# ")))
+    assert config.commands["disk"].run == ("df", "-h")
+    for field in msgspec.structs.fields(Command):
+        assert re.search(rf"^# # .+\n# {field.name} = ", text, re.MULTILINE), f"{field.name} has no comment"
 
 
 def test_example_of_the_server_has_every_key_with_its_default():
@@ -182,7 +191,9 @@ def test_example_of_the_server_has_every_key_with_its_default():
         assert found == kind()
     for kind in (ServerConfig, Limits, Uploads, Log):
         for field in msgspec.structs.fields(kind):
-            if isinstance(field.default, msgspec.Struct):
+            if field.name == "commands" and kind is ServerConfig:
+                assert config.commands == {}
+            elif isinstance(field.default, msgspec.Struct):
                 assert f"\n[{field.name}]\n" in text
             else:
                 assert re.search(rf"^# .+\n{field.name} = ", text, re.MULTILINE), f"{field.name} has no comment"

@@ -24,6 +24,7 @@ from ftpy.errors import CODES, FtpyError, ProtocolError
 from ftpy.transport import tls
 from ftpy.wire import codec
 from ftpy.wire.bases import Request
+from ftpy.wire.commands import RunRequest
 from ftpy.wire.fields import digest_of
 from ftpy.wire.framing import HANDSHAKE_HEADER_BYTES, HEADER_BYTES, FrameBuffer
 from ftpy.wire.handshake import Challenge, Hello, Limits, Proof, Welcome
@@ -78,7 +79,8 @@ Snapshot = tuple[Any, ...]
 def snapshot(session: Session) -> Snapshot:
     """All that moves."""
     ways = [(way.lane, way.due, way.length) for way in (session.incoming, session.outgoing)]
-    return (session.state, tuple(session._pending), session._most_pending, *ways, session.adds_crc)
+    more = (session._alone, session._continued)
+    return (session.state, tuple(session._pending), session._most_pending, *ways, session.adds_crc, more)
 
 
 def restore(session: Session, before: Snapshot) -> None:
@@ -89,6 +91,7 @@ def restore(session: Session, before: Snapshot) -> None:
     for way, (lane, due, length) in zip((session.incoming, session.outgoing), before[3:5], strict=True):
         way.lane, way.due, way.length = lane, due, length
     session.adds_crc = before[5]
+    session._alone, session._continued = before[6]
 
 
 def begun(own: Side, *said: Any) -> Session:
@@ -126,6 +129,7 @@ def places() -> list[Place]:
         *(Place(f"server after {count}", begun(Side.SERVER, *shaken[:count]), LIMITS[count]) for count in (0, 2, 4)),
         *(Place(f"client after {count}", begun(Side.CLIENT, *shaken[:count]), LIMITS[count]) for count in (1, 3, 4)),
         Place("server full", begun(Side.SERVER, *shaken, get, GetRequest(id=2, path="y"))),
+        Place("server beside a run", begun(Side.SERVER, *shaken, RunRequest(id=1, command="x"))),
         Place("server in a body", begun(Side.SERVER, *shaken, put)),
         Place("server before a trailer", begun(Side.SERVER, *shaken, put, 5)),
         Place("client in a body", begun(Side.CLIENT, *shaken, get, reply)),
@@ -142,6 +146,7 @@ def example_request(kind: type[Request]) -> Request:
     given = {
         "path": "x",
         "to": "y",
+        "command": "x",
         "upload": "0" * 32,
         "part": 0,
         "length": 0,

@@ -369,7 +369,9 @@ import os
 from ftpy.server import workers
 run_worker = workers.run_worker
 workers.FIRST_PAUSE_SECONDS = 0.001
-workers.run_worker = lambda *given: os._exit(7) if os.path.exists({str(flag)!r}) else run_worker(*given)
+workers.run_worker = lambda *given, **more: (
+    os._exit(7) if os.path.exists({str(flag)!r}) else run_worker(*given, **more)
+)
 """
     with Crew(host, workers=2, before=before) as daemon:
         flag.touch()

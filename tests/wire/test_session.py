@@ -17,6 +17,14 @@ from ftpy.errors import ProtocolError
 from ftpy.wire import codec, messages, upkeep
 from ftpy.wire.bases import FailureReply, ProgressReply, Reply, Request, UnknownRequest
 from ftpy.wire.codec import encode
+from ftpy.wire.commands import (
+    CancelMessage,
+    CommandsReply,
+    CommandsRequest,
+    InputMessage,
+    RunReply,
+    RunRequest,
+)
 from ftpy.wire.entries import Entry
 from ftpy.wire.fields import DigestOf, Trailer
 from ftpy.wire.framing import HANDSHAKE_HEADER_BYTES, HEADER_BYTES, frame
@@ -55,6 +63,10 @@ MESSAGES = {
     messages.TimesRequest: messages.TimesRequest(id=1),
     upkeep.TouchRequest: upkeep.TouchRequest(id=1, path="a"),
     upkeep.DfRequest: upkeep.DfRequest(id=1),
+    CommandsRequest: CommandsRequest(id=1),
+    RunRequest: RunRequest(id=1, command="disk"),
+    InputMessage: InputMessage(id=1, length=3),
+    CancelMessage: CancelMessage(id=1),
     UnknownRequest: UnknownRequest(cmd="teleport", id=1),
     messages.StoredReply: messages.StoredReply(
         id=1, file_size=1, digest=DigestOf(md5=ID), durable=True, etag=ID, path="a"
@@ -72,6 +84,8 @@ MESSAGES = {
     messages.TimesReply: messages.TimesReply(id=1, ns={"disk": 1}, line=messages.Line()),
     upkeep.TouchReply: upkeep.TouchReply(id=1, mtime_ns=0, created=True),
     upkeep.DfReply: upkeep.DfReply(id=1, **dict.fromkeys(upkeep.DfReply.__struct_fields__[2:])),
+    CommandsReply: CommandsReply(id=1, complete=True),
+    RunReply: RunReply(id=1, code=0, ended="exit"),
     ProgressReply: ProgressReply(id=1, progress=1),
     FailureReply: FailureReply(id=1, error="busy"),
     Trailer: Trailer(md5=ID),
@@ -319,6 +333,7 @@ class TwoSessions(RuleBasedStateMachine):
         self.unanswered: deque[Request | UnknownRequest] = deque()
         self.due = dict.fromkeys(Side, 0)
         self.trailer_due = dict.fromkeys(Side, False)
+        self.run: int | None = None
 
     def say(self, side: Side, message: msgspec.Struct, cuts: list[int]) -> None:
         (heard,) = self.talk.say(side, cut(frame(encode(message)), cuts))
@@ -334,13 +349,31 @@ class TwoSessions(RuleBasedStateMachine):
     def open(self) -> None:
         self.talk.open()
 
-    @precondition(lambda self: self.idle(Side.CLIENT) and len(self.unanswered) < 256)
+    def alone(self) -> bool:
+        return bool(self.unanswered) and isinstance(self.unanswered[-1], RunRequest)
+
+    @precondition(lambda self: self.idle(Side.CLIENT) and len(self.unanswered) < 256 and not self.alone())
     @rule(request=any_request() | unknown_requests(), length=st.integers(0, 2000), cuts=st.lists(st.integers(1, 300)))
     def request(self, request, length, cuts):
         if request.body_length is not None:
             request = msgspec.structs.replace(request, length=length)
         self.say(Side.CLIENT, request, cuts)
         self.unanswered.append(request)
+        if isinstance(request, RunRequest):
+            self.run = request.id
+
+    @precondition(lambda self: self.idle(Side.CLIENT) and self.run is not None)
+    @rule(length=st.none() | st.integers(1, 2000), cancels=st.booleans(), cuts=st.lists(st.integers(1, 300)))
+    def more_of_a_run(self, length, cancels, cuts):
+        more = CancelMessage(id=self.run) if cancels else InputMessage(id=self.run, length=length)
+        self.say(Side.CLIENT, more, cuts)
+
+    @precondition(lambda self: self.idle(Side.CLIENT) and self.alone())
+    @rule(request=any_request())
+    def request_beside_a_run_is_refused_by_both(self, request):
+        for end in self.talk.ends.values():
+            with pytest.raises(ProtocolError, match="another request"):
+                hear_or_say(end.session, Side.CLIENT, request)
 
     @precondition(lambda self: any(self.due.values()))
     @rule(data=st.data())
@@ -400,6 +433,40 @@ class TwoSessions(RuleBasedStateMachine):
 
 TwoSessions.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 test_two_sessions_stay_in_step_under_any_legal_script = TwoSessions.TestCase
+
+
+# ---------------------------------------------------------------- more of a request under way
+
+
+@pytest.mark.parametrize("own", Side)
+@pytest.mark.parametrize("more", [InputMessage(id=7), CancelMessage(id=7)])
+def test_more_of_a_run_is_legal_from_its_request_on_and_may_cross_its_last_reply(own, more):
+    end = session(own)
+    with pytest.raises(ProtocolError, match="takes none"):
+        hear_or_say(end, Side.CLIENT, more)
+    hear_or_say(end, Side.CLIENT, RunRequest(id=7, command="disk"))
+    hear_or_say(end, Side.CLIENT, more)
+    hear_or_say(end, Side.SERVER, RunReply(id=7, code=0, ended="exit"))
+    hear_or_say(end, Side.CLIENT, more)
+    assert end.at_rest
+    hear_or_say(end, Side.CLIENT, RunRequest(id=8, command="disk"))
+    with pytest.raises(ProtocolError, match="takes none"):
+        hear_or_say(end, Side.CLIENT, more)
+
+
+@pytest.mark.parametrize("own", Side)
+def test_a_run_may_follow_other_requests_but_none_follows_it_before_its_last_reply(own):
+    end = session(own)
+    hear_or_say(end, Side.CLIENT, StatRequest(id=1, path="a"))
+    hear_or_say(end, Side.CLIENT, RunRequest(id=2, command="disk"))
+    for request in (StatRequest(id=3, path="a"), RunRequest(id=3, command="disk"), MESSAGES[UnknownRequest]):
+        with pytest.raises(ProtocolError, match="another request"):
+            hear_or_say(end, Side.CLIENT, request)
+    hear_or_say(end, Side.SERVER, FailureReply(id=1, error="not-found"))
+    hear_or_say(end, Side.SERVER, RunReply(id=2, encoding="utf-8", credit=0))
+    hear_or_say(end, Side.SERVER, FailureReply(id=2, error="command-failed"))
+    hear_or_say(end, Side.CLIENT, StatRequest(id=3, path="a"))
+    assert end.pending == 1
 
 
 # ---------------------------------------------------------------- headers that carry their CRC-32

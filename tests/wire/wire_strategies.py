@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from msgspec import inspect
 
 from ftpy.digests import HEX_LENGTH
-from ftpy.wire import messages
+from ftpy.wire import commands, messages
 from ftpy.wire.bases import FailureReply, ProgressReply, Reply, Request, UnknownRequest
 from ftpy.wire.entries import Entry
 from ftpy.wire.fields import MOST_PARTS, DigestOf, Trailer
@@ -21,6 +21,7 @@ REPLIES = list(Reply.__subclasses__())
 KINDS: list[type[msgspec.Struct]] = [
     *HANDSHAKE,
     *REQUESTS,
+    *messages.CONTINUATIONS,
     *REPLIES,
     ProgressReply,
     FailureReply,
@@ -87,9 +88,24 @@ def structs(kind: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
     fields = {field.name: values(field.type) for field in info.fields if field.name != "ok"}
     if kind is messages.LsReply:
         fields["entries"] = st.lists(structs(Entry), min_size=1, max_size=3)
+    if kind is commands.CommandsReply:
+        entries = structs(commands.CommandEntry)
+        return st.builds(kind, id=fields["id"], complete=st.just(False), command=entries) | st.builds(
+            kind, id=fields["id"], complete=st.just(True)
+        )
+    if kind is commands.RunReply:
+        return run_replies(fields)
     if kind is messages.UploadReply:
         fields["missing"] = st.lists(st.integers(0, MOST_PARTS - 1), unique=True, max_size=9).map(ranges)
     return st.builds(kind, **fields)
+
+
+def run_replies(fields: dict[str, Any]) -> st.SearchStrategy[Any]:
+    """Each of the things that a run's reply can say."""
+    shapes = (("encoding", "credit"), ("credit",), ("stream", "length"), ("code", "ended"))
+    return st.one_of(
+        *(st.builds(commands.RunReply, **{name: fields[name] for name in ("id", *shape)}) for shape in shapes)
+    )
 
 
 def ranges(ends: list[int]) -> list[tuple[int, int]]:

@@ -1,0 +1,134 @@
+"""The runner: a process outside of the sandbox that starts the commands that the settings name, and nothing else.
+
+Started by ``orders.Runner`` before the server confines itself, as a program of its own with one socket. For each order
+it forks a supervisor (``supervising``). It ends when nobody can give it orders any more and all of them have ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+
+import msgspec
+
+from ftpy.config.server import load_server_config
+from ftpy.errors import Busy, ConfigError
+from ftpy.server.logs import setup_logging
+from ftpy.server.orders import MESSAGE_BYTES, Order, Refused, Reload, Setup, decode_order, decode_setup, encode
+from ftpy.server.supervising import ENDS, supervise
+
+log = logging.getLogger("ftpy.server")
+
+
+class _Orders:
+    """The commands that there are, and the supervisors of those that run, by their pidfds."""
+
+    def __init__(self, end: socket.socket, setup: Setup) -> None:
+        self._end = end
+        self._settings = setup.settings
+        self._commands, self._most = setup.commands, setup.most
+        self._supervisors: dict[int, int] = {}
+        self._poll = select.poll()
+        self._poll.register(end, select.POLLIN)
+
+    def serve(self) -> None:
+        """Take orders until nobody can give any, and wait for what runs then."""
+        is_open = True
+        while is_open or self._supervisors:
+            for descriptor, _ in self._poll.poll():
+                if descriptor in self._supervisors:
+                    self._bury(descriptor)
+                elif not self._take():
+                    is_open = False
+                    self._poll.unregister(self._end)
+
+    def _bury(self, pidfd: int) -> None:
+        os.waitpid(self._supervisors.pop(pidfd), 0)
+        self._poll.unregister(pidfd)
+        os.close(pidfd)
+
+    def _take(self) -> bool:
+        """Take one order: whether there was one."""
+        data, descriptors, _, _ = socket.recv_fds(self._end, MESSAGE_BYTES, ENDS)
+        try:
+            if not data:
+                return False
+            order = decode_order.decode(data)
+            if isinstance(order, Reload):
+                self._reload()
+            elif len(descriptors) == ENDS:
+                self._begin(order, descriptors)
+        except msgspec.DecodeError as error:
+            log.error("order-refused", extra={"event": "order-refused", "fields": {"reason": str(error)[:200]}})
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        return True
+
+    def _begin(self, order: Order, descriptors: list[int]) -> None:
+        if len(self._supervisors) >= self._most:
+            _refuse(descriptors[0], Busy(f"{len(self._supervisors)} commands run already; try again later"))
+            return
+        try:
+            pid = os.fork()
+        except OSError as error:
+            _refuse(descriptors[0], Busy("the host has no room for another process; try again later"))
+            log.error("command-failed", extra={"event": "command-failed", "fields": {"reason": error.strerror}})
+            return
+        if pid == 0:
+            self._become_supervisor(order, descriptors)
+        pidfd = os.pidfd_open(pid)
+        self._supervisors[pidfd] = pid
+        self._poll.register(pidfd, select.POLLIN)
+
+    def _become_supervisor(self, order: Order, descriptors: list[int]) -> None:
+        """In the new process: it never returns into what the runner was doing."""
+        try:
+            self._end.close()
+            for pidfd in self._supervisors:
+                os.close(pidfd)
+            supervise(order, self._commands, descriptors)
+        except BaseException:
+            log.exception("internal", extra={"event": "internal", "fields": {"command": order.command}})
+        finally:
+            logging.shutdown()
+            os._exit(0)
+
+    def _reload(self) -> None:
+        if self._settings is None:
+            return
+        try:
+            config = load_server_config(self._settings)
+        except ConfigError:  # the server has said so
+            return
+        setup_logging(config.log)
+        self._commands, self._most = config.commands, config.limits.commands
+
+
+def _refuse(line: int, error: Busy) -> None:
+    with contextlib.suppress(OSError):
+        os.write(line, encode(Refused(error=error.code, message=str(error))))
+
+
+def main(descriptor: int) -> None:
+    """Run, with this socket; what it begins with comes on standard input."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # they are the server's, which says what to do by the socket
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    setup = decode_setup.decode(sys.stdin.buffer.read())
+    setup_logging(setup.log)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    os.chdir("/")
+    os.set_inheritable(descriptor, False)
+    _Orders(socket.socket(fileno=descriptor), setup).serve()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

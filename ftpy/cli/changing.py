@@ -9,7 +9,7 @@ import click
 
 from ftpy.cli.names import REMOTE_PATH, expanded, is_remote_folder, remote_target
 from ftpy.cli.options import examples, json_option, literal_option, quiet_option, server_option
-from ftpy.cli.output import print_json, when
+from ftpy.cli.output import count, print_json, when
 from ftpy.cli.quantities import Moment
 from ftpy.cli.transfers import client_of, each
 from ftpy.errors import NoMatch, NotFound
@@ -176,12 +176,8 @@ def _what_went(removed: Removed) -> str:
         return "removed"
     if removed.folders == 1 and not removed.files:
         return "removed, an empty folder"
-    return f"removed, {_count(removed.files, 'file')} and {_count(removed.folders, 'folder')}"
+    return f"removed, {count(removed.files, 'file')} and {count(removed.folders, 'folder')}"
 
 
 def _where_it_is(moved: Moved) -> str:
     return f"now {display(str(moved.to))}" + ("" if moved.durable else " (the server's answer was lost)")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

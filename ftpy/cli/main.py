@@ -17,7 +17,7 @@ from ftpy.cli.names import REMOTE_PATH, expanded, is_remote_folder, local_target
 from ftpy.cli.options import TransferOptions, examples, literal_option, transfer_options
 from ftpy.cli.reading import cat, tail
 from ftpy.cli.running import run as run_
-from ftpy.cli.surveying import df
+from ftpy.cli.surveying import df, du, find, tree
 from ftpy.cli.transfers import FileTask, TreeTask, refused, transfer
 from ftpy.errors import ConfigError, FtpyError
 from ftpy.files import display
@@ -193,7 +193,22 @@ def get(*, paths: tuple[str, ...], options: TransferOptions, force: bool, litera
     return transfer("get", run, options, to_stderr=dest == "-")
 
 
-for command in (cat, df, digest_, ls, mkdir, mv, rm, run_, stat, tail, touch):
+for command in (
+    cat,
+    df,
+    digest_,
+    du,
+    find,
+    ls,
+    mkdir,
+    mv,
+    rm,
+    run_,
+    stat,
+    tail,
+    touch,
+    tree,
+):
     ftpy.add_command(command)
 
 

@@ -123,6 +123,11 @@ def print_json(fields: dict[str, object], *, to_stderr: bool = False) -> None:
     click.echo(json.dumps(fields), err=to_stderr)
 
 
+def count(number: int, what: str) -> str:
+    """So many of them: "1 file", "2,000 files"."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def size_of(count: int) -> str:
     """A number of bytes for people."""
     size = float(count)

@@ -32,6 +32,8 @@ SPARE_BYTES = 256 * 1024 * 1024
 """Free space that others keep on the temporary files' disk, whatever a server lists, bytes."""
 LOOK_BYTES = 16 * 1024 * 1024
 """How often it is looked whether that much is free, bytes put away; a listing shorter than this never asks."""
+WAIT_SECONDS = 60.0
+"""How long is waited at a time; where waits cannot be interrupted, Ctrl-C counts only then."""
 
 _decoder = msgspec.json.Decoder(LsReply)
 
@@ -77,6 +79,13 @@ class Listing(Closing):
         """Whether it is complete, or has failed, within ``seconds``."""
         with self._changed:
             return self._changed.wait_for(lambda: self._ended, seconds)
+
+    def complete(self) -> None:
+        """Wait until all of it has come. Raises what ended it early."""
+        while not self.wait(WAIT_SECONDS):
+            pass
+        if self._error is not None:
+            raise self._error
 
     def close(self) -> None:
         """End it; the connection that it was begun on is broken unless it was complete."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ftpy.client.base import Base, PathLike, remote_path
 from ftpy.client.connection import Connection
 from ftpy.digests import DigestName
-from ftpy.errors import FtpyError, NotFound, ProtocolError
+from ftpy.errors import FtpyError, NotADirectory, NotFound, ProtocolError
 from ftpy.files import FileInfo, RemotePath, display
 from ftpy.storage.base import KnownDigest
 from ftpy.wire.entries import entry_to_info
@@ -20,6 +20,7 @@ from ftpy.wire.upkeep import DfReply, DfRequest
 if TYPE_CHECKING:
     from ftpy.client.listing import Listing
     from ftpy.client.results import Room
+    from ftpy.client.surveying import Branch, Total, Wanted
 
 LISTING_ROUND_TRIPS = 5
 """What another connection takes to be ready, round trips: TCP, TLS, two of authentication, and the first request."""
@@ -73,6 +74,50 @@ class Looks(Base):
         reply = self._persist(lambda connection: connection.call(DfRequest(id=connection.next_id()), DfReply))
         return Room(**{name: value for name, value in structs.asdict(reply).items() if name not in ("id", "ok")})
 
+    def find(self, path: PathLike = "", wanted: Wanted | None = None) -> Iterator[FileInfo]:
+        """What is below a folder and is ``wanted``, in the order of paths; a file is found itself.
+
+        Nothing is told before the listing is complete, which waits in a temporary file where it is long. Raises
+        NotFound, and what ended the listing early.
+        """
+        from ftpy.client.surveying import Wanted
+
+        where, wanted = remote_path(path), wanted or Wanted()
+        try:
+            with self._listing(where, True) as listing:
+                assert listing is not None
+                listing.complete()
+                _check_there(listing, where)
+                yield from wanted.among(listing)
+        except NotADirectory:
+            yield from wanted.among([self.stat(where)])
+
+    def du(self, path: PathLike = "") -> Iterator[Total]:
+        """The total of every folder below a folder, those in it before it, and its own at the end; or a file's size.
+
+        Totals come while the listing does, and each is of a part of it that has come whole. Raises NotFound, and what
+        ended the listing early.
+        """
+        from ftpy.client.surveying import Total, totals
+
+        where = remote_path(path)
+        try:
+            with self.listing(where, recursive=True) as entries:
+                yield from totals(where, entries)
+        except NotADirectory:
+            yield Total(where, self.stat(where).size, 1)
+
+    def tree(self, path: PathLike = "", keep: Callable[[FileInfo], bool] = lambda _: True) -> Iterator[Branch]:
+        """What is below a folder, as far as it is to be kept, with what draws it as a tree.
+
+        Raises NotFound, NotADirectory, and what ended the listing early.
+        """
+        from ftpy.client.surveying import branches
+
+        where = remote_path(path)
+        with self.listing(where, recursive=True) as entries:
+            yield from branches(where, filter(keep, entries))
+
     @contextlib.contextmanager
     def listing(self, path: PathLike = "", *, recursive: bool = False) -> Iterator[Iterator[FileInfo]]:
         """The same as ``ls`` while the ``with`` lasts, read ahead: other requests may be made meanwhile."""
@@ -80,8 +125,7 @@ class Looks(Base):
 
         def entries(listing: Listing) -> Iterator[FileInfo]:
             yield from listing
-            if listing.missing:
-                raise NotFound(f"{display(str(where))}: {NotFound.sentence()}")
+            _check_there(listing, where)
 
         with self._listing(where, True, recursive=recursive) as listing:
             assert listing is not None
@@ -151,3 +195,9 @@ def _entries(where: RemotePath, connection: Connection, page: LsReply) -> Iterat
         if page.complete:
             return
         page = connection.wait(LsReply)
+
+
+def _check_there(listing: Listing, where: RemotePath) -> None:
+    """Of a listing that is complete. Raises NotFound."""
+    if listing.missing:
+        raise NotFound(f"{display(str(where))}: {NotFound.sentence()}")

@@ -8,30 +8,22 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import pytest
 from blake3 import blake3
 
 from ftpy.errors import Busy, Incomplete, RequestError, ShuttingDown, UnknownUpload
-from ftpy.files import FileInfo, RemotePath
 from ftpy.storage import following, syscalls, uploads
 from ftpy.storage import upload as upload_module
 from ftpy.storage.base import (
     PART_BYTES,
-    KnownDigest,
-    Moved,
-    NewDirectory,
     NewFile,
-    Reader,
-    Removed,
-    Staged,
     Storage,
     Upload,
-    ignore,
 )
 from ftpy.storage.journal import parse
 from ftpy.storage.local import LocalStorage
@@ -118,11 +110,17 @@ def storages(root: Path, tmp_path: Path) -> Iterator[list[LocalStorage]]:
 # ------------------------------------------------------------------ the contract, over a link
 
 
-class Through(Storage):
-    """A storage all of whose uploads are open in another one first: each hand goes over a link."""
+class Through:
+    """A storage all of whose uploads are open in another one first: each hand goes over a link.
+
+    What is removed, moved or touched is by that other one, what is looked at by this one.
+    """
 
     def __init__(self, owner: LocalStorage, here: LocalStorage) -> None:
         self._owner, self._here = owner, here
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._owner if name in ("rm", "mv", "touch") else self._here, name)
 
     def _through(self, open_in: Callable[[LocalStorage], Upload]) -> Upload:
         with open_in(self._owner):
@@ -138,36 +136,6 @@ class Through(Storage):
 
     def find_upload(self, owner: str, upload_id: str) -> Upload:
         return self._through(lambda storage: storage.find_upload(owner, upload_id))
-
-    def stat(self, path: RemotePath) -> FileInfo:
-        return self._here.stat(path)
-
-    def ls(self, path: RemotePath, *, recursive: bool) -> Iterator[FileInfo]:
-        return self._here.ls(path, recursive=recursive)
-
-    def open(self, path: RemotePath) -> Reader:
-        return self._here.open(path)
-
-    def stage(self, file: NewFile, data: memoryview, digest: KnownDigest) -> Staged:
-        return self._here.stage(file, data, digest)
-
-    def stage_directory(self, directory: NewDirectory) -> Staged:
-        return self._here.stage_directory(directory)
-
-    def publish(self, group: Sequence[Staged]) -> list[FileInfo | RequestError]:
-        return self._here.publish(group)
-
-    def rm(self, path: RemotePath, *, recursive: bool, on_removed: Callable[[int], None] = ignore) -> Removed:
-        return self._owner.rm(path, recursive=recursive, on_removed=on_removed)
-
-    def mv(self, path: RemotePath, to: RemotePath, *, condition: Literal["absent"] | None = None) -> Moved:
-        return self._owner.mv(path, to, condition=condition)
-
-    def uploads(self) -> list[str]:
-        return self._here.uploads()
-
-    def sweep(self, *, expire_seconds: float) -> int:
-        return self._here.sweep(expire_seconds=expire_seconds)
 
     def interrupt(self) -> None:
         self._owner.interrupt()
@@ -449,6 +417,7 @@ def test_directory_is_not_trusted_any_more_when_it_was_made_anew(
 REMEMBERING = """
 import sys
 from pathlib import Path
+from typing import Any
 from ftpy.storage.remembered import Remembered
 from ftpy.storage.versions import Digests, Version
 

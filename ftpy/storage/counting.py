@@ -22,6 +22,7 @@ from ftpy.errors import IoError, NoSpace, QuotaExceeded, RequestError
 from ftpy.files import RemotePath
 from ftpy.storage import syscalls
 from ftpy.storage.base import Quota
+from ftpy.storage.database import Database
 from ftpy.storage.locking import lock
 from ftpy.storage.measuring import measure
 from ftpy.storage.usage import ROOT, Change, Usage
@@ -111,7 +112,7 @@ class CountedUsage(Usage):
         self._counted: dict[str, tuple[str, ...]] = {}
         """Roots that something here may count for: how far below ours each begins, nothing for those around it."""
         self._lock = threading.Lock()
-        self._database: sqlite3.Connection | None = None
+        self._database = Database(self._state / "usage.sqlite", _SCHEMA, busy_seconds=_BUSY_SECONDS)
 
     @property
     def counts(self) -> bool:
@@ -120,8 +121,8 @@ class CountedUsage(Usage):
 
     def close(self) -> None:
         """Close the database."""
-        with self._lock:
-            self._disconnect()
+        with self._database.lock:
+            self._database.disconnect()
 
     # ---------------------------------------------------------------- what storages tell
 
@@ -310,44 +311,22 @@ class CountedUsage(Usage):
 
     def _safely(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
         """Run ``work`` on the connection; a broken database is removed and made anew, once. Raises IoError, NoSpace."""
-        with self._lock:
+        with self._database.lock:
             try:
                 try:
-                    return work(self._database or self._connect())
+                    return work(self._database.connection())
                 except sqlite3.OperationalError:
                     raise  # locked, disk full: it passes
                 except sqlite3.DatabaseError as error:
                     log.error("usage is counted anew: %s", error, extra={"event": "usage-broken"})
-                    self._disconnect()
-                    for suffix in ("", "-wal", "-shm"):
-                        (self._state / f"usage.sqlite{suffix}").unlink(missing_ok=True)
-                    return work(self._connect())
+                    self._database.remove()
+                    return work(self._database.connection())
             except (sqlite3.Error, OSError) as error:
                 log.error("usage: %s", error, extra={"event": "usage-failed"})
-                self._disconnect()
+                self._database.disconnect()
                 if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
                     raise NoSpace from error
                 raise IoError("what is stored cannot be counted; the server's log says why") from error
-
-    def _connect(self) -> sqlite3.Connection:
-        database = sqlite3.connect(
-            self._state / "usage.sqlite", timeout=_BUSY_SECONDS, check_same_thread=False, isolation_level=None
-        )
-        try:
-            database.execute("PRAGMA journal_mode = WAL")
-            database.execute("PRAGMA synchronous = OFF")
-            database.execute("PRAGMA temp_store = MEMORY")  # a sandbox has no /tmp
-            database.execute(_SCHEMA)
-        except sqlite3.Error:
-            database.close()
-            raise
-        self._database = database
-        return database
-
-    def _disconnect(self) -> None:
-        if self._database is not None:
-            self._database.close()
-            self._database = None
 
 
 def _inside(root: str) -> str:

@@ -6,15 +6,13 @@ A remembered digest is that of the day the file was put: a get needs no hashing,
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
-import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ftpy.storage.base import Closing
+from ftpy.storage.database import Database
 from ftpy.storage.versions import NO_DIGESTS, Digests, Version
 
 log = logging.getLogger("ftpy.storage")
@@ -57,24 +55,19 @@ def _signed(number: int) -> int:
 
 
 class Remembered(Closing):
-    """The digests of a storage. Never raises for the database's sake: what it cannot tell is unknown.
-
-    One connection and a lock: a connection per thread costs each thread three descriptors and half a millisecond.
-    """
+    """The digests of a storage. Never raises for the database's sake: what it cannot tell is unknown."""
 
     def __init__(self, file: Path) -> None:
-        self._file = file
-        self._lock = threading.Lock()
-        self._database: sqlite3.Connection | None = None
+        self._database = Database(file, _SCHEMA, busy_seconds=_BUSY_SECONDS)
         self._listed: dict[Version, Digests] = {}
         """What was looked up for listings, whose files are often asked for next; of a version it is never wrong."""
         self._closed = False
 
     def close(self) -> None:
         """Close the database."""
-        with self._lock:
+        with self._database.lock:
             self._closed = True
-            self._disconnect()
+            self._database.disconnect()
 
     def look(self, version: Version) -> Digests:
         """What is remembered of one version."""
@@ -106,6 +99,7 @@ class Remembered(Closing):
 
         def write(database: sqlite3.Connection) -> None:
             with database:
+                database.execute("BEGIN IMMEDIATE")
                 database.executemany(_KEEP, rows)
 
         self._safely(write, None)
@@ -114,49 +108,26 @@ class Remembered(Closing):
 
     def _safely(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
         """Run ``work`` on the connection; a broken database is set aside and made anew, once."""
-        with self._lock:
+        with self._database.lock:
             for attempt in (1, 2):
                 try:
                     if self._closed:
                         return otherwise
-                    return work(self._database or self._connect())
+                    return work(self._database.connection())
                 except sqlite3.Error as error:
                     log.warning("remembered digests: %s", error, extra={"event": "digests-failed"})
-                    self._disconnect()
+                    self._database.disconnect()
                     # An OperationalError (locked, disk full) passes; anything else is the file's own fault.
                     if isinstance(error, sqlite3.OperationalError) or attempt == 2:
                         return otherwise
                     self._set_aside()
         return otherwise
 
-    def _connect(self) -> sqlite3.Connection:
-        database = sqlite3.connect(self._file, timeout=_BUSY_SECONDS, check_same_thread=False, cached_statements=32)
-        try:
-            database.execute("PRAGMA journal_mode = WAL")
-            database.execute("PRAGMA synchronous = OFF")
-            database.execute("PRAGMA temp_store = MEMORY")  # a sandbox has no /tmp
-            database.execute(_SCHEMA)
-            database.execute(_LOOK, (0, 0))
-        except sqlite3.Error:
-            database.close()
-            raise
-        self._database = database
-        return database
-
-    def _disconnect(self) -> None:
-        if self._database is not None:
-            self._database.close()
-            self._database = None
-
     def _set_aside(self) -> None:
-        aside = f"{self._file}.broken-{time.time_ns()}"
-        for suffix in ("", "-wal", "-shm"):
-            try:
-                os.replace(f"{self._file}{suffix}", f"{aside}{suffix}")
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                log.error("remembered digests: %s", error.strerror, extra={"event": "digests-not-set-aside"})
+        try:
+            self._database.set_aside()
+        except OSError as error:
+            log.error("remembered digests: %s", error.strerror, extra={"event": "digests-not-set-aside"})
         log.error("the file of remembered digests is broken and was set aside", extra={"event": "digests-set-aside"})
 
 

@@ -155,6 +155,12 @@ class CommandFailed(RequestError):
     code = "command-failed"
 
 
+class CursorTooOld(RequestError):
+    """What came after that cursor is no longer known; list what is there, and begin the feed anew."""
+
+    code = "cursor-too-old"
+
+
 class DigestMismatch(RequestError):
     """The bytes that arrived are not the bytes that were sent; nothing was changed. Try again."""
 

@@ -105,6 +105,19 @@ class Uploads(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 7.0
 
 
+class Events(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The feed of what was published, moved and deleted."""
+
+    days: Annotated[
+        float,
+        Meta(ge=0, le=3650),
+        says("Days that events are kept for `ftpy events`; 0: none are, and those that were are removed at the start."),
+    ] = 0.0
+    most: Annotated[
+        int, Meta(ge=1, le=1_000_000_000), says("Most events kept, about 100 bytes each; the oldest go first.")
+    ] = 1_000_000
+
+
 class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the server speaks on standard error."""
 
@@ -159,6 +172,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     limits: Limits = Limits()
     penalties: Penalties = Penalties()
     uploads: Uploads = Uploads()
+    events: Events = Events()
     log: Log = Log()
     commands: Annotated[dict[str, Command], Meta(max_length=MOST_COMMANDS)] = {}
 

@@ -16,7 +16,7 @@ from ftpy.server.identity import check_identity
 
 log = logging.getLogger("ftpy.server")
 
-NEEDS_RESTART = frozenset({"root", "listen", "tls", "workers", "sandbox", "allow_root", "users", "state"})
+NEEDS_RESTART = frozenset({"root", "listen", "tls", "workers", "sandbox", "allow_root", "users", "state", "events"})
 """What a server that runs is built on; every other key counts as soon as it is read.
 
 So are the first ``commands``: where there were none, nobody who could run one is outside of the sandbox.

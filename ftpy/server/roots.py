@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -13,6 +14,9 @@ from ftpy.server import sandbox
 from ftpy.server.accounts import Account
 from ftpy.storage.base import Storage
 from ftpy.storage.counting import CountedUsage
+from ftpy.storage.feed import NOBODYS
+from ftpy.storage.feedbook import FeedBook
+from ftpy.storage.following import start_thread
 from ftpy.storage.local import LocalStorage
 from ftpy.storage.sharing import Link, Neighbours
 
@@ -44,6 +48,8 @@ class Roots:
     ) -> None:
         self._config, self._settings, self._neighbours = config, settings, neighbours
         self._quota_roots = quota_roots
+        self.feed = FeedBook(config.state) if config.events.days else None
+        """The feed of all of them, if one is kept."""
         self._counted: tuple[frozenset[str | None], frozenset[str]] = (frozenset(), frozenset())
         self._lock = threading.Lock()
         self._roots: dict[str, _Root] = {}
@@ -84,6 +90,7 @@ class Roots:
                     portable_names=self._config.portable_names,
                     neighbours=self._neighbours(real) if self._neighbours else None,
                     usage=CountedUsage(real, self._config.state, self._counted_roots),
+                    feed=self.feed.of(real) if self.feed else NOBODYS,
                 )
                 place.storage.portable_names = self._config.portable_names  # a reload may not have seen it
             return place.storage
@@ -113,6 +120,8 @@ class Roots:
         """Close all, after those who use them have ended."""
         for storage in self.storages():
             storage.close()
+        if self.feed is not None:
+            self.feed.close()
 
     def welcome(self, root: str, link: Link) -> None:
         """Another process asks for an upload of this root that is open here."""
@@ -125,3 +134,24 @@ class Roots:
         """Another process has ended: let go of uploads that it had open."""
         for storage in self.storages():
             storage.look_after_remote()
+        if self.feed is not None:
+            with contextlib.suppress(Busy):  # the hourly sweep does it, too
+                start_thread(self._settle, "ftpy-settle")  # it waits for what is being published
+
+    def _settle(self) -> None:
+        with contextlib.suppress(RequestError):  # it has been said
+            self.settle_events()
+
+    def settle_events(self) -> None:
+        """Find out what became of what dead processes were about to do. Raises IoError."""
+        if self.feed is not None:
+            self.feed.settle()
+
+    def sweep_events(self) -> None:
+        """Forget events as the settings say. Raises IoError, OSError."""
+        if self.feed is None:
+            FeedBook(self._config.state).forget()
+            return
+        events = self._config.events
+        if gone := self.feed.sweep(days=events.days, most=events.most):
+            log.info("events-swept", extra={"event": "events-swept", "fields": {"events": gone}})

@@ -40,7 +40,7 @@ from ftpy.server.seldom import Seldom
 from ftpy.storage import syscalls
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from ftpy.server.worker import Parent, SharedAdmission
 
@@ -281,16 +281,25 @@ class Service:
     def _sweep(self) -> None:
         while True:
             expire = self.config.uploads.expire_days * 86400
+            with self._said_if_failed():
+                self.roots.settle_events()
+                if self._parent is None or self._parent.may_sweep(self.config.state):
+                    self.roots.sweep_events()
             for root, storage in self.roots.by_root().items():
                 if self._parent is not None and not self._parent.may_sweep(root):
                     continue
-                try:
+                with self._said_if_failed():
                     if dropped := storage.sweep(expire_seconds=expire):
                         log.info("swept", extra={"event": "swept", "fields": {"dropped": dropped}})
-                except Exception:
-                    log.exception("sweep-failed", extra={"event": "sweep-failed", "fields": {}})
             if self._stopped.wait(SWEEP_SECONDS):
                 return
+
+    @contextlib.contextmanager
+    def _said_if_failed(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception:
+            log.exception("sweep-failed", extra={"event": "sweep-failed", "fields": {}})
 
     def _watch(self) -> None:
         """End the sessions of those who are welcome no longer, also where they wait or are in the middle of a body.

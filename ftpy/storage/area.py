@@ -18,6 +18,8 @@ from ftpy.storage.beneath import Beneath, Directory
 from ftpy.storage.locking import open_locked
 
 AREA = ".ftpy"
+STAGED, UPLOADS = "staged", "uploads"
+"""Its folders for small files and for uploads."""
 _PRIVATE = 0o700
 _LOCK_SUFFIX = ".lock"
 
@@ -55,8 +57,8 @@ class Area(Closing):
         self._numbers = itertools.count()
         with ExitStack() as opened:
             self.top = opened.enter_context(made_private(beneath.root, AREA))
-            self.staged = opened.enter_context(made_private(self.top, "staged"))
-            self.uploads = opened.enter_context(made_private(self.top, "uploads"))
+            self.staged = opened.enter_context(made_private(self.top, STAGED))
+            self.uploads = opened.enter_context(made_private(self.top, UPLOADS))
             lock = open_locked(self.staged, self._token + _LOCK_SUFFIX, create=True)
             assert lock is not None  # nobody else knows the token
             self._lock: int | None = lock

@@ -18,12 +18,13 @@ class Database:
     """The one connection to ``file``; hold the ``lock`` while ``connection`` is used. It commits each statement by
     itself, unless that is in a transaction.
 
-    ``busy_seconds``: how long another process's write is waited for. A commit is not waited for to be on disk, unless
-    who commits asks for it (``PRAGMA synchronous``): after a power cut the last ones may be missing.
+    ``busy_seconds``: how long another process's write is waited for. ``synchronous`` as SQLite's pragma: after a power
+    cut, with OFF the file may be broken, with NORMAL its last commits may be missing, with FULL nothing is.
     """
 
-    def __init__(self, file: Path, schema: str, *, busy_seconds: float) -> None:
-        self._file, self._schema, self._busy_seconds = file, schema, busy_seconds
+    def __init__(self, file: Path, schema: str, *, busy_seconds: float, synchronous: str = "OFF") -> None:
+        self._file, self._schema = file, schema
+        self._busy_seconds, self._synchronous = busy_seconds, synchronous
         self._connection: sqlite3.Connection | None = None
         self.lock = threading.Lock()
 
@@ -39,7 +40,7 @@ class Database:
         )
         try:
             made.execute("PRAGMA journal_mode = WAL")
-            made.execute("PRAGMA synchronous = OFF")
+            made.execute(f"PRAGMA synchronous = {self._synchronous}")
             made.execute("PRAGMA temp_store = MEMORY")  # a sandbox has no /tmp
             made.executescript(self._schema)
         except sqlite3.Error:

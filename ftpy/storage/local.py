@@ -41,6 +41,7 @@ from ftpy.storage.base import (
     ignore,
 )
 from ftpy.storage.beneath import Beneath, Door, best_door, check_parts
+from ftpy.storage.feed import NOBODYS, Feed
 from ftpy.storage.following import HashedRead
 from ftpy.storage.moving import move
 from ftpy.storage.publishing import Publisher
@@ -61,7 +62,7 @@ class LocalStorage(Storage):
 
     ``portable_names`` refuses new names that other systems could not hold; ``door`` None takes the best there is.
     With ``neighbours`` an upload that one of them has open is reached there, without it is Busy. What is stored and
-    removed is told to ``usage``, which is closed with the storage.
+    removed is told to ``usage``, which is closed with the storage, and to ``feed``.
     Raises RequestError like every method.
     """
 
@@ -74,11 +75,12 @@ class LocalStorage(Storage):
         door: Door | None = None,
         neighbours: Neighbours | None = None,
         usage: Usage | None = None,
+        feed: Feed = NOBODYS,
     ) -> None:
         if not hasattr(os, "preadv") or not hasattr(os, "fchmod") or (door or best_door()) == "path":
             raise Unsupported("this system lacks preadv(2), fchmod(2) or openat(2): it can be a client, not a server")
         self.portable_names = portable_names
-        self._usage = usage or Usage()
+        self._usage, self._feed = usage or Usage(), feed
         with ExitStack() as opened:
             opened.callback(self._usage.close)
             with translating(RemotePath()):
@@ -87,7 +89,12 @@ class LocalStorage(Storage):
                 self._area = opened.enter_context(Area(self._beneath))
                 self._remembered = opened.enter_context(Remembered(Path(state) / "digests.sqlite"))
                 self._publisher = Publisher(
-                    self._beneath, self._area, self._digest_at, shared=neighbours is not None, usage=self._usage
+                    self._beneath,
+                    self._area,
+                    self._digest_at,
+                    shared=neighbours is not None,
+                    usage=self._usage,
+                    feed=feed,
                 )
                 self._remover = opened.enter_context(Remover(self._area, self._publisher))
             self._small = SmallFiles(self._area, self._publisher, self._remembered)
@@ -236,6 +243,7 @@ class LocalStorage(Storage):
 
     def sweep(self, *, expire_seconds: float) -> int:
         """Drop what expired, and what dead processes left staged."""
+        self._feed.settle()  # by what lies staged, so before any of that goes
         with translating(RemotePath()):
             gone = self._uploads.sweep(expire_seconds) + self._remover.sweep() + self._area.sweep_staged()
             self._usage.recount()  # what went just now was not told, and the host may have changed files

@@ -11,6 +11,7 @@ from ftpy.errors import AlreadyExists, InvalidRequest
 from ftpy.files import RemotePath, display
 from ftpy.storage.base import Moved
 from ftpy.storage.beneath import Directory
+from ftpy.storage.feed import moved
 from ftpy.storage.publishing import Place, Publisher, entry
 from ftpy.storage.refusals import refusal, translating
 from ftpy.storage.remembered import Remembered
@@ -31,15 +32,18 @@ def move(
         if replaced is not None and os.path.samestat(replaced, place.found):
             raise AlreadyExists(f"{display(str(to))}: one and the same file as {display(str(path))}")
         known = remembered.look(version_of(place.found)) if stat.S_ISREG(place.found.st_mode) else NO_DIGESTS
-        with publisher.usage.changing() as change:
-            _rename(place, into, to, noreplace=condition == "absent" or place.is_folder)
-            if replaced is not None:
-                change.removed(to, weight(replaced))
-            if change.tells(path, to):
-                change.moved(path, to, *(publisher.usage.measure(to) if place.is_folder else (weight(place.found), 1)))
-        found = into.lstat(to.name)
-        place.publication.changed(to.parent)
-        place.check_gone()
+        with publisher.feed.recording([moved(path, to, place.found)], alone=True) as record:
+            with publisher.usage.changing() as change:
+                _rename(place, into, to, noreplace=condition == "absent" or place.is_folder)
+                record.done()
+                if replaced is not None:
+                    change.removed(to, weight(replaced))
+                if change.tells(path, to):
+                    weighs = publisher.usage.measure(to) if place.is_folder else (weight(place.found), 1)
+                    change.moved(path, to, *weighs)
+            found = into.lstat(to.name)
+            place.publication.changed(to.parent)
+            place.check_gone()
     kept = _keep(remembered, place.found, found, known)
     return Moved(file_info(to, found, kept), file_info(to, replaced) if replaced is not None else None)
 

@@ -15,6 +15,7 @@ from ftpy.storage import syscalls
 from ftpy.storage.area import Area
 from ftpy.storage.base import Closing, Condition, KnownDigest, NewDirectory, Quota
 from ftpy.storage.beneath import Beneath, Directory
+from ftpy.storage.feed import NOBODYS, Feed
 from ftpy.storage.locking import lock
 from ftpy.storage.refusals import refusal
 from ftpy.storage.usage import ROOT, Usage, weight
@@ -64,8 +65,9 @@ class Publisher(Closing):
         *,
         shared: bool = False,
         usage: Usage | None = None,
+        feed: Feed = NOBODYS,
     ) -> None:
-        self.usage = usage or Usage()
+        self.usage, self.feed = usage or Usage(), feed
         self._beneath, self._area, self._digest_at = beneath, area, digest_at
         self._shared = shared
         self.device = area.top.lstat(".").st_dev
@@ -93,6 +95,14 @@ class Publisher(Closing):
             if len(self._trusted) > MOST_TRUSTED:
                 self._trusted.clear()
             self._trusted.update((path, os.fstat(directory.fd).st_ino) for path, directory in directories.items())
+
+    def is_there(self, path: RemotePath) -> bool:
+        """Whether anything is, as far as that can be told."""
+        try:
+            self._beneath.lstat(path)
+        except OSError:
+            return False
+        return True
 
     def check(self, path: RemotePath, condition: Condition) -> None:
         """Raises AlreadyExists or Changed where the condition does not hold now."""
@@ -235,6 +245,10 @@ class Publication(Closing):
             os.utime(directory.fd, ns=(wanted.mtime_ns, wanted.mtime_ns))
         self._changed[path] = None
         return os.fstat(directory.fd)
+
+    def has_made(self, path: RemotePath) -> bool:
+        """Whether a directory was not there until this publication made it."""
+        return path in self._new
 
     def changed(self, path: RemotePath) -> None:
         """A name in this directory has come or gone: it is to be made durable."""

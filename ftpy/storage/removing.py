@@ -9,12 +9,14 @@ import logging
 import stat
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 
 from ftpy.errors import RequestError
 from ftpy.files import RemotePath, display
 from ftpy.storage.area import AREA, Area, made_private
 from ftpy.storage.base import Closing, Removed
 from ftpy.storage.clearing import Clearing
+from ftpy.storage.feed import Record, deleted
 from ftpy.storage.publishing import Place, Publisher
 from ftpy.storage.refusals import translating
 from ftpy.storage.usage import weight
@@ -71,30 +73,41 @@ class Remover(Closing):
     def _remove(self, place: Place) -> Removed:
         """Remove a file, or a folder if it is empty."""
         name, size = place.path.name, weight(place.found)
-        with self._publisher.usage.changing() as change:
-            if place.is_folder:
-                place.directory.rmdir(name)
-            else:
-                place.directory.unlink(name)
-            change.removed(place.path, size)
-        place.check_gone()
+        with self._recording(place) as record:
+            with self._publisher.usage.changing() as change:
+                if place.is_folder:
+                    place.directory.rmdir(name)
+                else:
+                    place.directory.unlink(name)
+                record.done()
+                change.removed(place.path, size)
+            place.check_gone()
         return Removed(files=int(not place.is_folder), folders=int(place.is_folder), size=size)
+
+    def _recording(self, place: Place) -> AbstractContextManager[Record]:
+        """Who removes is not kept from it where the disk has no room for the event."""
+        return self._publisher.feed.recording([deleted(place.path, place.found)], alone=True, needed=False)
 
     def _take_out(self, place: Place) -> str:
         """The name that a folder has out of sight; when this returns, it is gone from its path for good."""
         name, usage = self._area.new_name()[1], self._publisher.usage
         self._under_way.add(name)
         try:
-            with usage.changing() as change:
-                self._hide(place, name)
-                try:
-                    place.check_gone()
-                except RequestError:
-                    # A crash might bring it back, so nothing of it may be destroyed; nor is it to stay away.
-                    self._folder.rename_noreplace(name, place.directory, place.path.name)
-                    raise
-                # It counts for nobody from now on, however long it takes to destroy it.
-                change.removed(place.path, *usage.measure(RemotePath((AREA, REMOVED, name))))
+            with ExitStack() as recording:
+                record = recording.enter_context(self._recording(place))
+                with usage.changing() as change:
+                    self._hide(place, name)
+                    record.done()
+                    try:
+                        place.check_gone()
+                    except RequestError:
+                        # A crash might bring it back, so nothing of it may be destroyed; nor is it to stay away.
+                        self._folder.rename_noreplace(name, place.directory, place.path.name)
+                        record.undone()
+                        raise
+                    recording.close()  # others need not wait while it is measured
+                    # It counts for nobody from now on, however long it takes to destroy it.
+                    change.removed(place.path, *usage.measure(RemotePath((AREA, REMOVED, name))))
         except BaseException:
             self._under_way.discard(name)
             raise

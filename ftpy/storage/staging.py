@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, cast
 from ftpy.errors import InvalidRequest, RequestError
 from ftpy.files import FileInfo, RemotePath
 from ftpy.storage import syscalls
-from ftpy.storage.area import Area
+from ftpy.storage.area import STAGED, Area
 from ftpy.storage.base import KnownDigest, NewDirectory, NewFile, Quota, Staged
 from ftpy.storage.beneath import Directory
+from ftpy.storage.feed import Happening, published
 from ftpy.storage.positional import write_at
 from ftpy.storage.publishing import Publication, Publisher, sync_all
 from ftpy.storage.refusals import refusal
@@ -32,11 +33,11 @@ class LocalStaged(Staged):
     """A small file in the staging area, open until it is published or dropped."""
 
     __slots__ = (
-        "_published",
         "condition",
         "digest",
         "directory",
         "fd",
+        "is_new",
         "name",
         "number",
         "path",
@@ -59,13 +60,13 @@ class LocalStaged(Staged):
         self.path, self.condition, self.digest = file.path, file.condition, digest
         self.directory, self.number, self.name = directory, number, name
         self.size, self.usage, self.quota = file.file_size or 0, usage, quota
-        self._published = False
+        self.is_new = False
         self.fd = directory.create(name, DEFAULT_MODE if file.mode is None else file.mode & 0o777)
 
     def place(self, publication: Publication) -> None:
         """Rename it to its path. Raises OSError, RequestError."""
         publication.place(self.directory, self.name, self.path, self.condition, size=self.size, quota=self.quota)
-        self._published = True
+        self.is_new = True
 
     def status(self) -> os.stat_result:
         """What it is now."""
@@ -73,7 +74,7 @@ class LocalStaged(Staged):
 
     def close(self) -> None:
         """Close it, and remove it unless it was published."""
-        if self.fd >= 0 and not self._published:
+        if self.fd >= 0 and not self.is_new:
             with self.usage.changing() as change:
                 if self.discard():
                     change.removed(ROOT, self.size)
@@ -99,14 +100,19 @@ class LocalStaged(Staged):
 class LocalStagedDirectory(Staged):
     """A directory that waits for its turn."""
 
-    __slots__ = ("_status", "number", "path", "quota", "wanted")
+    __slots__ = ("_status", "is_new", "number", "path", "quota", "wanted")
 
     def __init__(self, wanted: NewDirectory, number: int, quota: Quota | None) -> None:
         self.path, self.wanted, self.number, self.quota = wanted.path, wanted, number, quota
+        self.is_new = False
 
     def place(self, publication: Publication) -> None:
         """Make it. Raises OSError, RequestError."""
-        self._status = publication.make(self.wanted, self.quota)
+        was_new = publication.has_made(self.path)
+        try:
+            self._status = publication.make(self.wanted, self.quota)
+        finally:
+            self.is_new = publication.has_made(self.path) and not was_new
 
     def status(self) -> os.stat_result:
         """What it was when it had been made."""
@@ -187,10 +193,13 @@ class SmallFiles:
             exclusive = self._foresee(files)
             try:
                 with DISK, self._publisher.publication(exclusive=exclusive) as publication:
-                    self._place(publication, mine, placed, refused)
+                    self._place_recorded(publication, mine, placed, refused)
             except OSError as error:
                 for staged in mine:
                     refused.setdefault(staged.number, refusal(error, staged.path))
+            except RequestError as error:
+                for staged in mine:
+                    refused.setdefault(staged.number, error)
             return refused
         finally:
             for staged in mine:
@@ -216,6 +225,28 @@ class SmallFiles:
             except RequestError:
                 continue  # asked again under the lock: an earlier file of the group may make it true
         return bool(compared)
+
+    def _place_recorded(
+        self, publication: Publication, group: Sequence[LocalMember], placed: Placed | None, refused: Refused
+    ) -> None:
+        """Place all, and have the feed tell of what is new. Raises RequestError, where that could not be written."""
+        feed = self._publisher.feed
+        planned = self._planned([staged for staged in group if staged.number not in refused]) if feed.keeps else {}
+        with feed.recording(list(planned.values())) as record:
+            try:
+                self._place(publication, group, placed, refused)
+            finally:
+                record.happened = [planned[one.number] for one in group if one.is_new and one.number in planned]
+
+    def _planned(self, group: Sequence[LocalMember]) -> dict[int, Happening]:
+        """What the feed is to tell of members, by their numbers; of folders those that are not there yet."""
+        planned: dict[int, Happening] = {}
+        for staged in group:
+            if isinstance(staged, LocalStaged):
+                planned[staged.number] = published(staged.path, f"{STAGED}/{staged.name}")
+            elif not self._publisher.is_there(staged.path):
+                planned[staged.number] = published(staged.path)
+        return planned
 
     @staticmethod
     def _place(publication: Publication, group: Sequence[LocalMember], placed: Placed | None, refused: Refused) -> None:

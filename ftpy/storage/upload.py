@@ -24,8 +24,9 @@ from ftpy.errors import (
 )
 from ftpy.files import FileInfo, RemotePath, display
 from ftpy.storage import syscalls
-from ftpy.storage.area import Area
+from ftpy.storage.area import UPLOADS, Area
 from ftpy.storage.base import Condition, KnownDigest, NewFile, Quota
+from ftpy.storage.feed import published
 from ftpy.storage.following import Follower, FollowerClosed
 from ftpy.storage.journal import StoredPart
 from ftpy.storage.partbook import PartBook
@@ -292,8 +293,14 @@ class LiveUpload:
         exclusive = isinstance(condition, KnownDigest)
         if exclusive:
             self._publisher.check(file.path, condition)  # hashes before the lock, not under it
-        with translating(file.path), self._publisher.publication(exclusive=exclusive) as publication:
+        planned = [published(file.path, f"{UPLOADS}/{self._files.data_name}")]
+        with (
+            translating(file.path),
+            self._publisher.publication(exclusive=exclusive) as publication,
+            self._publisher.feed.recording(planned) as record,
+        ):
             publication.place(self._files.folder, self._files.data_name, file.path, condition, size=size, quota=quota)
+            record.done()
             try:
                 failed = publication.sync()
                 self._files.folder.unlink(self._files.journal_name, missing_ok=True)

@@ -1,0 +1,394 @@
+"""The feed kept in SQLite, one for all roots and processes of a server, in the order in which things happened.
+
+A row is a group of events that were published together, numbered in one; ``last`` is the number of the last of them.
+It is written, durably, before anything is done, and is ``pending`` until all of it is durable: no reader is given it,
+or what follows it, before. Who dies in between leaves it pending. All who do something hold one lock, shared, from
+that write to the end, and who takes something away, or settles, holds it alone: so the order of numbers is that of
+what happened, and what is pending while somebody holds it alone is a dead process's. What became of it is looked up:
+a rename takes a name out of the staging area, a removal or a move an inode from its path.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from ftpy.errors import CursorTooOld, IoError, NoSpace, RequestError
+from ftpy.files import RemotePath
+from ftpy.storage import syscalls
+from ftpy.storage.area import AREA
+from ftpy.storage.base import Closing
+from ftpy.storage.beneath import Beneath
+from ftpy.storage.database import Database
+from ftpy.storage.feed import Cursor, Feed, Happening, Record
+from ftpy.storage.locking import lock
+
+log = logging.getLogger("ftpy.storage")
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS events (
+    last INTEGER PRIMARY KEY, count INTEGER NOT NULL, time_ns INTEGER NOT NULL, root BLOB NOT NULL, what BLOB NOT NULL
+);
+CREATE TABLE IF NOT EXISTS pending (last INTEGER PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS feed (epoch TEXT NOT NULL, swept INTEGER NOT NULL);
+INSERT INTO feed SELECT lower(hex(randomblob(8))), 0 WHERE NOT EXISTS (SELECT 1 FROM feed);
+"""
+_ADD = "INSERT INTO events SELECT coalesce(max(last), 0) + :count, :count, :time_ns, :root, :what FROM events"
+_READ = "SELECT last, count, time_ns, root, what FROM events WHERE last > ? AND last < ? ORDER BY last LIMIT ?"
+_PENDING = "SELECT last, root, what FROM events JOIN pending USING (last) ORDER BY last"
+_OLD = "SELECT max(last) FROM events WHERE time_ns < :before OR last <= (SELECT max(last) FROM events) - :most"
+# What comes after an epoch's end cannot be told from what was lost.
+_RENEW = "UPDATE feed SET epoch = lower(hex(randomblob(8))), swept = (SELECT coalesce(max(last), 0) FROM events)"
+_BUSY_SECONDS = 30.0
+"""How long another process's write is waited for: each takes as long as the disk does for one."""
+_ENDLESS = 2**63 - 1
+LOOK_SECONDS = 0.5
+"""How often who waits looks what other processes have written."""
+
+T = TypeVar("T")
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(list[Happening]).decode
+
+
+class Row(NamedTuple):
+    """Events of one group: numbered up to ``last``, at ``root``'s real path."""
+
+    last: int
+    time_ns: int
+    root: str
+    events: list[Happening]
+
+    def numbered(self) -> Iterator[tuple[int, Happening]]:
+        """Each with its number."""
+        return enumerate(self.events, self.last - len(self.events) + 1)
+
+
+class _Entry:
+    """A group on its way into the feed; ``last`` once it is there."""
+
+    __slots__ = ("count", "error", "last", "root", "what")
+
+    def __init__(self, root: str, planned: Sequence[Happening]) -> None:
+        self.root, self.what, self.count = os.fsencode(root), _encode(planned), len(planned)
+        self.last = 0
+        self.error: RequestError | None = None
+
+
+class FeedBook(Closing):
+    """The feed of a server, whose folder is ``state``, as one process sees it. Every method is safe in any thread."""
+
+    def __init__(self, state: str | Path) -> None:
+        self._state = Path(state)
+        self._database = Database(
+            self._state / "events.sqlite", _SCHEMA, busy_seconds=_BUSY_SECONDS, synchronous="NORMAL"
+        )
+        self._queue: list[_Entry] = []
+        self._queue_lock = threading.Lock()
+        self._ended: list[tuple[int, Sequence[Happening] | None]] = []
+        """Pending rows that have ended and whose end is still to be written: what of them happened, None: all."""
+        self._lost = False
+        """Something happened that could not be written: cursors of before are worth nothing."""
+        self._changed = threading.Condition()
+        self.changes = 0
+        """Grows with whatever this process adds."""
+
+    def of(self, root: str) -> Feed:
+        """The feed as the storage of one root's real path writes it."""
+        return _KeptFeed(self, root)
+
+    def close(self) -> None:
+        """Close the database."""
+        with self._database.lock:
+            self._database.disconnect()
+
+    def forget(self) -> None:
+        """No feed is kept any more, and none of it is left. Raises OSError."""
+        with self._database.lock:
+            self._database.remove()
+
+    # ---------------------------------------------------------------- writing
+
+    @contextmanager
+    def recording(self, root: str, planned: Sequence[Happening], *, alone: bool, needed: bool) -> Iterator[Record]:
+        """Write it down, let it happen, write down what did."""
+        record = Record(planned)
+        if not planned:
+            yield record
+            return
+        with ExitStack() as held:
+            entry = _Entry(root, planned)
+            try:
+                held.enter_context(self._holding(alone=alone))
+                self._add(entry)
+            except RequestError:
+                if needed:
+                    raise
+            try:
+                yield record
+            finally:
+                self._end(entry, record)
+
+    def _add(self, entry: _Entry) -> None:
+        """Write a group down, durably: with all those that came while another one was written. Raises RequestError."""
+        with self._queue_lock:
+            self._queue.append(entry)
+        with self._database.lock:
+            if not entry.last and entry.error is None:
+                with self._queue_lock:
+                    several, self._queue = self._queue, []
+                try:
+                    numbers = self._write(lambda database: _insert(database, several), durable=True)
+                except RequestError as error:
+                    for one in several:
+                        one.error = error
+                else:
+                    for one, number in zip(several, numbers, strict=True):
+                        one.last = number
+        if entry.error is not None:
+            raise entry.error
+
+    def _end(self, entry: _Entry, record: Record) -> None:
+        """Write down what has happened. What cannot be written now is with the next write, or settled once we died."""
+        happened = record.happened
+        with self._database.lock:
+            if entry.last:
+                self._ended.append((entry.last, None if len(happened) == len(record.planned) else happened))
+            elif happened:
+                self._lost = True
+            with suppress(RequestError):
+                self._write(lambda _: None)
+        self._notify()
+
+    def _notify(self) -> None:
+        with self._changed:
+            self.changes += 1
+            self._changed.notify_all()
+
+    def _write(self, work: Callable[[sqlite3.Connection], T], *, durable: bool = False) -> T:
+        """Do ``work`` (lock held), behind what ended before and could not be written then. Raises IoError, NoSpace."""
+
+        def both(database: sqlite3.Connection) -> T:
+            if self._lost:
+                database.execute(_RENEW)
+            for last, happened in self._ended:
+                _write_end(database, last, happened)
+            return work(database)
+
+        done = self._safely(both, durable=durable)
+        if self._lost:
+            log.error("events were lost: cursors of before are worth nothing", extra={"event": "events-lost"})
+        self._ended, self._lost = [], False
+        return done
+
+    def sweep(self, *, days: float, most: int) -> int:
+        """Forget what is older, or more: how many events went. The newest stays, for its number. Raises IoError."""
+
+        def forget(database: sqlite3.Connection) -> int:
+            before = time.time_ns() - int(days * 86400 * 1e9)
+            old = database.execute(_OLD, {"before": before, "most": most}).fetchone()[0] or 0
+            bounds = "SELECT min(last) FROM (SELECT last FROM pending UNION SELECT max(last) FROM events)"
+            old = min(old, (database.execute(bounds).fetchone()[0] or 0) - 1)
+            gone: int = database.execute(
+                "SELECT coalesce(sum(count), 0) FROM events WHERE last <= ?", (old,)
+            ).fetchone()[0]
+            if gone:
+                database.execute("DELETE FROM events WHERE last <= ?", (old,))
+                database.execute("UPDATE feed SET swept = max(swept, ?)", (old,))
+            return gone
+
+        with self._database.lock:
+            return self._write(forget)
+
+    # ---------------------------------------------------------------- settling
+
+    def settle(self) -> int:
+        """Look what became of what dead processes were about to do: how many groups there were. Raises IoError."""
+        if not self._pending():
+            return 0
+        with self._holding(alone=True):
+            ends = [(last, _what_became(os.fsdecode(root), _decode(what))) for last, root, what in self._pending()]
+
+            def write(database: sqlite3.Connection) -> None:
+                for last, happened in ends:
+                    _write_end(database, last, happened)
+
+            with self._database.lock:
+                self._write(write, durable=True)
+        self._notify()
+        log.info("events-settled", extra={"event": "events-settled", "fields": {"groups": len(ends)}})
+        return len(ends)
+
+    def _pending(self) -> list[Any]:
+        with self._database.lock:
+            return self._safely(lambda database: database.execute(_PENDING).fetchall())
+
+    # ---------------------------------------------------------------- reading
+
+    def ends(self) -> tuple[Cursor, Cursor]:
+        """The cursors before the oldest event that is kept, and behind the newest. Raises RequestError."""
+
+        def look(database: sqlite3.Connection) -> tuple[Cursor, Cursor]:
+            epoch, swept = database.execute("SELECT epoch, swept FROM feed").fetchone()
+            newest = "SELECT coalesce(max(last), 0) FROM events WHERE last < ?"
+            return Cursor(epoch, swept), Cursor(epoch, database.execute(newest, (_limit(database),)).fetchone()[0])
+
+        with self._database.lock:
+            oldest, newest = self._safely(look)
+        return oldest, max(oldest, newest)
+
+    def read(self, since: Cursor, most: int) -> list[Row]:
+        """The groups that hold the events behind ``since``, ``most`` at once. Raises CursorTooOld, IoError."""
+
+        def look(database: sqlite3.Connection) -> list[Any]:
+            epoch, swept = database.execute("SELECT epoch, swept FROM feed").fetchone()
+            if since.epoch != epoch:
+                raise CursorTooOld("that cursor is of another feed; this one has begun anew since")
+            if since.number < swept:
+                raise CursorTooOld
+            return database.execute(_READ, (since.number, _limit(database), most)).fetchall()
+
+        with self._database.lock:
+            rows = self._safely(look)
+        return [Row(last, time_ns, os.fsdecode(root), _decode(what)) for last, _, time_ns, root, what in rows]
+
+    def wait(self, seen: int, seconds: float) -> None:
+        """Wait for something newer than what was read when ``changes`` was ``seen``, in this process or another."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.changes != seen, min(seconds, LOOK_SECONDS))
+
+    # ---------------------------------------------------------------- lock and database
+
+    @contextmanager
+    def _holding(self, *, alone: bool) -> Iterator[None]:
+        """The lock. Who wants it alone is waited for by all who come later: else they would keep it out for ever."""
+        with ExitStack() as held:
+            try:
+                with ExitStack() as turn:
+                    for name, shared, stack in (("events.turn", False, turn), ("events.lock", not alone, held)):
+                        fd = os.open(self._state / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                        stack.callback(syscalls.close, fd)
+                        lock(fd, shared=shared)
+            except OSError as error:
+                raise IoError(f"events cannot be written: {error.strerror}") from error
+            yield
+
+    def _safely(self, work: Callable[[sqlite3.Connection], T], *, durable: bool = False) -> T:
+        """Do ``work`` in one transaction (lock held); a broken database is set aside, once. Raises IoError, NoSpace."""
+        try:
+            try:
+                return self._transaction(work, durable)
+            except sqlite3.OperationalError:
+                raise  # locked, disk full: it passes
+            except sqlite3.DatabaseError as error:
+                log.error("the feed begins anew: %s", error, extra={"event": "events-broken"})
+                self._database.set_aside()
+                return self._transaction(work, durable)
+        except (sqlite3.Error, OSError) as error:
+            log.error("events: %s", error, extra={"event": "events-failed"})
+            self._database.disconnect()
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+                raise NoSpace from error
+            raise IoError("events cannot be read or written; the server's log says why") from error
+
+    def _transaction(self, work: Callable[[sqlite3.Connection], T], durable: bool) -> T:
+        database = self._database.connection()
+        database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+        with database:
+            database.execute("BEGIN IMMEDIATE")
+            return work(database)
+
+
+class _KeptFeed(Feed):
+    """One root's."""
+
+    def __init__(self, book: FeedBook, root: str) -> None:
+        self._book, self._root = book, root
+
+    @property
+    def keeps(self) -> bool:
+        """It does."""
+        return True
+
+    def recording(
+        self, planned: Sequence[Happening], *, alone: bool = False, needed: bool = True
+    ) -> AbstractContextManager[Record]:
+        """A ``with`` around what does this."""
+        return self._book.recording(self._root, planned, alone=alone, needed=needed)
+
+    def settle(self) -> None:
+        """Of all roots: they are in one feed."""
+        self._book.settle()
+
+
+def _insert(database: sqlite3.Connection, several: list[_Entry]) -> list[int]:
+    now, numbers = time.time_ns(), []
+    for one in several:
+        row = {"count": one.count, "time_ns": now, "root": one.root, "what": one.what}
+        numbers.append(database.execute(_ADD, row).lastrowid or 0)
+    database.executemany("INSERT INTO pending VALUES (?)", [(number,) for number in numbers])
+    return numbers
+
+
+def _limit(database: sqlite3.Connection) -> int:
+    """The number of the first group that is still pending: nobody is told of it, or of what follows."""
+    return database.execute("SELECT coalesce(min(last), ?) FROM pending", (_ENDLESS,)).fetchone()[0]  # type: ignore[no-any-return]
+
+
+def _write_end(database: sqlite3.Connection, last: int, happened: Sequence[Happening] | None) -> None:
+    """A group is pending no more; ``happened`` of it has, None: all. One that another has settled stays as it is."""
+    if not database.execute("DELETE FROM pending WHERE last = ?", (last,)).rowcount or happened is None:
+        return
+    if happened:
+        row = (len(happened), _encode(happened), last)
+        database.execute("UPDATE events SET count = ?, what = ? WHERE last = ?", row)
+    else:
+        database.execute("DELETE FROM events WHERE last = ?", (last,))
+
+
+def _what_became(root: str, planned: list[Happening]) -> list[Happening]:
+    """What of this has happened, and is durable now. Raises IoError."""
+    try:
+        with Beneath(root) as beneath:
+            happened = [one for one in planned if _has_happened(beneath, one)]
+            ways = {_path(way).parent for one in happened for way in (one.path, one.to) if way}
+            for way in sorted(ways):
+                with suppress(FileNotFoundError, NotADirectoryError), beneath.open_dir(way) as directory:
+                    directory.sync()
+            return happened
+    except OSError as error:
+        fields = {"root": root, "reason": error.strerror}
+        log.warning("events-not-settled", extra={"event": "events-not-settled", "fields": fields})
+        return []  # the root is gone, or ours no more: so is whatever happened there
+
+
+def _has_happened(beneath: Beneath, one: Happening) -> bool:
+    if one.kind == "published":
+        if one.staged:
+            return _node(beneath, RemotePath((AREA, *one.staged.split("/")))) is None
+        return _node(beneath, _path(one.path)) is not None
+    at_source = _node(beneath, _path(one.path))
+    if one.kind == "deleted" or at_source is None:
+        return at_source != one.node
+    return at_source != one.node and _node(beneath, _path(one.to)) == one.node
+
+
+def _node(beneath: Beneath, path: RemotePath) -> tuple[int, int] | None:
+    """What inode has this path, if anything has."""
+    try:
+        found = beneath.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _path(path: bytes) -> RemotePath:
+    return RemotePath(tuple(os.fsdecode(path).split("/")))

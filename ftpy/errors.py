@@ -11,6 +11,7 @@
     ├── UnknownSession              the server has no such session (ftpy-server kick)   exit 1
     ├── ConnectionFailed            no working connection to the server                 exit 3
     │   ├── NotRunning              there is no server (ftpy-server status, kick)
+    │   ├── NoBeacon                nothing answers over UDP (ftpy discover, time)
     │   ├── ConnectionLost          it broke; what was stored stays stored
     │   │   ├── Stalled             it is open but nothing moves
     │   │   └── TlsFailed           the peer's half of TLS made no sense
@@ -83,6 +84,10 @@ class ConnectionFailed(FtpyError):
 
 class NotRunning(ConnectionFailed):
     """No server is running."""
+
+
+class NoBeacon(ConnectionFailed):
+    """No server answers over UDP."""
 
 
 class ConnectionLost(ConnectionFailed):

@@ -20,7 +20,7 @@ from typing import Any, Literal, Self
 from ftpy.client.client import Client
 from ftpy.config.client import Profile, Transfer
 from ftpy.config.commands import Command
-from ftpy.config.server import Limits, Log, Penalties, ServerConfig
+from ftpy.config.server import Beacon, Limits, Log, Penalties, ServerConfig
 from ftpy.server.accounts import Accounts
 from ftpy.server.identity import certificate_sha256, make_identity
 from ftpy.server.orders import start_runner
@@ -57,6 +57,7 @@ class Host:
     tls: bool = True
     limits: Limits = field(default_factory=Limits)
     penalties: Penalties = field(default_factory=Penalties)
+    beacon: Beacon = field(default_factory=Beacon)
     audit: bool = False
     listen: str = "127.0.0.1:0"
     portable_names: bool = True
@@ -91,6 +92,7 @@ class Host:
             state=str(self.folder / "state"),
             limits=self.limits,
             penalties=self.penalties,
+            beacon=self.beacon,
             log=Log(audit=str(self.folder / "audit.jsonl") if self.audit else ""),
             portable_names=self.portable_names,
             sandbox=SANDBOX,

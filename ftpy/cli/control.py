@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ftpy.cli.admin import config_option, say
-from ftpy.cli.output import rate, size_of
+from ftpy.cli.output import aligned, rate, size_of
 from ftpy.config.server import load_server_config
 from ftpy.files import display
 
 if TYPE_CHECKING:
-    from ftpy.server.rows import PenaltyRow, Row, ServerRow, SessionRow, UploadRow
+    from ftpy.server.rows import BeaconRow, PenaltyRow, Row, ServerRow, SessionRow, UploadRow
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @config_option
 def status(as_json: bool, config_path: str) -> None:
-    """Show what a running server does: its sessions, unfinished uploads, penalties.
+    """Show what a running server does: its sessions, unfinished uploads, penalties, beacon.
 
     Exit code 3 where no server is running.
 
@@ -68,7 +68,7 @@ def tables(rows: list[Row]) -> Iterable[str]:
         those = [row for row in rows if isinstance(row, getattr(kinds, kind))]
         if those:
             yield ""
-            yield from _aligned([head, *map(cells, those)])
+            yield from aligned([head, *map(cells, those)])
 
 
 def _summary(server: ServerRow) -> str:
@@ -99,16 +99,17 @@ def _penalty(row: PenaltyRow) -> Sequence[str]:
     return row.source, _length(round(row.seconds)), refused, str(row.refused)
 
 
+def _beacon(row: BeaconRow) -> Sequence[str]:
+    counts = (row.answered, row.garbage, row.limited, row.failed)
+    return ", ".join(map(display, row.listening)), display(row.name), *map(str, counts)
+
+
 _TABLES: list[tuple[str, Sequence[str], Callable[[Any], Sequence[str]]]] = [
     ("SessionRow", ("SESSION", "USER", "SOURCE", "SINCE", "STATE", "MOVED", "RATE", "PATH"), _session),
     ("UploadRow", ("UPLOAD OF", "SIZE", "STORED", "AGE", "PATH"), _upload),
     ("PenaltyRow", ("PENALTY OF", "LEFT", "REFUSED FOR", "REFUSED"), _penalty),
+    ("BeaconRow", ("BEACON AT", "NAME", "ANSWERED", "GARBAGE", "TOO FAST", "FAILED"), _beacon),
 ]
-
-
-def _aligned(rows: list[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _moment(ns: int) -> str:

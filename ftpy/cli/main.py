@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from ftpy.cli.beacon import discover, time_
 from ftpy.cli.changing import mkdir, mv, rm, touch
 from ftpy.cli.common import EPILOG, run_main
 from ftpy.cli.looking import digest_, ls, stat
@@ -197,6 +198,7 @@ for command in (
     cat,
     df,
     digest_,
+    discover,
     du,
     find,
     ls,
@@ -206,6 +208,7 @@ for command in (
     run_,
     stat,
     tail,
+    time_,
     touch,
     tree,
 ):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
 from msgspec import structs
 
+from ftpy.client.clock import Clock
 from ftpy.client.connection import Connection
 from ftpy.client.streams import Line, Streams
 from ftpy.config.client import MOST_STREAMS, Profile, Transfer, choose_profile, client_config_path, load_client_config
@@ -108,6 +109,11 @@ class Base:
     def server(self) -> str:
         """What the server calls itself."""
         return self._connected().welcome.server
+
+    @property
+    def clock(self) -> Clock:
+        """The server's clock against ours, as the welcome of the connection told it."""
+        return self._connected().clock
 
     @property
     def default_digest(self) -> DigestName:

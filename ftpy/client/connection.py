@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from ftpy.client.clock import Clock
 from ftpy.config.addresses import parse_address
 from ftpy.config.client import Profile, Transfer
 from ftpy.digests import DigestName, PartDigestName
@@ -71,6 +72,8 @@ class Connection:
         self.welcome = welcome
         self.round_trip_seconds = 0.0
         """The shorter of the handshake's two round trips: the nearest to what the line alone takes."""
+        self.clock = Clock.of_welcome(welcome.time_ns, time.time_ns(), 0.0)
+        """The host's clock, as its welcome told it."""
         self.leaving = threading.Event()
         """Once it is set, whoever works on this connection ends what is under way and begins nothing more."""
         self.closing: Callable[[Connection], None] | None = None
@@ -122,14 +125,14 @@ class Connection:
                 stream.expect_tls(tls.ALPN)
             channel = Channel(stream, Side.CLIENT)
             with stream.until(deadline):
-                welcome, round_trip_seconds = _authenticate(channel, profile, pin)
+                welcome, round_trip_seconds, clock = _authenticate(channel, profile, pin)
         except BaseException as error:
             sock.close()
             if isinstance(error, ConnectionLost) and not isinstance(error, (Stalled, TlsFailed)):
                 raise TurnedAway from error
             raise
         connection = cls(channel, welcome)
-        connection.round_trip_seconds = round_trip_seconds
+        connection.round_trip_seconds, connection.clock = round_trip_seconds, clock
         connection.patience_seconds = PATIENCE * transfer.stall_seconds
         return connection
 
@@ -242,8 +245,8 @@ def _dial(address: str, deadline: Deadline) -> socket.socket:
         raise ConnectionFailed("that is no host name") from None
 
 
-def _authenticate(channel: Channel, profile: Profile, pin: bytes) -> tuple[Welcome, float]:
-    """Prove both ends: the welcome, and the round trip in seconds."""
+def _authenticate(channel: Channel, profile: Profile, pin: bytes) -> tuple[Welcome, float, Clock]:
+    """Prove both ends: the welcome, the round trip in seconds, and the clock that the welcome tells of."""
     try:
         key = b64decode(profile.key)
     except ProtocolError:
@@ -263,7 +266,7 @@ def _authenticate(channel: Channel, profile: Profile, pin: bytes) -> tuple[Welco
     channel.send(handshake.prove(challenge_bytes))
     proven = time.monotonic()
     verdict = channel.receive()
-    round_trip_seconds = min(challenged - began, time.monotonic() - proven)
+    now_ns, waited = time.time_ns(), time.monotonic() - proven
     if isinstance(verdict, DeniedMessage):
         raise Denied(f"the server refused user {profile.user!r} with this key")
     if isinstance(verdict, FailureReply):
@@ -272,7 +275,7 @@ def _authenticate(channel: Channel, profile: Profile, pin: bytes) -> tuple[Welco
         raise ConnectionLost("the server closed the connection before it answered the proof")
     handshake.check(verdict.server_proof)
     channel.session.adds_crc = not pin  # within TLS nothing is damaged unnoticed
-    return verdict, round_trip_seconds
+    return verdict, min(challenged - began, waited), Clock.of_welcome(verdict.time_ns, now_ns, waited)
 
 
 def _as_failure(error: FtpyError) -> FtpyError:

@@ -21,6 +21,7 @@ from ftpy.durable import read_file
 from ftpy.errors import ConfigError
 from ftpy.files import display, is_reserved
 from ftpy.toml import Source
+from ftpy.wire.beacon import NAME_CHARACTERS
 
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 MOST_WORKERS = 256
@@ -131,6 +132,27 @@ class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = ""
 
 
+class Beacon(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Answers over UDP, off by default: anybody finds the server on a local network, and reads its clock."""
+
+    listen: Annotated[
+        list[str],
+        Meta(max_length=16),
+        says('Where to answer: "HOST:PORT" or "[IPv6]:PORT", mostly what `listen` above says; empty: nowhere.'),
+    ] = []
+    name: Annotated[
+        str,
+        Meta(max_length=NAME_CHARACTERS),
+        says("What the server calls itself there, up to 64 characters; empty: the host's name."),
+    ] = ""
+    answers_per_second: Annotated[
+        Count, says("Answers a second to one source (an IPv4 address, an IPv6 /64); what comes faster is dropped.")
+    ] = 10
+    most_answers_per_second: Annotated[
+        Count, says("Answers a second to all together, so that a flood from many sources takes no core.")
+    ] = 500
+
+
 class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``server.toml``; relative paths are relative to its folder."""
 
@@ -173,6 +195,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     penalties: Penalties = Penalties()
     uploads: Uploads = Uploads()
     events: Events = Events()
+    beacon: Beacon = Beacon()
     log: Log = Log()
     commands: Annotated[dict[str, Command], Meta(max_length=MOST_COMMANDS)] = {}
 
@@ -230,6 +253,8 @@ def find_fault(config: ServerConfig, settings: str) -> Fault | None:
                 parse_address(text)
             except ConfigError as error:
                 return Fault(key, str(error))
+    if fault := _find_beacon_fault(config.beacon):
+        return fault
     for text in config.penalties.exempt:
         try:
             ipaddress.ip_network(text)
@@ -249,6 +274,18 @@ def find_fault(config: ServerConfig, settings: str) -> Fault | None:
             return Fault(f"commands.{name}", str(error))
     if exposed := exposed_by(config, config.root, settings):
         return Fault("root", f"`{exposed}` lies below `root`, so users could read or change it")
+    return None
+
+
+def _find_beacon_fault(beacon: Beacon) -> Fault | None:
+    for text in beacon.listen:
+        try:
+            if parse_address(text).kind != "tcp":
+                return Fault("beacon.listen", f"{display(text)}: UDP has no Unix sockets here")
+        except ConfigError as error:
+            return Fault("beacon.listen", str(error))
+    if display(beacon.name) != beacon.name:
+        return Fault("beacon.name", "a name has no control characters")
     return None
 
 

@@ -111,7 +111,7 @@ def _answer(service: Service, question: Question, reply: Reply) -> None:
         )
         assert isinstance(service.admission, Admission)  # one process counts for itself
         penalties = penalty_rows(service.admission.penalties())
-        reply([*server, *service.session_rows(), *penalties, EndRow()])
+        reply([*server, *service.session_rows(), *service.beacon_rows(), *penalties, EndRow()])
 
 
 @dataclass(eq=False)

@@ -6,13 +6,15 @@ import contextlib
 import os
 import socket
 import stat
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ftpy.config.addresses import Address, parse_address
 from ftpy.config.server import ServerConfig
 from ftpy.errors import ConfigError
+from ftpy.wire.beacon import GROUP
 
 
 @dataclass(slots=True)
@@ -23,6 +25,8 @@ class Listener:
     socket: socket.socket
     file: str | None = None
     """The file of a Unix socket, if it is ours to remove."""
+    event: ClassVar[str] = "listening"
+    """What the log calls it when somebody is there."""
 
     def reload(self, config: ServerConfig) -> None:
         """The kernel keeps another number of connections waiting; closed already, it keeps none."""
@@ -38,12 +42,36 @@ class Listener:
             self.file = None
 
 
+class BeaconListener(Listener):
+    """A socket of the beacon: UDP, and over IPv6 in the group that is asked for any server."""
+
+    event = "beacon"
+
+    def reload(self, config: ServerConfig) -> None:  # noqa: ARG002
+        """Interfaces may have come since."""
+        self.join()
+
+    def join(self) -> None:
+        """Be in the group on every interface; where that cannot be had, a server is not found that way."""
+        if self.socket.family != socket.AF_INET6 or not hasattr(socket, "if_nameindex"):
+            return
+        group = socket.inet_pton(socket.AF_INET6, GROUP)
+        with contextlib.suppress(OSError):
+            for index, _ in socket.if_nameindex():
+                with contextlib.suppress(OSError):  # it has no IPv6, or we are in the group
+                    self.socket.setsockopt(
+                        socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, group + struct.pack("@I", index)
+                    )
+
+
 def listen_on_all(config: ServerConfig) -> list[Listener]:
-    """Every address of ``config``, or none. Raises ConfigError."""
+    """Every address of ``config``, the beacon's last, or none. Raises ConfigError."""
     listeners: list[Listener] = []
     try:
         for text in config.listen:
             listeners.append(_listen_on(parse_address(text), config.limits.backlog))
+        for text in config.beacon.listen:
+            listeners.append(_answer_on(parse_address(text)))
     except BaseException:
         for listener in listeners:
             listener.close()
@@ -76,6 +104,22 @@ def _listen_on(address: Address, backlog: int) -> Listener:
         raise ConfigError(f"cannot listen on {address}: {error.strerror or error}") from None
     if address.kind == "tcp":
         listener.address = Address("tcp", address.host, listener.socket.getsockname()[1])
+    return listener
+
+
+def _answer_on(address: Address) -> BeaconListener:
+    """A socket that does not wait: a datagram that select(2) tells of may turn out to be damaged, and be gone."""
+    listener = BeaconListener(address, socket.socket(_family(address.host), socket.SOCK_DGRAM))
+    try:
+        if listener.socket.family == socket.AF_INET6:
+            listener.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.socket.setblocking(False)
+        listener.socket.bind((address.host, address.port))
+        listener.join()
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"the beacon cannot listen on {address}: {error.strerror or error}") from None
+    listener.address = Address("tcp", address.host, listener.socket.getsockname()[1])
     return listener
 
 

@@ -17,7 +17,7 @@ from ftpy.server.identity import check_identity
 log = logging.getLogger("ftpy.server")
 
 NEEDS_RESTART = frozenset({"root", "listen", "tls", "workers", "sandbox", "allow_root", "users", "state", "events"})
-"""What a server that runs is built on; every other key counts as soon as it is read.
+"""What a server that runs is built on, and ``beacon.listen``; every other key counts as soon as it is read.
 
 So are the first ``commands``: where there were none, nobody who could run one is outside of the sandbox.
 """
@@ -31,7 +31,11 @@ def reread(running: ServerConfig, settings: str) -> ServerConfig | None:
     try:
         read = load_server_config(settings)
         keeps = NEEDS_RESTART if running.commands else NEEDS_RESTART | {"commands"}
-        config = msgspec.structs.replace(read, **{key: getattr(running, key) for key in keeps})
+        config = msgspec.structs.replace(
+            read,
+            beacon=msgspec.structs.replace(read.beacon, listen=running.beacon.listen),
+            **{key: getattr(running, key) for key in keeps},
+        )
         if fault := find_fault(config, settings):
             raise ConfigError(f"{display(settings)}: {fault}")
         if config.tls == "on":

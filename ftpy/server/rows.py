@@ -80,13 +80,28 @@ class PenaltyRow(Struct, frozen=True, kw_only=True, tag_field="row", tag="penalt
     refused: int
 
 
+class BeaconRow(Struct, frozen=True, kw_only=True, tag_field="row", tag="beacon"):
+    """The beacon: where it listens, and what became of the datagrams that came.
+
+    ``answered``; dropped because they were ``garbage`` (no question of this version), came too fast (``limited``: from
+    one source or in all), or because the system did not take the answer (``failed``).
+    """
+
+    listening: list[str]
+    name: str
+    answered: int
+    garbage: int
+    limited: int
+    failed: int
+
+
 class EndRow(Struct, frozen=True, kw_only=True, tag_field="row", tag="end"):
     """All was said; ``found``: what was asked about is there."""
 
     found: bool = True
 
 
-Row = ServerRow | RootRow | SessionRow | UploadRow | PenaltyRow | EndRow
+Row = ServerRow | RootRow | SessionRow | UploadRow | PenaltyRow | BeaconRow | EndRow
 
 encode = msgspec.json.Encoder().encode
 decode_question = msgspec.json.Decoder(Question).decode

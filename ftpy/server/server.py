@@ -25,16 +25,17 @@ from ftpy.server.accounts import Accounts
 from ftpy.server.activity import session_row
 from ftpy.server.admission import Admission
 from ftpy.server.audit import Audit
+from ftpy.server.beacon import Beacon, Gate
 from ftpy.server.connection import RequestHandler
 from ftpy.server.desk import Desk
 from ftpy.server.identity import Identity
-from ftpy.server.listening import Listener, listen_on_all, listening
+from ftpy.server.listening import BeaconListener, Listener, listen_on_all, listening
 from ftpy.server.logs import setup_logging
 from ftpy.server.orders import Runner, Running, start_runner
 from ftpy.server.penalties import Offenders
 from ftpy.server.reloading import reread, say_broken
 from ftpy.server.roots import Roots
-from ftpy.server.rows import SessionRow
+from ftpy.server.rows import BeaconRow, SessionRow
 from ftpy.server.sandbox import check_user, confine
 from ftpy.server.seldom import Seldom
 from ftpy.storage import syscalls
@@ -96,6 +97,8 @@ class Service:
         self._handlers: dict[int, RequestHandler] = {}
         self._none_open = threading.Condition(self._lock)
         self._servers: list[Server] = []
+        self._beacons: list[Beacon] = []
+        self._gate = Gate(self)
         self._threads: list[threading.Thread] = []
 
     # ---- life
@@ -113,15 +116,17 @@ class Service:
         ``listeners`` were made by another process, and are closed by us. Raises ConfigError.
         """
         self.check()
-        self._servers = [
-            Server(listener, self) for listener in (listen_on_all(self.config) if listeners is None else listeners)
-        ]
+        for listener in listen_on_all(self.config) if listeners is None else listeners:
+            if isinstance(listener, BeaconListener):
+                self._beacons.append(Beacon(listener, self._gate))
+            else:
+                self._servers.append(Server(listener, self))
         if self._parent is None:
             desk = Desk(self)
             self._spawn(lambda: desk.run(self._stopped), "ftpy-control")
-        for server in self._servers:
+        for server in self._ears():
             self._spawn(server.serve, f"ftpy-accept {server.address}")
-            self._note("listening", address=str(server.address))
+            self._note(server.listener.event, address=str(server.address))
         self._spawn(self._sweep, "ftpy-sweep")
         self._spawn(self._watch, "ftpy-watch")
         return self.addresses
@@ -161,7 +166,7 @@ class Service:
         self.roots.reload(config)
         if isinstance(self.admission, Admission):
             self.admission.reload(config.limits, config.penalties)
-        for server in self._servers:
+        for server in self._ears():
             server.listener.reload(config)
 
     def stop(self) -> bool:
@@ -171,7 +176,7 @@ class Service:
         """
         self._note("draining", connections=self.admission.connections)
         self.draining.set()
-        for server in self._servers:
+        for server in self._ears():
             server.shutdown()
             server.server_close()
         for handler in self._open_handlers():
@@ -246,6 +251,9 @@ class Service:
             )
             handler.abandon()
 
+    def _ears(self) -> list[Server | Beacon]:
+        return [*self._servers, *self._beacons]
+
     # ---- commands
 
     def allowed(self, user: str) -> dict[str, Command]:
@@ -264,6 +272,10 @@ class Service:
     def addresses(self) -> list[Address]:
         """Where it listens."""
         return [server.address for server in self._servers]
+
+    def beacon_rows(self) -> list[BeaconRow]:
+        """What the beacon does, where this process has it."""
+        return [self._gate.row([str(beacon.address) for beacon in self._beacons])] if self._beacons else []
 
     def session_rows(self) -> list[SessionRow]:
         """Every connection that has a thread, the oldest first."""

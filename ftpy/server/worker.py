@@ -201,7 +201,7 @@ class Parent:
 
     def _status(self, number: int) -> None:
         assert self._service is not None
-        rows = self._service.session_rows()
+        rows = [*self._service.session_rows(), *self._service.beacon_rows()]
         for first in range(0, len(rows) or 1, ROWS):
             self.tell("rows", number, rows[first : first + ROWS], first + ROWS >= len(rows))
 

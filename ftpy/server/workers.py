@@ -25,7 +25,7 @@ from ftpy.server.admission import Admission, Verdict
 from ftpy.server.control import Control, Reply
 from ftpy.server.crew import Mail, Slot, Worker
 from ftpy.server.desk import Polls, penalty_rows, server_rows
-from ftpy.server.listening import Listener, listen_on_all
+from ftpy.server.listening import BeaconListener, Listener, listen_on_all
 from ftpy.server.logs import setup_logging
 from ftpy.server.orders import Runner, start_runner
 from ftpy.server.penalties import Offence, Offenders
@@ -223,13 +223,13 @@ class Workers(Closing):
         generation = next(self._generations)
         pid = os.fork()
         if pid == 0:
-            self._become_worker(mine, its, generation)
+            self._become_worker(slot, mine, its, generation)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         its.close()
         slot.worker = worker = Worker(slot, pid, mine, generation)
         self._mail.begin(worker)
 
-    def _become_worker(self, mine: Link, its: Link, generation: int) -> None:
+    def _become_worker(self, slot: Slot, mine: Link, its: Link, generation: int) -> None:
         """In the new process: it never returns into what its parent was doing."""
         code = FAILED
         try:
@@ -245,12 +245,22 @@ class Workers(Closing):
             self._close_selector()
             for listener in self._listeners:
                 listener.file = None  # the parent's to remove
-            code = run_worker(self._config, self._settings, self._listeners, its, generation, runner=self._runner)
+            mine_to_serve = self._listeners_of(slot)
+            code = run_worker(self._config, self._settings, mine_to_serve, its, generation, runner=self._runner)
         except BaseException:
             log.exception("worker-failed", extra={"event": "worker-failed", "fields": {"pid": os.getpid()}})
         finally:
             logging.shutdown()
             os._exit(code)
+
+    def _listeners_of(self, slot: Slot) -> list[Listener]:
+        """What the process in a slot listens on: all serve, and the one in the first slot is the beacon as well."""
+        if slot is self._slots[0]:
+            return list(self._listeners)
+        for listener in self._listeners:
+            if isinstance(listener, BeaconListener):
+                listener.close()
+        return [listener for listener in self._listeners if not isinstance(listener, BeaconListener)]
 
     def _reap(self) -> None:
         for worker in self._workers:
@@ -316,7 +326,7 @@ class Workers(Closing):
             since_ns=self._since_ns,
             workers=len(self._workers),
             silent=silent,
-            listening=[listener.address for listener in self._listeners],
+            listening=[one.address for one in self._listeners if not isinstance(one, BeaconListener)],
             connections=self._admission.connections,
             draining=self._deadline is not None,
         )
@@ -339,7 +349,7 @@ class Workers(Closing):
             self._is_announced = True
             _say("workers", pids=[one.pid for one in self._workers])
             for listener in self._listeners:
-                _say("listening", address=str(listener.address))
+                _say(listener.event, address=str(listener.address))
 
     def _admit(self, worker: Worker, connection: int, source: str) -> str | None:
         reason, evicted = self._admission.admit((worker.pid, connection), source)

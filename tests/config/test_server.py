@@ -11,7 +11,7 @@ import pytest
 
 from ftpy.cli.server import settings_text
 from ftpy.config.commands import Command
-from ftpy.config.server import Events, Limits, Log, ServerConfig, Uploads, load_server_config
+from ftpy.config.server import Beacon, Events, Limits, Log, ServerConfig, Uploads, load_server_config
 from ftpy.errors import ConfigError
 
 EXAMPLES = Path(__file__).parents[2] / "config"
@@ -187,9 +187,15 @@ def test_example_of_a_command_has_every_key_and_is_right_without_its_marks(serve
 def test_example_of_the_server_has_every_key_with_its_default():
     config = load_server_config(EXAMPLES / "server.toml")
     text = (EXAMPLES / "server.toml").read_text(encoding="utf-8")
-    for kind, found in ((Limits, config.limits), (Uploads, config.uploads), (Events, config.events), (Log, config.log)):
+    for kind, found in (
+        (Limits, config.limits),
+        (Uploads, config.uploads),
+        (Events, config.events),
+        (Beacon, config.beacon),
+        (Log, config.log),
+    ):
         assert found == kind()
-    for kind in (ServerConfig, Limits, Uploads, Events, Log):
+    for kind in (ServerConfig, Limits, Uploads, Events, Beacon, Log):
         for field in msgspec.structs.fields(kind):
             if field.name == "commands" and kind is ServerConfig:
                 assert config.commands == {}

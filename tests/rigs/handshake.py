@@ -239,7 +239,7 @@ class Stage:
         sock = socket.create_connection((host, int(port)), WAIT_SECONDS)
         try:
             channel = Channel(Stream(sock, silence_seconds=BRIEF.stall_seconds, listens=True), Side.CLIENT)
-            welcome, _ = client_side._authenticate(channel, self._profile, BOUND)
+            welcome, *_ = client_side._authenticate(channel, self._profile, BOUND)
         except BaseException:
             sock.close()
             raise

@@ -12,7 +12,7 @@ from wire_vectors import load
 
 from ftpy import files
 from ftpy.digests import HEX_LENGTH, hexdigest
-from ftpy.wire import fields, framing, messages
+from ftpy.wire import beacon, fields, framing, messages
 from ftpy.wire.bases import UnknownRequest
 from ftpy.wire.entries import Entry
 from ftpy.wire.fields import DigestOf
@@ -23,7 +23,9 @@ from ftpy.wire.token import PairingToken
 TEXT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text("utf-8")
 
 
-@pytest.mark.parametrize("kind", [*KINDS, UnknownRequest, DigestOf, Entry, Limits, PairingToken])
+@pytest.mark.parametrize(
+    "kind", [*KINDS, UnknownRequest, DigestOf, Entry, Limits, PairingToken, beacon.Question, beacon.Answer]
+)
 def test_document_names_every_field(kind):
     for field in inspect.type_info(kind).fields:
         assert re.search(rf'[`"]{field.encode_name}["`]', TEXT), field.encode_name
@@ -72,6 +74,15 @@ def test_document_has_every_digest_of_abc(name):
 )
 def test_document_has_the_limits(number):
     assert f"{number:,}" in TEXT.split("## 13. Limits")[1].split("## 14.")[0]
+
+
+@pytest.mark.parametrize(
+    "word",
+    [f"{beacon.QUESTION_BYTES:,} bytes", f"of {beacon.NONCE_BYTES} fresh bytes", beacon.GROUP]
+    + [f"at most {n} " for n in (beacon.NAME_CHARACTERS, beacon.SERVER_CHARACTERS, beacon.ZONE_CHARACTERS)],
+)
+def test_document_has_the_numbers_of_the_beacon(word):
+    assert word in TEXT.split("## 20. The beacon")[1].split("\n## ")[0]
 
 
 def test_document_links_to_its_own_sections():

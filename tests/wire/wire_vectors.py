@@ -41,6 +41,13 @@ def header_of(case: dict[str, Any]) -> bytes:
     return (text if isinstance(text, str) else "".join(part * times for part, times in text)).encode()
 
 
+def datagram_of(case: dict[str, Any]) -> bytes:
+    """The datagram of a case in ``beacon/``."""
+    if "datagram_hex" in case:
+        return bytes.fromhex(case["datagram_hex"])
+    return "".join(part * times for part, times in case["datagram"]).encode()
+
+
 def cut(data: bytes, cuts: Iterable[int]) -> list[bytes]:
     """``data`` in pieces, cut at the offsets that lie inside."""
     offsets = [0, *sorted({at for at in cuts if 0 < at < len(data)}), len(data)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import codecs
 import contextlib
 import os
@@ -171,6 +170,8 @@ class _Json:
     def write(self, data: bytes, *, final: bool = False) -> None:
         """One object."""
         if self._raw:
+            import base64
+
             said = {"base64": base64.b64encode(data).decode()} if data else {}
         else:
             text = self._decode.decode(data, final)

@@ -144,7 +144,7 @@ class Run:
 
     def close(self) -> None:
         """Leave it; one that has not ended is ended by the host, for the connection goes too. Safe to call twice."""
-        if self.code is None and self._line.connection is self._connection:
+        if self._line.connection is self._connection and not self._connection.in_step:
             self._line.close()
         self._input.close()
         self._selector.close()

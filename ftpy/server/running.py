@@ -175,11 +175,16 @@ class _Relay:
 
         Raises CommandFailed, ConnectionLost, Stalled, ProtocolError.
         """
-        while self._ended is None or self._outputs:
+        while True:
             self._channel.flush()
             if self._channel.readable():
                 self._hear()
-            for descriptor, _ in self._poll.poll(0 if self._channel.readable() else PROGRESS_SECONDS * 1000):
+            ended = self._ended
+            waits = ended is None and not self._channel.readable()
+            ready = [descriptor for descriptor, _ in self._poll.poll(PROGRESS_SECONDS * 1000 if waits else 0)]
+            if ended is not None and self._outputs.keys().isdisjoint(ready):
+                return ended  # all that could write is gone: who else has the pipes open has nothing to say
+            for descriptor in ready:
                 if descriptor in self._outputs:
                     self._read(descriptor)
                 elif descriptor == self._running.stdin:
@@ -190,7 +195,6 @@ class _Relay:
             if time.monotonic() - self._spoke >= PROGRESS_SECONDS:
                 milliseconds = round((time.monotonic() - self._started) * 1000)
                 self._say(ProgressReply(id=self._request.id, progress=milliseconds))
-        return self._ended
 
     def _say(self, message: RunReply | ProgressReply) -> None:
         self._spoke = time.monotonic()

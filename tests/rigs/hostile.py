@@ -11,6 +11,7 @@ import io
 import os
 import pty
 import random
+import re
 import shutil
 import stat
 import subprocess
@@ -265,6 +266,21 @@ def mv(session: Session) -> None:
     session.require(session.heard.requests.count("mv"), "mv: success without a request")
 
 
+def run(session: Session) -> None:
+    """A command to its end, or the list of them."""
+    with session.client() as client:
+        if session.rng.random() < 0.3:
+            for info in client.commands():
+                session.require(re.fullmatch("[a-z0-9][a-z0-9_-]*", info.name), f"run: told of {info.name!r}")
+            return
+        with client.run("disk", stdin=session.rng.choice([None, b"input"])) as running:
+            for output in running:
+                session.require(0 < len(output.data) <= 65_536, "run: a piece of another length than can be")
+                either = {hexdigest("xxh128", output.data), hexdigest("blake3", output.data)}
+                session.require(either & session.heard.digests, "run: output that was never vouched for")
+        session.require(running.code is not None and 0 <= running.code <= 255, "run: no exit code")
+
+
 COMMANDS: tuple[tuple[str, ...], ...] = (
     ("ls", "-lR"),
     ("ls", "-R", "--json"),
@@ -284,17 +300,21 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
 )
 
 
+RUNS: tuple[tuple[str, ...], ...] = (("run",), ("run", "--json"), ("run", "disk"), ("run", "--json", "disk"))
+"""What writes to descriptors, which only a process has of its own; it ends with the code that the server says."""
+
+
 def command(session: Session) -> None:
     """A command as it is typed, on something that counts as a terminal."""
-    arguments = session.rng.choice(COMMANDS)
+    arguments = session.rng.choice(COMMANDS + RUNS if session.process else COMMANDS)
     if session.force and arguments[0] == "get":
         arguments = ("get", "--force", *arguments[1:])
     (session.folder / "source").write_bytes(b"s" * session.rng.choice([10, 3000]))
     code, output = run_process(session, arguments) if session.process else run_command(session, arguments)
     session.said.append(f"{arguments} {code}")
-    session.require(code in (0, 1, 2, 3, 4, 5), f"{arguments}: exit code {code}: {output[-2000:]}")
+    session.require(code in (0, 1, 2, 3, 4, 5) or arguments in RUNS, f"{arguments}: exit code {code}: {output[-2000:]}")
     drawn = output
-    for allowed in DRAWN:
+    for allowed in (*DRAWN, "\t") if arguments in RUNS else DRAWN:
         drawn = drawn.replace(allowed, "")
     session.require(OBEYED.isdisjoint(drawn), f"{arguments}: {sorted(OBEYED & set(drawn))} on a terminal")
 
@@ -377,6 +397,7 @@ SCENES: tuple[Scene, ...] = (
     put_tree,
     rm,
     mv,
+    run,
     ls,
     stat_,
     digest,

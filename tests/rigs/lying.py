@@ -23,6 +23,7 @@ from ftpy.errors import Denied
 from ftpy.wire import auth
 from ftpy.wire.bases import FailureReply, Request
 from ftpy.wire.codec import decode, encode, has_crc, trailer_header, without_crc
+from ftpy.wire.commands import CommandEntry, CommandsReply, RunReply, RunRequest, StreamName
 from ftpy.wire.entries import Entry
 from ftpy.wire.fields import Trailer, digest_of
 from ftpy.wire.framing import HEADER_BYTES, FrameBuffer, frame
@@ -195,6 +196,24 @@ class Model:
         return [honest(reply_type(request)(id=request.id))]
 
     _mkdir = _mv = _abort
+
+    def _commands(self, request: Request, _: bytes) -> list[Answer]:
+        entry = CommandEntry(name="disk", summary="how full it is", arguments=["(/[a-z]+)?"], stdin=True)
+        told = CommandsReply(id=request.id, command=entry, complete=False)
+        return [honest(told), honest(CommandsReply(id=request.id, complete=True))]
+
+    def _run(self, request: RunRequest, _: bytes) -> list[Answer]:
+        def piece(stream: StreamName, body: bytes) -> Answer:
+            digest = (request.digest, hexdigest(request.digest, body))
+            return honest(RunReply(id=request.id, stream=stream, length=len(body)), body, digest)
+
+        return [
+            honest(RunReply(id=request.id, encoding="gb18030", credit=0)),
+            piece("stdout", "你好\n".encode("gb18030")[:3]),
+            piece("stderr", b"\x1b]0;owned\x07\x9b2J\r\n"),
+            piece("stdout", "你好\n".encode("gb18030")[3:]),
+            honest(RunReply(id=request.id, code=3, ended="exit")),
+        ]
 
     def _rm(self, request: Request, _: bytes) -> list[Answer]:
         return [honest(RmReply(id=request.id, files=1, folders=0))]

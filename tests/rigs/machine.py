@@ -364,6 +364,7 @@ def machine_over(host: Host) -> type[RuleBasedStateMachine]:
             channel.flush()
             self.open[number].close()
             self.open[number] = Connection.open(host.profile(), FAST)
+            self.held[number] = {}
 
         @invariant()
         def nothing_unfinished_is_seen(self) -> None:

@@ -8,6 +8,7 @@
     │   ├── TargetExists            get would overwrite a different file                exit 1
     │   └── SourceChanged           the file changed while it was being sent            exit 1
     ├── NoMatch                     nothing on the server is meant by a pattern         exit 1
+    ├── TooManyMatches              a pattern means more than can be kept               exit 1
     ├── UnknownSession              the server has no such session (ftpy-server kick)   exit 1
     ├── ConnectionFailed            no working connection to the server                 exit 3
     │   ├── NotRunning              there is no server (ftpy-server status, kick)
@@ -70,6 +71,10 @@ class SourceChanged(LocalFileError):
 
 class NoMatch(FtpyError):
     """Nothing on the server matches this pattern."""
+
+
+class TooManyMatches(FtpyError):
+    """The pattern matches too much at once; be more precise, or take the whole folder."""
 
 
 class UnknownSession(FtpyError):

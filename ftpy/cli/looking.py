@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ftpy.cli.names import REMOTE_PATH, expand, expanded, remote_path
+from ftpy.cli.names import REMOTE_PATH, expanded, matches, remote_path
 from ftpy.cli.options import digest_option, examples, json_option, literal_option, server_option
 from ftpy.cli.output import fields, listing, listing_with_digests, print_info, print_json, with_digest
 from ftpy.cli.transfers import client_of, each
@@ -31,18 +31,20 @@ def ls(
 ) -> None:
     """List a folder on the server, or what a pattern such as 'logs/*.gz' means there."""
     show = functools.partial(print_info, long=long, digest=digests, as_json=as_json)
+    from ftpy.client.globbing import outermost
+
+    below = listing_with_digests if digests else listing
     with client_of(server) as client:
-        where = remote_path(path)
-        found = [where] if literal else expand(client, path)
-        several = found != [where]
-        for one in found:
-            if several:
-                info = client.stat(one)
-                show(with_digest(client, info) if digests else info, RemotePath())
-                if info.type != "directory" or not recursive:
-                    continue
-            for info in (listing_with_digests if digests else listing)(client, one, recursive):
-                show(info, RemotePath() if several else where)
+        if literal or (found := matches(client, path)) is None:
+            where = remote_path(path)
+            for info in below(client, where, recursive):
+                show(info, where)
+            return
+        for one in outermost(found) if recursive else found:
+            show(with_digest(client, one) if digests else one, RemotePath())
+            if one.type == "directory" and recursive:
+                for info in below(client, one.path, True):
+                    show(info, RemotePath())
 
 
 @click.command(epilog=examples("ftpy stat photos/a.jpg", "ftpy stat --json 'photos/*.jpg'"))

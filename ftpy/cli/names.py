@@ -17,7 +17,7 @@ from ftpy.errors import (
     NotFound,
     PermissionDenied,
 )
-from ftpy.files import RemotePath, check_portable, display
+from ftpy.files import FileInfo, RemotePath, check_portable, display
 
 if TYPE_CHECKING:
     from ftpy.client.client import Client
@@ -51,25 +51,31 @@ def remote_path(text: str) -> RemotePath:
     return RemotePath.parse("" if trimmed == "." else trimmed)
 
 
-def expand(client: Client, text: str) -> list[RemotePath]:
-    """The paths that somebody means who typed this: one, or those that match a pattern, in order. Raises NoMatch.
+def matches(client: Client, text: str) -> list[FileInfo] | None:
+    """What a pattern means, in order; None where the text names one path. Raises NoMatch.
 
     What is there by exactly this name is meant and nothing else, and so it is where nobody may look.
     """
     from ftpy.client.globbing import is_pattern
 
-    path = remote_path(text)
     if not is_pattern(text):
-        return [path]
+        return None
+    path = remote_path(text)
     try:
-        return [client.stat(path).path]
-    except PermissionDenied:
-        return [path]
+        client.stat(path)
     except (NotFound, NotADirectory):
+        if found := client.glob(str(path)):
+            return found
+        raise NoMatch(f"{display(text)}: {NoMatch.sentence()}") from None
+    except PermissionDenied:
         pass
-    if not (found := client.glob(str(path))):
-        raise NoMatch(f"{display(text)}: {NoMatch.sentence()}")
-    return [info.path for info in found]
+    return None
+
+
+def expand(client: Client, text: str) -> list[RemotePath]:
+    """The paths that somebody means who typed this: one, or those that match a pattern, in order. Raises NoMatch."""
+    found = matches(client, text)
+    return [remote_path(text)] if found is None else [info.path for info in found]
 
 
 def expand_one(client: Client, text: str) -> RemotePath:
@@ -92,24 +98,24 @@ def expanded(
     ``literal``: no text is a pattern. ``outermost``: what is below another match is left out, as it goes with that.
     Raises what ends a connection for good.
     """
-    from ftpy.client import globbing
+    from ftpy.client.globbing import outermost as outermost_of
 
     seen: set[RemotePath] = set()
     for text in typed:
         try:
-            found = [remote_path(text)] if literal else expand(client, text)
+            path, found = remote_path(text), None if literal else matches(client, text)
         except (ConnectionFailed, AuthenticationFailed):
             raise
         except FtpyError as error:
             yield text, error
             continue
-        if len(found) == 1 and found[0] == remote_path(text):
-            yield text, found[0]
+        if found is None:
+            yield text, path
             continue
-        for path in globbing.outermost(found) if outermost else found:
-            if path not in seen:
-                seen.add(path)
-                yield str(path), path
+        for info in outermost_of(found) if outermost else found:
+            if info.path not in seen:
+                seen.add(info.path)
+                yield str(info.path), info.path
 
 
 def is_remote_folder(client: Client, dest: str | None, sources: int) -> bool:

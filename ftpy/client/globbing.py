@@ -116,10 +116,10 @@ def _passing(names: tuple[Name, ...], at: int) -> Iterator[int]:
         yield at
 
 
-def outermost(found: Iterable[RemotePath]) -> Iterator[RemotePath]:
-    """Of paths in order those that are below no other one of them."""
+def outermost(found: Iterable[FileInfo]) -> Iterator[FileInfo]:
+    """Of what was found, in the order of paths, that which is below nothing else of it."""
     last: RemotePath | None = None
-    for path in found:
-        if last is None or path.parts[: len(last.parts)] != last.parts:
-            last = path
-            yield path
+    for info in found:
+        if last is None or info.path.parts[: len(last.parts)] != last.parts:
+            last = info.path
+            yield info

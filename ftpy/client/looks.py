@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ftpy.client.base import Base, PathLike, remote_path
 from ftpy.client.connection import Connection
 from ftpy.digests import DigestName
-from ftpy.errors import FtpyError, NotADirectory, NotFound, ProtocolError
+from ftpy.errors import FtpyError, NotADirectory, NotFound, ProtocolError, TooManyMatches
 from ftpy.files import FileInfo, RemotePath, display
 from ftpy.storage.base import KnownDigest
 from ftpy.wire.entries import entry_to_info
@@ -26,6 +26,8 @@ LISTING_ROUND_TRIPS = 5
 """What another connection takes to be ready, round trips: TCP, TLS, two of authentication, and the first request."""
 LISTING_SECONDS = 0.25
 """How long a listing is waited for in any case: beside it the transfer of small files is slower, at both ends."""
+MOST_MATCHES = 1_000_000
+"""What one pattern may mean, kept in memory: some 300 MB."""
 
 
 class Looks(Base):
@@ -59,9 +61,18 @@ class Looks(Base):
 
     def _kept(self, where: RemotePath, recursive: bool, keep: Callable[[FileInfo], bool]) -> list[FileInfo]:
         """What is to be kept of a folder's whole listing, which is asked for anew where it broke off."""
+        from ftpy.client.listing import MOST_ENTRIES
 
         def attempt(connection: Connection) -> list[FileInfo]:
-            return [info for info in _entries(where, *self._first_page(connection, where, recursive)) if keep(info)]
+            found: list[FileInfo] = []
+            for number, info in enumerate(_entries(where, *self._first_page(connection, where, recursive))):
+                if number >= MOST_ENTRIES:
+                    raise ProtocolError(f"the server lists more than {MOST_ENTRIES:,} entries")
+                if keep(info):
+                    found.append(info)
+                    if len(found) > MOST_MATCHES:
+                        raise TooManyMatches
+            return found
 
         return self._persist(attempt)
 

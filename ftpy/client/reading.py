@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from ftpy.client.connection import Connection
 from ftpy.digests import DigestName, hexdigest, new_hasher
-from ftpy.errors import Changed, DigestMismatch, InvalidRequest, NotFound, ProtocolError
+from ftpy.errors import Changed, ConnectionFailed, DigestMismatch, InvalidRequest, NotFound, ProtocolError
 from ftpy.files import RemotePath
 from ftpy.storage.base import MIB
 from ftpy.wire.messages import DigestReply, DigestRequest, GetReply, GetRequest
@@ -15,7 +15,9 @@ from ftpy.wire.spelling import path_to_wire
 PIECE_BYTES = 8 * MIB
 """Most bytes asked for at a time; held in memory."""
 BLOCK_BYTES = 60 * 1024
-"""The same of a file that grows: what a server reads at once, so that it need not stand still for long."""
+"""The same of a file that may grow: what a server reads at once, so that it need not stand still for long."""
+MOST_BLOCK_BYTES = 2 * MIB
+"""What is asked for of it when that has gone well so far; where it did not, the server had to end the connection."""
 KNOWN_BYTES = 1024
 """So much before what is new is read again, and tells a file that has grown from one that took its place."""
 MOST_CHANGES = 20
@@ -104,6 +106,8 @@ class Tail:
         self._known: bytes | None = b""
         """What lies before ``_at``, the last KNOWN_BYTES of it; None where nobody has looked yet."""
         self._gone = False
+        self._block, self._grows = BLOCK_BYTES, True
+        """What is asked for next, and whether that may become more."""
 
     def seek_bytes(self, connection: Connection, count: int) -> None:
         """To the last ``count`` bytes."""
@@ -131,8 +135,8 @@ class Tail:
         if not count:
             return size
         while end:
-            start = max(0, end - BLOCK_BYTES)
-            data = read_piece(connection, self._path, start, end - start).data
+            start = max(0, end - self._block)
+            data = self._read(connection, start, end - start).data
             if len(data) < end - start:
                 raise Changed
             stop = len(data) - (end == size and data.endswith(b"\n"))
@@ -143,13 +147,24 @@ class Tail:
             end = start
         return 0
 
+    def _read(self, connection: Connection, offset: int, count: int) -> Piece:
+        asked, self._block = self._block, BLOCK_BYTES
+        try:
+            piece = read_piece(connection, self._path, offset, count)
+        except ConnectionFailed:
+            self._grows = self._grows and asked == BLOCK_BYTES
+            raise
+        if self._grows and len(piece.data) >= BLOCK_BYTES:
+            self._block = min(2 * asked, MOST_BLOCK_BYTES)
+        return piece
+
     def take(self, connection: Connection) -> bytes:
         """What comes next; nothing where there is no more for now.
 
         Raises Replaced where what was seen of it is not there any more; InvalidRequest where it is shorter by now.
         """
         before = len(self._known) if self._known is not None else min(KNOWN_BYTES, self._at)
-        piece = read_piece(connection, self._path, self._at - before, before + BLOCK_BYTES)
+        piece = self._read(connection, self._at - before, before + self._block)
         known, fresh = piece.data[:before], piece.data[before:]
         if len(known) < before or self._known not in (None, known):
             raise Replaced

@@ -61,7 +61,7 @@ class Reads(Looks):
             if said:
                 self._notify(f"{display(str(where))}: {said}")
             yield data
-            if not data and not said:
+            if not data:
                 time.sleep(look_seconds)
         while data := self._persist(reading.rest):
             yield data

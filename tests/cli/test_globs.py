@@ -131,6 +131,7 @@ def test_mv_takes_all_of_a_pattern_into_a_folder(desk: Desk, root: Path) -> None
 def test_ls_stat_and_digest_show_what_a_pattern_means(desk: Desk) -> None:
     assert desk("ls", "logs/*").out == "logs/1.gz\nlogs/2.gz\nlogs/old/\n"
     assert desk("ls", "-R", "logs/o*").out == "logs/old/\nlogs/old/0.gz\nlogs/old/keep.txt\n"
+    assert desk("ls", "-R", "logs/**").out == "logs/1.gz\nlogs/2.gz\nlogs/old/\nlogs/old/0.gz\nlogs/old/keep.txt\n"
     assert [one["path"] for one in desk("ls", "--json", "**/*.txt").objects] == ["c.txt", "logs/old/keep.txt"]
     assert [one["path"] for one in desk("stat", "--json", "*.gz", "c.txt").objects] == ["a.gz", "b.gz", "c.txt"]
     assert [line[34:] for line in desk("digest", "*.gz").out.splitlines()] == ["a.gz", "b.gz"]

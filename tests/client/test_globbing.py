@@ -116,7 +116,8 @@ def test_a_listing_that_ends_early_leaves_no_match() -> None:
 
 def test_below_a_folder_that_is_meant_nothing_else_is() -> None:
     paths = [RemotePath.parse(text) for text in ("a", "a/b", "a/b/c", "ab", "b/c", "b/d")]
-    assert [str(path) for path in outermost(paths)] == ["a", "ab", "b/c", "b/d"]
+    found = [FileInfo(path, "file", 0, 0, 0o644) for path in paths]
+    assert [str(one.path) for one in outermost(found)] == ["a", "ab", "b/c", "b/d"]
 
 
 def test_a_name_without_these_letters_is_no_pattern() -> None:

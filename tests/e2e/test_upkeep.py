@@ -8,21 +8,24 @@ from pathlib import Path
 
 import pytest
 
+from ftpy.client import looks
 from ftpy.client.client import Client
 from ftpy.errors import (
     AlreadyExists,
     Changed,
+    DigestMismatch,
     InvalidRequest,
     NotFound,
     OutcomeUnknown,
     PermissionDenied,
+    TooManyMatches,
     Unsupported,
 )
 from ftpy.files import RemotePath
 from ftpy.server import verbs
 from ftpy.wire.upkeep import DfRequest
 from tests.e2e.test_rm_mv import broken
-from tests.rig import Host
+from tests.rig import Fault, Host, Proxy
 
 MIB = 1024 * 1024
 
@@ -159,3 +162,33 @@ def test_glob_means_what_is_there(host: Host) -> None:
     with host.client() as client:
         assert [str(info.path) for info in client.glob("/**/*.gz")] == ["logs/1.gz", "logs/2.gz", "logs/x/3.gz"]
         assert client.glob("logs/*.tar") == []
+
+
+def test_a_pattern_that_means_too_much_is_refused(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(looks, "MOST_MATCHES", 2)
+    for name in ("1", "2", "3"):
+        (host.root / name).write_bytes(b"")
+    with host.client() as client:
+        with pytest.raises(TooManyMatches):
+            client.glob("*")
+        assert len(client.glob("[12]")) == 2
+
+
+def test_a_range_that_arrives_damaged_is_not_handed_out(plain_host: Host) -> None:
+    content = os.urandom(1000)
+    (plain_host.root / "a").write_bytes(content)
+    for command in ("cat", "tail"):
+        read = {
+            "cat": lambda client: list(client.cat("a", offset=1)),
+            "tail": lambda client: list(client.tail("a", count=500)),
+        }[command]
+        with Proxy(plain_host.address) as counting, plain_host.client(address=counting.address) as client:
+            read(client)
+        _, down = counting.passed
+        flipped = (Fault(), Fault("flip", after=down - 300))  # in the last body
+        with (
+            Proxy(plain_host.address, flipped) as proxy,
+            plain_host.client(address=proxy.address) as client,
+            pytest.raises(DigestMismatch),
+        ):
+            read(client)

@@ -250,6 +250,34 @@ def digest(session: Session) -> None:
     session.require(known.name == name, f"digest: {known.name} where {name} was asked for")
 
 
+def cat(session: Session) -> None:
+    """One file in pieces, all of it or a range."""
+    name = session.rng.choice(["a.txt", "big", "d/e"])
+    whole = session.rng.random() < 0.5
+    with session.client() as client:
+        pieces = client.cat(name) if whole else client.cat(name, offset=1, count=session.rng.choice([0, 5, 10**6]))
+        content = b"".join(pieces)
+    if whole:
+        session.vouched(hexdigest("md5", content), "cat")
+
+
+def survey(session: Session) -> None:
+    """What is made of listings."""
+    what = session.rng.choice(["du", "tree", "find", "glob"])
+    with session.client() as client:
+        ways: dict[str, Callable[[], list[Any]]] = {
+            "du": lambda: list(client.du("d")),
+            "tree": lambda: list(client.tree("d")),
+            "find": lambda: list(client.find("d")),
+            "glob": lambda: client.glob("d/*"),
+        }
+        found = ways[what]()
+    for one in found:
+        path = getattr(one, "path", None) or one.info.path
+        session.require(path.parts[:1] == ("d",), f"{what}: {path!r} is not below what was asked about")
+    session.require(what == "glob" or session.heard.complete, f"{what}: success without a last page")
+
+
 def rm(session: Session) -> None:
     """A file, or a folder."""
     with session.client() as client:
@@ -295,6 +323,15 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("put", "source", "x"),
     ("put", "-r", "-v", "target", "t"),
     ("rm", "a.txt"),
+    ("rm", "-r", "d/*"),
+    ("ls", "-l", "**/*"),
+    ("get", "[ab].txt", "target/"),
+    ("tree",),
+    ("du", "--json", "d"),
+    ("find", "--name", "*"),
+    ("df",),
+    ("touch", "new"),
+    ("mkdir", "made"),
     ("mv", "a.txt", "c"),
     ("pair", "other"),
 )
@@ -390,6 +427,8 @@ SCENES: tuple[Scene, ...] = (
     get,
     get,
     get_to_stream,
+    cat,
+    survey,
     get_tree,
     get_tree,
     get_tree,

@@ -47,6 +47,7 @@ from ftpy.wire.messages import (
     reply_type,
 )
 from ftpy.wire.spelling import b64encode
+from ftpy.wire.upkeep import DfReply, DfRequest, TouchReply, TouchRequest
 from tests.rigs.impostors import Identity
 
 WAIT_SECONDS = 5.0
@@ -214,6 +215,13 @@ class Model:
             piece("stdout", "你好\n".encode("gb18030")[3:]),
             honest(RunReply(id=request.id, code=3, ended="exit")),
         ]
+
+    def _touch(self, request: TouchRequest, _: bytes) -> list[Answer]:
+        return [honest(TouchReply(id=request.id, mtime_ns=request.mtime_ns or MTIME_NS, created=True))]
+
+    def _df(self, request: DfRequest, _: bytes) -> list[Answer]:
+        numbers: dict[str, Any] = {name: 1000 for name in DfReply.__struct_fields__ if name not in ("id", "ok")}
+        return [honest(DfReply(id=request.id, **numbers))]
 
     def _rm(self, request: Request, _: bytes) -> list[Answer]:
         return [honest(RmReply(id=request.id, files=1, folders=0))]

@@ -127,7 +127,9 @@ TYPES: dict[str, FileType] = {"f": "file", "d": "directory", "l": "symlink"}
 @click.option("--type", "types", multiple=True, type=click.Choice(list(TYPES)), help="Files, folders (d) or links.")
 @click.option("--larger", "least", type=Size(), default=0, help="Files of this size, such as 10M, or larger.")
 @click.option("--smaller", "most", type=Size(), help="Files of this size or smaller.")
-@click.option("--newer", "since", type=Moment(), help="Changed since: a date, or how long ago, as 12h or 7d.")
+@click.option(
+    "--newer", "since", type=Moment(), help="Changed since: a date, or how long ago by the clock here, as 7d."
+)
 @click.option("--older", "until", type=Moment(), help="Not changed since.")
 @click.option("-l", "--long", is_flag=True, help="Type and mode, size in bytes, time, name.")
 @literal_option

@@ -66,7 +66,10 @@ class Moved(Struct, frozen=True):
 
 
 class Touched(Struct, frozen=True):
-    """What is at ``path`` has this time now; whether it was ``created``, an empty file. Durable."""
+    """What is at ``path`` has this time now, durably; whether it was ``created`` for that, an empty file.
+
+    (Where the first answer was lost with its connection it is not known that it was: then it counts as found.)
+    """
 
     path: RemotePath
     mtime_ns: int

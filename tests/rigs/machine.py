@@ -26,6 +26,7 @@ from ftpy.errors import (
     InvalidRequest,
     NotADirectory,
     NotEmpty,
+    NotFound,
     RequestError,
     UnknownUpload,
 )
@@ -53,6 +54,7 @@ from ftpy.wire.messages import (
     StoredReply,
     UploadReply,
 )
+from ftpy.wire.upkeep import TouchReply, TouchRequest
 from tests.rig import FAST, Host
 from tests.rigs.model import INLINE, PART, SECOND, Fault, File, Model, Path, Upload, content, md5, small_parts
 
@@ -279,6 +281,22 @@ def machine_over(host: Host) -> type[RuleBasedStateMachine]:
                     faults = {AlreadyExists}
             if self.expect(answer, faults, MkdirReply):
                 self.model.make_way(path)
+
+        @rule(number=connections, path=paths, mtime_ns=times, create=st.booleans())
+        def touch(self, number: int, path: Path, mtime_ns: int, create: bool) -> None:
+            """Another time, or an empty file."""
+            request = TouchRequest(id=1, path=self.at(path), mtime_ns=mtime_ns, create=create)
+            faults: set[Fault] = set()
+            if path not in self.model.nodes and (fault := self.model.way(path) or (None if create else NotFound)):
+                faults = {fault}
+            answer = self.call(number, request, TouchReply)
+            if self.expect(answer, faults, TouchReply):
+                assert (answer.mtime_ns, answer.created) == (mtime_ns, path not in self.model.nodes)
+                there = self.model.nodes.get(path)
+                if path not in self.model.nodes:
+                    self.model.publish(path, File(b"", mtime_ns))
+                elif there is not None:
+                    self.model.nodes[path] = File(there.data, mtime_ns)
 
         @rule(number=connections, path=paths, recursive=st.booleans())
         def rm(self, number: int, path: Path, recursive: bool) -> None:

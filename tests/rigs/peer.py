@@ -103,13 +103,15 @@ DONOR = "moved-there"
 MOVED = "moved-here"
 """Where ``mv`` moves what is at the path."""
 VERBS = ("put", "put in parts", "get", "ls", "ls below", "stat", "digest", "rm", "rm below", "mv", "mv to")
-"""Every verb that names a path; part, commit and abort name an upload."""
+"""Every verb that names a path, but for touch; part, commit and abort name an upload."""
+TOUCHED_NS = 3
+"""The time that ``touch`` gives."""
 WRITES = frozenset({"put", "put in parts"})
 CHANGES = WRITES | {"rm", "rm below", "mv", "mv to"}
 
 
 def ask_about(peer: RawPeer, verb: str, data: bytes, **path: Any) -> Answer:
-    """Ask one of VERBS about a path, given as ``path`` or ``path_b64``; what is put is ``data``, not empty."""
+    """Ask one of VERBS, or touch, about ``path`` or ``path_b64``; what is put is ``data``, not empty."""
     match verb:
         case "put":
             return peer.ask("put", data, file_size=len(data), mtime_ns=1, **path)
@@ -124,6 +126,8 @@ def ask_about(peer: RawPeer, verb: str, data: bytes, **path: Any) -> Answer:
             if committed.error is not None:
                 peer.ask("abort", upload=upload)
             return committed
+        case "touch":
+            return peer.ask("touch", mtime_ns=TOUCHED_NS, **path)
         case "ls below" | "rm below":
             return peer.ask(verb.split()[0], recursive=True, **path)
         case "mv":

@@ -16,7 +16,7 @@ from ftpy import files
 from ftpy.storage import beneath, local
 from tests.paths import LITERAL, NOT_PORTABLE, REFUSED
 from tests.rig import Host, running
-from tests.rigs.peer import CHANGES, DONOR, MOVED, VERBS, WRITES, Answer, RawPeer, as_b64, ask_about
+from tests.rigs.peer import CHANGES, DONOR, MOVED, TOUCHED_NS, VERBS, WRITES, Answer, RawPeer, as_b64, ask_about
 from tests.rigs.trees import Facts, facts_of
 
 CANARY = b"nobody may read or change this"
@@ -139,7 +139,7 @@ def test_every_verb_refuses_a_path_that_is_no_name(world: World, name: str) -> N
     (world.root / DONOR).write_bytes(DATA)
     text = REFUSED[name] if name in REFUSED else AIMED[name](world)
     inside = world.inside()
-    for verb in VERBS:
+    for verb in (*VERBS, "touch"):
         for path in spellings(text):
             answer = ask_about(world.peer, verb, DATA, **path)
             assert answer.error in ("invalid-path", "protocol-error"), (verb, path, answer)
@@ -299,6 +299,22 @@ def test_no_verb_follows_what_lies_at_a_name(world: World, path: str) -> None:
             check_untouched(world, inside, (verb, path))
         if verb == "stat" and answer.error is None:
             check_told_as_itself(answer, KINDS[path])
+
+
+@pytest.mark.parametrize("path", KINDS)
+def test_touch_follows_nothing_and_changes_nothing_else(world: World, path: str) -> None:
+    furnish(world)
+    inside = world.inside()
+    answer = ask_about(world.peer, "touch", b"", path=path)
+    refused = {"link": "not-a-file", "special": "not-a-file", "below": "not-a-directory"}.get(KINDS[path])
+    assert answer.error == refused, answer
+    if refused is not None:
+        check_untouched(world, inside, ("touch", path))
+        return
+    touched = world.root / path
+    assert touched.lstat().st_mtime_ns == TOUCHED_NS
+    assert touched.is_dir() if path == "folder" else touched.read_bytes() == b""
+    check_else_untouched(world, inside, {touched, touched.parent} - {world.root})
 
 
 def check_placed(world: World, inside: Facts, path: str) -> None:

@@ -16,6 +16,7 @@ from ftpy.cli.common import EPILOG, run_main
 from ftpy.cli.looking import digest_, ls, stat
 from ftpy.cli.names import REMOTE_PATH, expanded, is_remote_folder, local_target, remote_target, split
 from ftpy.cli.options import TransferOptions, examples, literal_option, transfer_options
+from ftpy.cli.quantities import Digest
 from ftpy.cli.reading import cat, tail
 from ftpy.cli.running import run as run_
 from ftpy.cli.surveying import df, du, find, tree
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from ftpy.client.trees import TreeResult
     from ftpy.client.walking import Links
     from ftpy.files import RemotePath
+    from ftpy.storage.base import Condition, KnownDigest
 
 F = Callable[..., Any]
 
@@ -85,6 +87,7 @@ def pair(name: str, addresses: tuple[str, ...], force: bool) -> None:
         "ftpy put -r photos backup/",
         "ftpy put -r src --exclude '*.o' --exclude /build/ --dry-run",
         "tar cz src | ftpy put - backups/src.tgz",
+        "ftpy put --if-match 764efa883dda1e11db47671c4a3bbd9e notes.txt",
     )
 )
 @click.argument("paths", nargs=-1, required=True, metavar="SRC... [DEST]")
@@ -96,7 +99,17 @@ def pair(name: str, addresses: tuple[str, ...], force: bool) -> None:
     help="With -r: pass symbolic links over, or take what they name inside the tree.",
 )
 @click.option("--if-absent", is_flag=True, help="Refuse where DEST exists already.")
-def put(*, paths: tuple[str, ...], options: TransferOptions, links: Links, if_absent: bool) -> int:
+@click.option(
+    "--if-match", type=Digest(), help="Replace only this content: an md5 or blake3, as `ftpy digest DEST` prints it."
+)
+def put(
+    *,
+    paths: tuple[str, ...],
+    options: TransferOptions,
+    links: Links,
+    if_absent: bool,
+    if_match: KnownDigest | None,
+) -> int:
     """Store files on the server, with -r folders too.
 
     Like cp: the last of several paths is the destination, and one alone keeps its name. A destination that is there
@@ -105,15 +118,20 @@ def put(*, paths: tuple[str, ...], options: TransferOptions, links: Links, if_ab
 
     With -r what the server has already, by size and time, is passed over, so that the same command again goes on or
     sends what is new. Patterns are those of gitignore, relative to each SRC.
+
+    With --if-match the file is put in place only where DEST still has that content at that moment; else it is
+    refused and nothing changes: so two people who edit one file never undo each other's work unseen.
     """
     sources, dest = split(paths)
+    if if_match is not None and (if_absent or options.recursive or len(sources) > 1):
+        raise click.UsageError("--if-match goes with one file, without -r and --if-absent")
+    condition: Condition = "absent" if if_absent else if_match
     nameless = click.UsageError("standard input needs a destination with a name: ftpy put - FILE")
     if "-" in sources and (len(sources) > 1 or dest is None or dest.endswith("/")):
         raise nameless
 
     def one(client: Client, source: str, folder: bool, bar: Bar) -> Stored:
         stream = sys.stdin.buffer if source == "-" else source
-        condition: Any = "absent" if if_absent else None
         target = remote_target(source, dest, folder)
         return client.put(stream, target, digest=options.digest, condition=condition, on_progress=bar)
 
@@ -141,6 +159,7 @@ def put(*, paths: tuple[str, ...], options: TransferOptions, links: Links, if_ab
         "ftpy get 'logs/*.gz' /tmp/",
         "ftpy get -r photos",
         "ftpy get -r photos --include '*.jpg' /tmp/",
+        "ftpy get --if-changed config.json /etc/app/",
         "ftpy get --explain --limit 20M big.iso",
         "ftpy get big.iso - | sha256sum",
     )
@@ -148,8 +167,11 @@ def put(*, paths: tuple[str, ...], options: TransferOptions, links: Links, if_ab
 @click.argument("paths", nargs=-1, required=True, type=REMOTE_PATH, metavar="SRC... [DEST]")
 @transfer_options
 @click.option("--force", is_flag=True, help="Replace a different file that is there.")
+@click.option(
+    "--if-changed", is_flag=True, help="Move nothing where the file here has that content already; else replace it."
+)
 @literal_option
-def get(*, paths: tuple[str, ...], options: TransferOptions, force: bool, literal: bool) -> int:
+def get(*, paths: tuple[str, ...], options: TransferOptions, force: bool, if_changed: bool, literal: bool) -> int:
     """Fetch files from the server, with -r folders too.
 
     Like cp: the last of several paths is the destination on this side, and one alone keeps its name. A file appears
@@ -161,13 +183,20 @@ def get(*, paths: tuple[str, ...], options: TransferOptions, force: bool, litera
 
     SRC itself may be a pattern ('logs/*.gz', '**/*.jpg', quoted for your shell): it means what the server lists, and
     where something has exactly that name, that alone.
+
+    --if-changed compares digests, the server's (known there, or computed now) and that of the file here: where they
+    agree it says "unchanged" and leaves even the time as it is.
     """
     sources, dest = split(paths)
     if options.recursive and dest == "-":
         raise click.UsageError("a folder cannot be written to standard output")
+    if if_changed and (options.recursive or dest == "-"):
+        raise click.UsageError("--if-changed compares files: with -r it is --by-digest --force, with - there is none")
 
     def one(client: Client, target: str | None, path: RemotePath, bar: Bar) -> Fetched:
-        fetch = functools.partial(client.get, path, digest=options.digest, force=force, on_progress=bar)
+        fetch = functools.partial(
+            client.get, path, digest=options.digest, force=force, if_changed=if_changed, on_progress=bar
+        )
         if target is not None:
             return fetch(target)
         # Past the buffer of sys.stdout, which would try again at exit to write what could not be written.

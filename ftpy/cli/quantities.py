@@ -1,12 +1,17 @@
-"""Numbers of bytes, lengths of time and moments as people write them."""
+"""Numbers of bytes, lengths of time, moments and digests as people write them."""
 
 from __future__ import annotations
 
 import re
 import time
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
+
+from ftpy.digests import DIGEST_NAMES, HEX_LENGTH
+
+if TYPE_CHECKING:
+    from ftpy.storage.base import KnownDigest
 
 NONE: Final = object()
 """What the word "none" stands for: no limit, where an option that is not given leaves the limit as it is."""
@@ -91,3 +96,25 @@ def age_ns(text: str) -> int | None:
     """A length of time in nanoseconds, or None where it is none."""
     found = _AGE.fullmatch(text)
     return None if found is None else int(float(found[1]) * _AGE_UNITS[found[2]] * 1e9)
+
+
+_HEX = re.compile(r"[0-9a-f]+", re.ASCII)
+
+
+class Digest(click.ParamType):  # type: ignore[type-arg]
+    """A digest of a file's content: hexadecimal digits as md5sum or b3sum print them, with or without its name."""
+
+    name = "DIGEST"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> KnownDigest:
+        """The digest and its name, which its length tells where it is not said."""
+        from ftpy.storage.base import KnownDigest
+
+        if isinstance(value, KnownDigest):
+            return value
+        said, colon, digits = str(value).strip().lower().rpartition(":")
+        fits = (name for name in DIGEST_NAMES if (name == said or not colon) and len(digits) == HEX_LENGTH[name])
+        if (name := next(fits, None)) is None or not _HEX.fullmatch(digits):
+            lengths = " or ".join(f"{name} of {HEX_LENGTH[name]} hexadecimal digits" for name in DIGEST_NAMES)
+            self.fail(f"{value!r} is not an {lengths}", param, ctx)
+        return KnownDigest(name, digits)

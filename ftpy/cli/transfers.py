@@ -62,7 +62,7 @@ class Outlet(Struct, frozen=True):
     def file(self, name: str, result: Stored | Fetched) -> None:
         """One line that says what is true of the file now."""
         target = getattr(result, "target", None)
-        identical = getattr(result, "identical", False)
+        identical, unchanged = getattr(result, "identical", False), getattr(result, "unchanged", False)
         if self.as_json:
             fields = {
                 "source": name,
@@ -74,7 +74,7 @@ class Outlet(Struct, frozen=True):
                 "resumed": result.resumed,
             }
             if hasattr(result, "target"):
-                fields |= {"target": target, "identical": identical}
+                fields |= {"target": target, "identical": identical, "unchanged": unchanged}
             print_json(fields, to_stderr=self.to_stderr)
         elif not self.quiet:
             facts = [f"verified {result.digest.name} {result.digest.hex}"]
@@ -83,7 +83,7 @@ class Outlet(Struct, frozen=True):
             if result.resumed:
                 facts.append(f"resumed at {size_of(result.resumed)}")
             if identical:
-                facts = [f"identical already, {facts[0]}"]
+                facts = [f"{'unchanged' if unchanged else 'identical already'}, {facts[0]}"]
             where = result.path if name == "-" or target is None else target
             click.echo(f"{display(str(where))}: {size_of(result.size)}, {', '.join(facts)}", err=self.to_stderr)
 

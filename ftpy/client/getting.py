@@ -105,13 +105,23 @@ class FileGet(Closing):
     """One file on its way into a target, over as many connections as it takes.
 
     What has come lies beside the target as a ``Partial``. ``directory`` is the folder that the target is in, opened
-    without following links where others may have made it; it is closed with this.
+    without following links where others may have made it; it is closed with this. With ``force`` or ``if_changed`` a
+    different target is replaced; with the latter one of the same content is left as it is.
     """
 
     def __init__(
-        self, get: Get, target: str, *, force: bool, notify: Callable[[str], None], directory: Directory | None = None
+        self,
+        get: Get,
+        target: str,
+        *,
+        force: bool,
+        if_changed: bool = False,
+        notify: Callable[[str], None],
+        directory: Directory | None = None,
     ) -> None:
-        self._get, self._target, self._force, self._notify = get, target, force, notify
+        self._get, self._target, self._notify = get, target, notify
+        self._replaces, self._looks = force or if_changed, if_changed or not force
+        self._if_changed = if_changed
         parent, self._leaf = os.path.split(os.path.abspath(target))
         try:
             self._directory = directory or Beneath(parent).root
@@ -159,26 +169,45 @@ class FileGet(Closing):
     # ---- what is there already
 
     def _look_at_target(self, connection: Connection) -> Fetched | None:
-        """The result where the target is that very content already; raises where it is another and not forced."""
+        """The result where the target is that very content already; raises where it is another and to be kept."""
         try:
             status = self._directory.lstat(self._leaf)
         except FileNotFoundError:
             return None
         if stat.S_ISDIR(status.st_mode):
             raise LocalFileError(f"{display(self._target)}: a directory")
-        if self._force:
+        if not self._looks:
             return None
+        found = self._identical(connection, status)
+        if found is None and not self._replaces:
+            raise TargetExists(f"{display(self._target)}: {TargetExists.sentence()}")
+        return found
+
+    def _identical(self, connection: Connection, status: os.stat_result) -> Fetched | None:
+        """The result where what is here, of this status, is what the server has."""
         get = self._get
         there = get.look(connection)
         if not stat.S_ISREG(status.st_mode) or there.file_size != status.st_size:
-            raise TargetExists(f"{display(self._target)}: {TargetExists.sentence()}")
-        theirs = get.known(connection, there)
+            return None
+        try:
+            theirs = get.known(connection, there)
+        except Changed:
+            if self._if_changed:
+                return None  # just now, so it is fetched
+            raise
         with Source(self._target, get.digest) as local:
             if local.read_digest() != theirs:
-                raise TargetExists(f"{display(self._target)}: {TargetExists.sentence()}")
+                return None
             fsync(local.fileno())  # whoever wrote it may not have waited for the disk
-        digest = KnownDigest(get.digest, theirs)
-        return Fetched(get.path, self._target, there.file_size, digest, durable=True, identical=True)
+        return Fetched(
+            path=get.path,
+            target=self._target,
+            size=there.file_size,
+            digest=KnownDigest(get.digest, theirs),
+            durable=True,
+            identical=True,
+            unchanged=self._if_changed,
+        )
 
     # ---- the bytes
 
@@ -306,7 +335,7 @@ class FileGet(Closing):
         """In place, durably; a different file that came meanwhile stays."""
         self._get.say("committing", reply.file_size, reply.file_size)
         try:
-            partial.publish(self._leaf, mode=reply.mode, mtime_ns=reply.mtime_ns, replace=self._force)
+            partial.publish(self._leaf, mode=reply.mode, mtime_ns=reply.mtime_ns, replace=self._replaces)
         except FileExistsError:
             raise TargetExists(f"{display(self._target)}: {TargetExists.sentence()}") from None
         self._partials.drop()

@@ -113,7 +113,8 @@ def _less(one: int | None, other: int | None) -> int | None:
 class Fetched(Struct, frozen=True):
     """A get that is verified and in place (``target`` None: written to a stream).
 
-    ``resumed`` of its ``size`` bytes were there already; ``identical``: the target was this very content before.
+    ``resumed`` of its ``size`` bytes were there already; ``identical``: the target was this very content before;
+    ``unchanged``: it was, and that was asked for.
     """
 
     path: RemotePath
@@ -123,3 +124,4 @@ class Fetched(Struct, frozen=True):
     durable: bool
     resumed: int = 0
     identical: bool = False
+    unchanged: bool = False

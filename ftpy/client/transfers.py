@@ -109,12 +109,14 @@ class Transfers(Looks):
         *,
         digest: DigestName | None = None,
         force: bool = False,
+        if_changed: bool = False,
         on_progress: OnProgress = ignore,
     ) -> Fetched:
         """Fetch a file into ``target`` (a file name on this side), or write it to a binary stream.
 
         A file appears under its name only when it is verified and durable; an interrupted get goes on where it stood.
-        A different file that is there already is replaced only with ``force``.
+        A different file that is there already is replaced only with ``force`` or ``if_changed``: the latter compares
+        digests first, and moves nothing where ``target`` has that content already (``unchanged``).
         Raises TargetExists, LocalFileError, NotFound, DigestMismatch, ….
         """
         from ftpy.client.getting import FileGet, Get, StreamGet
@@ -123,7 +125,7 @@ class Transfers(Looks):
         if not isinstance(target, str | os.PathLike):
             stream = StreamGet(wanted, target)
             return self._persist(stream.attempt, lambda: stream.received)
-        with FileGet(wanted, os.fspath(target), force=force, notify=self._notify) as transfer:
+        with FileGet(wanted, os.fspath(target), force=force, if_changed=if_changed, notify=self._notify) as transfer:
             return transfer.fetch(self._streams)
 
     # ---- trees

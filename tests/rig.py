@@ -177,7 +177,7 @@ class Daemon:
                 stderr=log,
                 env=ENVIRONMENT,
             )
-        eventually(lambda: "listening" in self.log or (self.process and self.process.poll() is not None))
+        eventually(lambda: "listening" in self.log or (self.process and self.process.poll() is not None), 30)
         assert self.process.poll() is None, self.log
         (line,) = [line for line in self.log.splitlines() if "listening" in line]
         self.host.address = line.partition("address=")[2] or json.loads(line)["address"]
@@ -195,7 +195,7 @@ class Daemon:
         self._settings = settings
         self._configure()
         self.signal(signal.SIGHUP)
-        eventually(lambda: self._answers > answers)
+        eventually(lambda: self._answers > answers, 30)
 
     @property
     def _answers(self) -> int:

@@ -22,7 +22,7 @@ from msgspec import Meta, Struct
 
 from ftpy.config.commands import Command
 from ftpy.config.server import Log, ServerConfig
-from ftpy.errors import Busy, CommandFailed
+from ftpy.errors import Busy, CommandFailed, ConfigError
 from ftpy.storage.base import Closing
 
 log = logging.getLogger("ftpy.server")
@@ -31,6 +31,8 @@ MESSAGE_BYTES = 128 * 1024
 """Longest message: an order whose arguments fill a header has half of that."""
 BEGIN_SECONDS = 30.0
 """How long it may take until a command has begun or was refused."""
+START_SECONDS = 30.0
+"""How long a runner may take to be ready: Python starts, on a machine that may be busy."""
 ORDER_SECONDS = 5.0
 """How long an order waits for a runner that is at work on others."""
 STOP_SECONDS = 5.0
@@ -80,6 +82,8 @@ class Ended(Struct, frozen=True, kw_only=True, tag_field="says", tag="ended"):
 
 
 Said = Began | Refused | Ended
+READY = b"ready"
+"""What a runner says when it takes orders, and nothing more ever."""
 CANCEL = b"cancel"
 """The one word that a supervisor hears, besides the end of its line."""
 
@@ -105,7 +109,7 @@ class Running(Closing):
         except OSError:
             data = b""
         if not data:
-            raise CommandFailed("nobody can tell how the command ended; what watched over it is gone")
+            raise CommandFailed("nobody can tell how the command ended; the server's log says more")
         return decode_said.decode(data)
 
     def cancel(self) -> None:
@@ -130,9 +134,11 @@ class Runner(Closing):
     """The runner's other end. Safe in any thread, and in any process that was forked from the one that started it."""
 
     def __init__(self, config: ServerConfig, settings: str | None = None) -> None:
-        """Start it, before the sandbox closes. ``settings`` is the file that ``config`` came from."""
+        """Start it, before the sandbox closes; ``settings`` is the file that ``config`` came from.
+
+        Raises ConfigError.
+        """
         self._end, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._end.settimeout(ORDER_SECONDS)
         setup = Setup(
             commands=config.commands,
             most=config.limits.commands,
@@ -150,8 +156,19 @@ class Runner(Closing):
         self._owner = os.getpid()
         self._lock = threading.Lock()
         assert self._process.stdin is not None
-        with self._process.stdin as stdin, contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(BrokenPipeError), self._process.stdin as stdin:
             stdin.write(encode(setup))
+        self._end.settimeout(START_SECONDS)
+        if self._heard() != READY:
+            self.close()
+            raise ConfigError("what is to run commands did not start")
+        self._end.settimeout(ORDER_SECONDS)
+
+    def _heard(self) -> bytes:
+        try:
+            return self._end.recv(len(READY))
+        except OSError:
+            return b""
 
     def run(self, command: str, arguments: list[str], user: str) -> Running:
         """Have a command run: its ends here; what became of it is what its supervisor says first.

@@ -19,20 +19,21 @@ import msgspec
 from ftpy.config.server import load_server_config
 from ftpy.errors import Busy, ConfigError
 from ftpy.server.logs import setup_logging
-from ftpy.server.orders import MESSAGE_BYTES, Order, Refused, Reload, Setup, decode_order, decode_setup, encode
+from ftpy.server.orders import MESSAGE_BYTES, READY, Order, Refused, Reload, Setup, decode_order, decode_setup, encode
 from ftpy.server.supervising import ENDS, supervise
 
 log = logging.getLogger("ftpy.server")
 
 
 class _Orders:
-    """The commands that there are, and the supervisors of those that run, by their pidfds."""
+    """The commands that there are, and the supervisors of those that run."""
 
     def __init__(self, end: socket.socket, setup: Setup) -> None:
         self._end = end
         self._settings = setup.settings
         self._commands, self._most = setup.commands, setup.most
-        self._supervisors: dict[int, int] = {}
+        self._supervisors: dict[int, tuple[int, str]] = {}
+        """Process and command of each, by its pidfd."""
         self._poll = select.poll()
         self._poll.register(end, select.POLLIN)
 
@@ -48,9 +49,13 @@ class _Orders:
                     self._poll.unregister(self._end)
 
     def _bury(self, pidfd: int) -> None:
-        os.waitpid(self._supervisors.pop(pidfd), 0)
+        pid, command = self._supervisors.pop(pidfd)
+        _, status = os.waitpid(pid, 0)
         self._poll.unregister(pidfd)
         os.close(pidfd)
+        if code := os.waitstatus_to_exitcode(status):  # killed, or its arguments took too long to judge
+            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            log.error("supervisor-died", extra={"event": "supervisor-died", "fields": {"command": command, "how": how}})
 
     def _take(self) -> bool:
         """Take one order: whether there was one."""
@@ -83,7 +88,7 @@ class _Orders:
         if pid == 0:
             self._become_supervisor(order, descriptors)
         pidfd = os.pidfd_open(pid)
-        self._supervisors[pidfd] = pid
+        self._supervisors[pidfd] = pid, order.command
         self._poll.register(pidfd, select.POLLIN)
 
     def _become_supervisor(self, order: Order, descriptors: list[int]) -> None:
@@ -127,7 +132,9 @@ def main(descriptor: int) -> None:
     os.close(null)
     os.chdir("/")
     os.set_inheritable(descriptor, False)
-    _Orders(socket.socket(fileno=descriptor), setup).serve()
+    end = socket.socket(fileno=descriptor)
+    end.send(READY)
+    _Orders(end, setup).serve()
 
 
 if __name__ == "__main__":

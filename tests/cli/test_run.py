@@ -47,6 +47,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, mark: Mark) -> Iterator[Dae
         "sort": mark.command("sort", stdin=True),
         "gbk": mark.command("printf", "".join(f"\\{byte:03o}" for byte in GREETING), encoding="gb18030"),
         "escapes": mark.command("printf", ESCAPES),
+        "asked": mark.sh("trap 'echo asked to end' TERM; echo begun; while :; do sleep 0.05; done"),
         "stubborn": mark.sh(STUBBORN),
         "timed": mark.sh(STUBBORN, timeout_seconds=0.3),
         "large": mark.command("head", "-c", "100000000", "/dev/zero"),
@@ -167,12 +168,13 @@ def test_ctrl_c_ends_the_command_on_the_host(desk: Desk, mark: Mark) -> None:
 
 
 def test_second_ctrl_c_leaves_at_once(desk: Desk, mark: Mark) -> None:
-    process = desk.start("run", "stubborn")
-    mark.runs(4)
-    while process.poll() is None:
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.05)
-    assert (process.returncode, process.communicate()[1]) == (130, "ftpy: interrupted\n")
+    process = desk.start("run", "asked")
+    assert process.stdout is not None and process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "asked to end\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (130, "ftpy: interrupted\n")
     mark.gone()
 
 

@@ -1,0 +1,117 @@
+"""The runner by itself: what it takes for an order, and that it ends with whoever may give them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ftpy.config.server import ServerConfig
+from ftpy.errors import CommandFailed, ConfigError
+from ftpy.server.orders import Began, Ended, Refused, Runner, encode, start_runner
+from tests.rig import eventually
+from tests.rigs.leftovers import Mark
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="remote commands need Linux")
+
+
+def config(**commands: object) -> ServerConfig:
+    return ServerConfig(root="x", listen=["x"], commands=commands)
+
+
+@pytest.fixture
+def mark() -> Mark:
+    return Mark()
+
+
+@pytest.fixture
+def runner(mark: Mark) -> Iterator[Runner]:
+    with Runner(config(true=mark.command("true"), deaf=mark.command("sleep", "1000"))) as made:
+        yield made
+    mark.gone()
+
+
+def test_no_command_no_runner():
+    assert start_runner(config()) is None
+
+
+def test_runner_that_does_not_start_is_said_before_anybody_is_served(mark, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(ConfigError, match="did not start"):
+        Runner(config(true=mark.command("true")))
+
+
+def test_supervisor_says_that_it_began_and_how_it_ended(runner):
+    with runner.run("true", [], "alice") as running:
+        assert isinstance(running.hear(), Began)
+        assert running.hear() == Ended(code=0, ended="exit")
+
+
+def test_runner_looks_by_itself_whether_there_is_such_a_command_and_what_it_takes(runner):
+    """Whoever has taken the server over gets no further than the settings say."""
+    for command, arguments, error in (("sh", [], "unknown-command"), ("true", ["x"], "invalid-argument")):
+        with runner.run(command, arguments, "alice") as running:
+            said = running.hear()
+            assert isinstance(said, Refused) and said.error == error
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"{}",
+        b"[",
+        b"\xff",
+        b'{"order":"run"}',
+        b'{"order":"run","command":"true","arguments":[],"user":"a","run":["sh"]}',
+    ],
+    ids=["nothing", "half", "bytes", "missing", "more"],
+)
+def test_what_is_no_order_is_passed_over_and_the_next_is_taken(runner, message):
+    runner._end.send(message)
+    runner._send(encode({"order": "reload"}), [])
+    ours, its = socket.socketpair()
+    with ours, its:
+        runner._send(encode({"order": "run", "command": "true", "arguments": [], "user": "a"}), [its.fileno()])
+        its.close()
+        assert ours.recv(1) == b""  # without its streams it is no order, and its end was closed
+    with runner.run("true", [], "alice") as running:
+        assert isinstance(running.hear(), Began)
+
+
+def test_command_ends_and_the_runner_too_when_nobody_can_give_orders(mark):
+    runner = Runner(config(deaf=mark.command("sleep", "1000")))
+    with runner.run("deaf", [], "alice") as running:
+        assert isinstance(running.hear(), Began)
+        mark.runs()
+        runner._end.close()
+        assert mark.left() != []  # it has its time still
+    mark.gone()
+    runner.close()
+    assert runner._process.returncode == 0
+
+
+def test_killed_supervisor_takes_its_command_along(runner, mark):
+    with runner.run("deaf", [], "alice") as running:
+        assert isinstance(running.hear(), Began)
+        mark.runs()
+        (supervisor,) = _children_of(runner._process.pid)
+        os.kill(supervisor, 9)
+        with pytest.raises(CommandFailed, match="nobody can tell"):
+            running.hear()
+        mark.gone()
+    eventually(lambda: not _children_of(runner._process.pid))  # it was waited for
+
+
+def _children_of(parent: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == parent:
+                found.append(int(stat.parent.name))
+        except OSError:
+            continue
+    return found

@@ -173,8 +173,8 @@ def test_second_ctrl_c_leaves_at_once(desk: Desk, mark: Mark) -> None:
     process.send_signal(signal.SIGINT)
     assert process.stdout.readline() == "asked to end\n"
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
-    assert (process.returncode, err) == (130, "ftpy: interrupted\n")
+    _, err = process.communicate(timeout=30)  # a shell may say of what it ran that it was terminated
+    assert process.returncode == 130 and err.endswith("ftpy: interrupted\n")
     mark.gone()
 
 

@@ -90,6 +90,7 @@ def test_cat_says_what_failed_and_writes_the_others(desk: Desk, root: Path) -> N
     desk("cat", "-s", "lister", "a").failed(1, "user lister has no right to read")
 
 
+@pytest.mark.slow
 def test_cat_goes_on_where_a_connection_was_lost(desk: Desk, host: Host, root: Path) -> None:
     data = os.urandom(20 * MIB)
     (root / "big").write_bytes(data)

@@ -9,6 +9,7 @@
     │   └── SourceChanged           the file changed while it was being sent            exit 1
     ├── NoMatch                     nothing on the server is meant by a pattern         exit 1
     ├── TooManyMatches              a pattern means more than can be kept               exit 1
+    ├── SyncRefused                 a sync would delete what it had better not          exit 1
     ├── UnknownSession              the server has no such session (ftpy-server kick)   exit 1
     ├── ConnectionFailed            no working connection to the server                 exit 3
     │   ├── NotRunning              there is no server (ftpy-server status, kick)
@@ -75,6 +76,10 @@ class NoMatch(FtpyError):
 
 class TooManyMatches(FtpyError):
     """The pattern matches too much at once; be more precise, or take the whole folder."""
+
+
+class SyncRefused(FtpyError):
+    """This sync would delete too much; nothing was changed."""
 
 
 class UnknownSession(FtpyError):
@@ -272,6 +277,12 @@ class UnknownCommand(RequestError):
     """There is no such command for this user."""
 
     code = "unknown-command"
+
+
+class UnknownOperation(RequestError):
+    """There is no such operation; it was never begun, has expired or was forgotten."""
+
+    code = "unknown-operation"
 
 
 class UnknownUpload(RequestError):

@@ -21,6 +21,7 @@ from ftpy.cli.reading import cat, tail
 from ftpy.cli.running import run as run_
 from ftpy.cli.surveying import df, du, find, tree
 from ftpy.cli.transfers import FileTask, TreeTask, refused, transfer
+from ftpy.cli.undoing import undo
 from ftpy.errors import ConfigError, FtpyError
 from ftpy.files import display
 from ftpy.version import __version__
@@ -240,6 +241,7 @@ for command in (
     time_,
     touch,
     tree,
+    undo,
 ):
     ftpy.add_command(command)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from ftpy.client.changes import Changes
 from ftpy.client.commands import Commands
+from ftpy.client.operations import Operations
 from ftpy.client.reads import Reads
 from ftpy.client.transfers import Transfers
 
 
-class Client(Transfers, Reads, Changes, Commands):
+class Client(Transfers, Reads, Changes, Commands, Operations):
     """A connection to one server, made again when it breaks; use it in a ``with``. Not safe in several threads.
 
     ``limit`` bytes a second pass at most, over all connections and both ways together; one that ``explains`` measures

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -27,8 +27,8 @@ from ftpy.errors import (
     UnknownUpload,
 )
 from ftpy.files import RemotePath
-from ftpy.storage.base import Condition, KnownDigest
-from ftpy.wire.fields import MOST_PARTS, digest_of
+from ftpy.storage.base import Condition, KnownDigest, KnownVersion
+from ftpy.wire.fields import MOST_PARTS, DigestOf, digest_of
 from ftpy.wire.messages import (
     AbortReply,
     AbortRequest,
@@ -65,6 +65,7 @@ class Put(Struct):
     digest: DigestName
     condition: Condition
     on_progress: OnProgress
+    operation: str | None = None
 
     def request(self, request_id: int, **fields: Any) -> PutRequest:
         """The request that begins it."""
@@ -73,7 +74,9 @@ class Put(Struct):
             id=request_id,
             **path_to_wire(self.path),
             digest=self.digest,
-            condition=digest_of(wanted.name, wanted.hex) if isinstance(wanted, KnownDigest) else wanted,
+            condition=_spelt(wanted),
+            etag=wanted.etag if isinstance(wanted, KnownVersion) else None,
+            operation=self.operation,
             **fields,
         )
 
@@ -104,6 +107,12 @@ class Put(Struct):
         except (NotFound, NotAFile, IsADirectory, PermissionDenied, Changed):
             return False
         return there.mtime_ns == mtime_ns
+
+
+def _spelt(condition: Condition) -> Literal["absent"] | DigestOf | None:
+    if isinstance(condition, KnownVersion):
+        return None
+    return digest_of(condition.name, condition.hex) if isinstance(condition, KnownDigest) else condition
 
 
 class FilePut:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from ftpy.errors import FtpyError
 from ftpy.files import RemotePath
 from ftpy.storage.base import KnownDigest
 
@@ -125,3 +126,40 @@ class Fetched(Struct, frozen=True):
     resumed: int = 0
     identical: bool = False
     unchanged: bool = False
+
+
+class Kept(Struct, frozen=True):
+    """An operation whose replaced and deleted files are kept: what began it, and how many steps of each kind it had.
+
+    ``target`` is the folder of this side that it changed; None for one on the server.
+    """
+
+    id: str
+    what: str
+    time_ns: int
+    added: int
+    replaced: int
+    deleted: int
+    moved: int
+    made: int
+    target: str | None = None
+
+
+class LeftAlone(Struct, frozen=True):
+    """A path that an undo could not make what it was, and why."""
+
+    path: RemotePath
+    error: FtpyError
+
+
+class Undone(Struct, frozen=True):
+    """What an undo did: so many ``steps`` reversed, ``already`` as they were before, ``left`` alone; the first of these
+    in ``paths``. ``by`` is the operation that undoes the undo.
+    """
+
+    id: str
+    by: str
+    steps: int
+    already: int
+    left: int
+    paths: list[LeftAlone]

@@ -184,6 +184,11 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         Workers | Literal["auto"],
         says('Processes that serve at once, sharing all limits; "auto": one for each core that may be used.'),
     ] = 1
+    trash_days: Annotated[
+        float,
+        Meta(gt=0, le=3650),
+        says("Days that `ftpy undo` can bring back what a sync replaced or deleted; it counts for quotas till then."),
+    ] = 30.0
     sandbox: Annotated[
         Literal["auto", "on", "off"],
         says('Give up all but the files needed (Landlock): "auto" where it can be had, "on" or not at all, "off".'),

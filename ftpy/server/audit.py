@@ -27,6 +27,7 @@ from ftpy.storage.base import KnownDigest
 from ftpy.wire.bases import PathRequest, Request, UnknownRequest
 from ftpy.wire.commands import RunRequest
 from ftpy.wire.messages import CommitRequest, GetRequest, MkdirRequest, MvRequest, PutRequest, RmRequest
+from ftpy.wire.operations import ForgetRequest, UndoRequest
 from ftpy.wire.upkeep import TouchRequest
 
 log = logging.getLogger("ftpy.server")
@@ -58,6 +59,8 @@ EVENTS: dict[type[Request], str] = {
     GetRequest: "get",
     TouchRequest: "touch",
     RunRequest: "run",
+    UndoRequest: "undo",
+    ForgetRequest: "forget",
 }
 """What comes of a request; of others only refusals are told, as ``refused``."""
 

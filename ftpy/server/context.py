@@ -13,7 +13,7 @@ from ftpy.files import FileInfo
 from ftpy.server.accounts import Account
 from ftpy.server.audit import Act, Trail
 from ftpy.server.orders import Running
-from ftpy.storage.base import KnownDigest, NewFile, Staged, Storage, Upload
+from ftpy.storage.base import KnownDigest, NewFile, OperationKey, Staged, Storage, Upload
 from ftpy.transport.channel import Channel
 from ftpy.wire.bases import FailureReply, Reply
 from ftpy.wire.fields import digest_of
@@ -31,6 +31,8 @@ PATIENT_BYTES = 1024 * 1024
 MOST_UPLOADS = 64
 """Most uploads that one connection holds open: each costs two descriptors and up to two threads."""
 
+MOST_OPERATIONS = 1024
+"""Operations that a connection remembers to be there; then it looks again."""
 
 _Member = tuple[Act, Staged, KnownDigest | None]
 """The request that brought it, what is staged, and the digest unless it is a folder."""
@@ -159,8 +161,22 @@ class Context:
     """When the put of an upload came, of those in ``uploads`` that were opened here."""
     brought: dict[str, int] = field(default_factory=dict)
     """Bytes of each of them that came over this connection and are stored."""
+    operations: set[str] = field(default_factory=set)
+    """Ids of this user's operations that were found to be begun."""
     _found: dict[str, None] = field(default_factory=dict)
     """Ids of those that were begun elsewhere, in the order of their last use."""
+
+    def operation(self, named: str | None) -> OperationKey | None:
+        """The operation that a request names, if it does, looked up once a connection. Raises UnknownOperation."""
+        if named is None:
+            return None
+        key = OperationKey(self.account.name, named)
+        if named not in self.operations:
+            self.storage.check_operation(key)
+            if len(self.operations) >= MOST_OPERATIONS:
+                self.operations.clear()
+            self.operations.add(named)
+        return key
 
     def open_upload(self, file: NewFile) -> Upload:
         """Open or resume an upload and hold it until it ends or the connection does."""

@@ -15,7 +15,7 @@ from ftpy.errors import (
 )
 from ftpy.files import FileInfo, RemotePath
 from ftpy.server.context import Context, stored
-from ftpy.storage.base import Admits, Condition, KnownDigest, NewDirectory, NewFile, Reader, Removed
+from ftpy.storage.base import Admits, Condition, KnownDigest, KnownVersion, NewDirectory, NewFile, Reader, Removed
 from ftpy.storage.following import CHUNK_BYTES, HashedRead
 from ftpy.transport.channel import JOIN_BYTES
 from ftpy.wire.entries import Entry, info_to_entry
@@ -54,7 +54,7 @@ PAGE_BYTES = 48 * 1024
 
 def handle_put(request: PutRequest, context: Context, *, replacing: bool) -> UploadReply | None:
     """Store a small file whole, or open (or find again) the upload of a large one; not ``replacing``: a new one."""
-    file = _new_file(request, replacing=replacing)
+    file = _new_file(request, context, replacing=replacing)
     if request.length is not None:
         _put_inline(request, file, context)
         return None
@@ -139,6 +139,7 @@ def handle_mkdir(request: MkdirRequest, context: Context, *, replacing: bool) ->
         mode=request.mode,
         mtime_ns=request.mtime_ns,
         untouched=not replacing,
+        operation=context.operation(request.operation),
     )
     context.commits.add(context.act, context.storage.stage_directory(wanted, quota=context.account.quota))
 
@@ -152,8 +153,12 @@ def handle_rm(request: RmRequest, context: Context) -> RmReply:
         nonlocal done
         done = names
 
+    version, operation = _version(request.etag), context.operation(request.operation)
+
     def rm() -> Removed:
-        went = context.storage.rm(path, recursive=request.recursive, on_removed=on_removed)
+        went = context.storage.rm(
+            path, recursive=request.recursive, on_removed=on_removed, version=version, operation=operation
+        )
         context.act.more = {"files": went.files, "folders": went.folders}
         context.act.done(went.size)  # here: also when the client has left meanwhile
         return went
@@ -167,8 +172,11 @@ def handle_mv(request: MvRequest, context: Context, *, replacing: bool) -> MvRep
     path, to = request.remote_path(), request.remote_target()
     condition = request.condition if replacing else "absent"
 
+    version, operation = _version(request.etag), context.operation(request.operation)
+
     def mv() -> None:
-        context.act.done(context.storage.mv(path, to, condition=condition).info.size)
+        moved = context.storage.mv(path, to, condition=condition, version=version, operation=operation)
+        context.act.done(moved.info.size)
 
     context.channel.patiently(mv, progress=lambda: 0)
     return MvReply(id=request.id)
@@ -333,10 +341,12 @@ def _compute(reader: Reader, name: DigestName, context: Context) -> str:
     return digest
 
 
-def _new_file(request: PutRequest, *, replacing: bool) -> NewFile:
+def _new_file(request: PutRequest, context: Context, *, replacing: bool) -> NewFile:
     path = request.remote_path()
     if path == RemotePath():
         raise InvalidPath("the path names no file")
+    if request.etag is not None and request.condition is not None:
+        raise InvalidRequest("a condition and an etag exclude each other")
     wanted = request.condition if replacing else "absent"
     condition: Condition = _known(wanted) if isinstance(wanted, DigestOf) else wanted
     return NewFile(
@@ -345,8 +355,13 @@ def _new_file(request: PutRequest, *, replacing: bool) -> NewFile:
         mtime_ns=request.mtime_ns,
         mode=request.mode,
         digest=request.digest,
-        condition=condition,
+        condition=_version(request.etag) or condition,
+        operation=context.operation(request.operation),
     )
+
+
+def _version(etag: str | None) -> KnownVersion | None:
+    return None if etag is None else KnownVersion(etag)
 
 
 def _known(digest: DigestOf) -> KnownDigest:

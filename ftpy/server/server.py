@@ -292,7 +292,7 @@ class Service:
 
     def _sweep(self) -> None:
         while True:
-            expire = self.config.uploads.expire_days * 86400
+            expire, trash = self.config.uploads.expire_days * 86400, self.config.trash_days * 86400
             with self._said_if_failed():
                 self.roots.settle_events()
                 if self._parent is None or self._parent.may_sweep(self.config.state):
@@ -301,7 +301,7 @@ class Service:
                 if self._parent is not None and not self._parent.may_sweep(root):
                     continue
                 with self._said_if_failed():
-                    if dropped := storage.sweep(expire_seconds=expire):
+                    if dropped := storage.sweep(expire_seconds=expire, trash_seconds=trash):
                         log.info("swept", extra={"event": "swept", "fields": {"dropped": dropped}})
             if self._stopped.wait(SWEEP_SECONDS):
                 return

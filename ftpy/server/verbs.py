@@ -8,7 +8,7 @@ from typing import Any
 
 from ftpy.errors import PermissionDenied, Unsupported
 from ftpy.files import RemotePath, display
-from ftpy.server import handlers, running, upkeep
+from ftpy.server import handlers, operations, running, upkeep
 from ftpy.server.context import Context
 from ftpy.server.rights import Permissions
 from ftpy.wire.bases import Reply, Request, UnknownRequest
@@ -28,6 +28,7 @@ from ftpy.wire.messages import (
     StatRequest,
     TimesRequest,
 )
+from ftpy.wire.operations import BeginRequest, ForgetRequest, OperationsRequest, UndoRequest
 from ftpy.wire.upkeep import DfRequest, TouchRequest
 
 PathOf = Callable[[Any, Context], RemotePath]
@@ -80,12 +81,17 @@ class Verb:
     needs: tuple[Need, ...] = ()
     replaces: PathOf | None = None
     shows: str | None = None
+    ever: tuple[str, ...] = ()
+    """Rights of which one must be held somewhere."""
 
 
 def _compares(request: PutRequest) -> bool:
-    """Whether a put is to replace the content that it names."""
-    return isinstance(request.condition, DigestOf)
+    """Whether a put is to replace the content or version that it names."""
+    return isinstance(request.condition, DigestOf) or request.etag is not None
 
+
+_CHANGES = ("write", "delete")
+"""Who may not change anything has no operations."""
 
 _WRITE_UPLOAD = Need("write", path=_of_upload)
 
@@ -117,6 +123,10 @@ VERBS: dict[type[Request], Verb] = {
     # Which commands a user may run is said by each command's own settings.
     CommandsRequest: Verb(running.handle_commands),
     RunRequest: Verb(running.handle_run),
+    BeginRequest: Verb(operations.handle_begin, ever=_CHANGES),
+    OperationsRequest: Verb(operations.handle_operations, ever=_CHANGES),
+    UndoRequest: Verb(operations.handle_undo, ever=_CHANGES),
+    ForgetRequest: Verb(operations.handle_forget, ever=_CHANGES),
 }
 
 
@@ -129,6 +139,8 @@ def dispatch(request: Request | UnknownRequest, context: Context) -> Reply | Non
     for need in verb.needs:
         if need.when(request):
             _check(need, request, context, allowed)
+    if verb.ever and not any(map(allowed.ever, verb.ever)):
+        raise PermissionDenied(f"user {context.account.name} has no right to {' or '.join(verb.ever)}")
     more: dict[str, Any] = {}
     if verb.replaces is not None:
         more["replacing"] = "replace" in allowed.at(verb.replaces(request, context))

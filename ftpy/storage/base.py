@@ -11,6 +11,7 @@ Nothing here needs rename, append or a local lock to be correct: an object store
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Literal, Self
@@ -44,8 +45,56 @@ class KnownDigest(Struct, frozen=True, gc=False):
     hex: str
 
 
-Condition = Literal["absent"] | KnownDigest | None
-"""What must be true of the path at publication: nothing there, this content there, or anything."""
+class KnownVersion(Struct, frozen=True, gc=False):
+    """A version of a file, as its etag names it."""
+
+    etag: str
+
+
+Condition = Literal["absent"] | KnownDigest | KnownVersion | None
+"""What must be true of the path at publication: nothing there, this content or version there, or anything."""
+
+
+class OperationKey(Struct, frozen=True, gc=False):
+    """An operation, under whose ``id`` (32 hexadecimal digits) what is replaced or removed is kept, and its owner."""
+
+    owner: str
+    id: str
+
+
+class Operation(Struct, frozen=True, kw_only=True):
+    """What an operation was: what began it and when, and how many steps of each kind it had (``record.VERBS``)."""
+
+    id: str
+    what: str
+    time_ns: int
+    added: int
+    replaced: int
+    deleted: int
+    moved: int
+    made: int
+
+
+Effect = Literal["add", "replace", "take", "move"]
+"""What undoing does at a path: something comes back, takes a place again, goes; what was moved goes back from there."""
+
+Allows = Callable[[Effect, RemotePath], bool]
+"""Whether whoever undoes may do that at a path, and below it."""
+
+
+class LeftAlone(Struct, frozen=True):
+    """A path that undoing could not make what it was, and why."""
+
+    path: RemotePath
+    error: RequestError
+
+
+class Undone(Struct, frozen=True):
+    """What undoing did: ``steps`` reversed, ``already`` as they were before the operation, and what was left alone."""
+
+    steps: int
+    already: int
+    left: list[LeftAlone]
 
 
 Admits = Callable[[RemotePath], bool] | None
@@ -68,6 +117,7 @@ class NewFile(Struct, frozen=True):
     mode: int | None = None
     digest: DigestName = "md5"
     condition: Condition = None
+    operation: OperationKey | None = None
 
 
 class Closing:
@@ -183,6 +233,7 @@ class NewDirectory(Struct, frozen=True):
     mode: int | None = None
     mtime_ns: int | None = None
     untouched: bool = False
+    operation: OperationKey | None = None
 
 
 class Removed(Struct, frozen=True):
@@ -267,8 +318,18 @@ class Storage(Closing, abc.ABC):
         """
 
     @abc.abstractmethod
-    def rm(self, path: RemotePath, *, recursive: bool, on_removed: Callable[[int], None] = ignore) -> Removed:
+    def rm(
+        self,
+        path: RemotePath,
+        *,
+        recursive: bool,
+        on_removed: Callable[[int], None] = ignore,
+        version: KnownVersion | None = None,
+        operation: OperationKey | None = None,
+    ) -> Removed:
         """Remove what is at ``path``: a file or link itself, an empty folder, with ``recursive`` any folder.
+
+        With an ``operation`` it is kept under that one; with a ``version`` only a file that is still it goes (Changed).
 
         Durable when it returns. A folder goes whole: once part of it is destroyed no reader sees any of it, also after
         a crash; what could not be destroyed then counts as gone and is seen to later. ``on_removed`` hears how many
@@ -276,12 +337,20 @@ class Storage(Closing, abc.ABC):
         """
 
     @abc.abstractmethod
-    def mv(self, path: RemotePath, to: RemotePath, *, condition: Literal["absent"] | None = None) -> Moved:
+    def mv(
+        self,
+        path: RemotePath,
+        to: RemotePath,
+        *,
+        condition: Literal["absent"] | None = None,
+        version: KnownVersion | None = None,
+        operation: OperationKey | None = None,
+    ) -> Moved:
         """Give what is at ``path`` the path ``to``, in one step where the storage can; durable when it returns.
 
         What is no folder replaces what is no folder, unless the condition is "absent". Known digests stay known.
         Raises NotFound, AlreadyExists, IsADirectory, InvalidRequest for ``to`` that is ``path`` or below it,
-        InvalidPath for the root and for a new name that is not portable.
+        InvalidPath for the root and for a new name that is not portable. ``version`` and ``operation`` as of ``rm``.
         """
 
     @abc.abstractmethod
@@ -303,6 +372,33 @@ class Storage(Closing, abc.ABC):
     def used(self, quota: Quota) -> tuple[int, int]:
         """Bytes, files and folders that count for this quota now. Raises IoError."""
 
+    def begin(self, key: OperationKey, what: str, *, quota: Quota | None = None) -> None:
+        """An operation that puts, folders, rm and mv may name from now on, durably; ``what`` is for people.
+
+        Begun already by its owner, it goes on. What it keeps counts for the quota. Raises InvalidRequest.
+        """
+
+    @abc.abstractmethod
+    def check_operation(self, key: OperationKey) -> None:
+        """Raises UnknownOperation unless its owner has begun it and it has neither expired nor been forgotten."""
+
+    @abc.abstractmethod
+    def operations(self, owner: str) -> list[Operation]:
+        """Those of one owner, the newest first."""
+
+    @abc.abstractmethod
+    def undo(
+        self, key: OperationKey, by: OperationKey, allows: Allows, *, on_step: Callable[[int], None] = ignore
+    ) -> Undone:
+        """Reverse an operation, newest first, as another one, ``by``, that can itself be undone.
+
+        Only what is as the operation left it is reversed; nothing is destroyed. Broken off, it can be asked again.
+        """
+
+    @abc.abstractmethod
+    def forget(self, key: OperationKey, *, on_removed: Callable[[int], None] = ignore) -> Removed:
+        """Destroy what an operation keeps: it can no longer be undone."""
+
     @abc.abstractmethod
     def open_upload(self, owner: str, file: NewFile, *, quota: Quota | None = None) -> Upload:
         """Open an upload, or find the unfinished one of (owner, path, file_size, mtime_ns). Reserves the space.
@@ -320,8 +416,10 @@ class Storage(Closing, abc.ABC):
         """Ids of unfinished uploads."""
 
     @abc.abstractmethod
-    def sweep(self, *, expire_seconds: float) -> int:
-        """Drop uploads untouched for that long and staged leftovers of dead processes: how many went."""
+    def sweep(self, *, expire_seconds: float, trash_seconds: float = math.inf) -> int:
+        """Drop uploads untouched for that long, operations nothing was added to for ``trash_seconds``, and staged
+        leftovers of dead processes: how many went.
+        """
 
     @abc.abstractmethod
     def interrupt(self) -> None:

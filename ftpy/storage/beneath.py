@@ -39,7 +39,7 @@ _NOT_HERE = (errno.ENOSYS, errno.EPERM, errno.EINVAL, errno.E2BIG)
 """openat2 refused as such: no such call, or a sandbox that does not know it."""
 
 
-_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 """link refused as such: a file system without hard links (link(2))."""
 
 
@@ -162,11 +162,15 @@ class Directory(Closing):
                 raise
             self._link_noreplace(leaf, into, new)
 
+    def link(self, leaf: str, into: Directory, new: str) -> None:
+        """Give a file, or a symlink itself, another name. FileExistsError; OSError where there are no hard links."""
+        os.link(leaf, new, src_dir_fd=self.fd, dst_dir_fd=into.fd, follow_symlinks=False)
+
     def _link_noreplace(self, leaf: str, into: Directory, new: str) -> None:
         try:
             os.link(leaf, new, src_dir_fd=self.fd, dst_dir_fd=into.fd, follow_symlinks=False)
         except OSError as error:
-            if error.errno not in _NO_LINKS:
+            if error.errno not in NO_LINKS:
                 raise
         else:
             os.unlink(leaf, dir_fd=self.fd)

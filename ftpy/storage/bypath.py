@@ -113,6 +113,11 @@ class PathDirectory(Directory):
             os.link(self._at(leaf), into._at(new), follow_symlinks=False)
             os.unlink(self._at(leaf))
 
+    def link(self, leaf: str, into: Directory, new: str) -> None:
+        """Give a file another name."""
+        assert isinstance(into, PathDirectory)
+        os.link(self._at(leaf), into._at(new), follow_symlinks=os.name == "nt")  # a reparse point was refused before
+
     def _unlink(self, leaf: str) -> None:
         os.unlink(self._at(leaf))
 

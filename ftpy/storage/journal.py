@@ -24,7 +24,7 @@ from ftpy.digests import DIGEST_NAMES, HEX_LENGTH, PartDigestName
 from ftpy.errors import InvalidPath
 from ftpy.files import RemotePath
 from ftpy.storage import syscalls
-from ftpy.storage.base import MOST_PARTS, Condition, KnownDigest, NewFile
+from ftpy.storage.base import MOST_PARTS, Condition, KnownDigest, KnownVersion, NewFile, OperationKey
 
 _PART = re.compile(rb"P (0|[1-9][0-9]{0,4}) ([1-9][0-9]{0,18}) (?:([0-9a-f]{64})|xxh128 ([0-9a-f]{32}))")
 _VOID = re.compile(rb"X (0|[1-9][0-9]{0,4})")
@@ -149,7 +149,6 @@ class Journal:
 
 def _fields(meta: Meta) -> dict[str, Any]:
     file = meta.file
-    condition = file.condition
     return {
         "owner": meta.owner,
         "path": file.path.parts,
@@ -158,8 +157,15 @@ def _fields(meta: Meta) -> dict[str, Any]:
         "mode": file.mode,
         "part_size": meta.part_size,
         "digest": file.digest,
-        "condition": [condition.name, condition.hex] if isinstance(condition, KnownDigest) else condition,
+        "condition": _spelt(file.condition),
+        "operation": None if file.operation is None else file.operation.id,
     }
+
+
+def _spelt(condition: Condition) -> object:
+    if isinstance(condition, KnownVersion):
+        return ["etag", condition.etag]
+    return [condition.name, condition.hex] if isinstance(condition, KnownDigest) else condition
 
 
 def _meta(text: bytes) -> Meta | None:
@@ -179,7 +185,9 @@ def _meta(text: bytes) -> Meta | None:
         )
         if not sound:
             return None
-        file = NewFile(path, size, fields["mtime_ns"], mode, fields["digest"], _condition(fields["condition"]))
+        condition, operation = _condition(fields["condition"]), fields.get("operation")
+        key = None if operation is None else OperationKey(fields["owner"], str(operation))
+        file = NewFile(path, size, fields["mtime_ns"], mode, fields["digest"], condition, key)
         return Meta(fields["owner"], file, part_size)
     except (ValueError, KeyError, TypeError, RecursionError, InvalidPath):
         return None
@@ -189,6 +197,8 @@ def _condition(value: Any) -> Condition:
     if value is None or value == "absent":
         return value  # type: ignore[no-any-return]
     name, digest = value
+    if name == "etag":
+        return KnownVersion(str(digest))
     if name not in DIGEST_NAMES or len(digest) != HEX_LENGTH[name] or not _HEX.fullmatch(digest):
         raise ValueError("no condition")
     return KnownDigest(name, digest)

@@ -6,10 +6,12 @@ Nothing here opens by path: ``beneath`` is the only door. ``.ftpy`` in the root 
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -23,13 +25,17 @@ from ftpy.errors import (
     Unsupported,
 )
 from ftpy.files import FileInfo, RemotePath, check_portable, display
-from ftpy.storage.area import Area
+from ftpy.storage.area import Area, made_private
 from ftpy.storage.base import (
     Admits,
+    Allows,
     KnownDigest,
+    KnownVersion,
     Moved,
     NewDirectory,
     NewFile,
+    Operation,
+    OperationKey,
     Quota,
     Reader,
     Removed,
@@ -37,12 +43,14 @@ from ftpy.storage.base import (
     Staged,
     Storage,
     Touched,
+    Undone,
     Upload,
     ignore,
 )
 from ftpy.storage.beneath import Beneath, Door, best_door, check_parts
 from ftpy.storage.feed import NOBODYS, Feed
 from ftpy.storage.following import HashedRead
+from ftpy.storage.keeping import Keeper
 from ftpy.storage.moving import move
 from ftpy.storage.publishing import Publisher
 from ftpy.storage.reading import LocalReader, listing
@@ -52,6 +60,8 @@ from ftpy.storage.removing import Remover
 from ftpy.storage.sharing import Link, Neighbours
 from ftpy.storage.staging import SmallFiles
 from ftpy.storage.touching import create_empty, set_time
+from ftpy.storage.trash import TRASH, Trash
+from ftpy.storage.undoing import Undoing
 from ftpy.storage.uploads import Uploads
 from ftpy.storage.usage import Usage
 from ftpy.storage.versions import file_info, version_of
@@ -97,8 +107,10 @@ class LocalStorage(Storage):
                     feed=feed,
                 )
                 self._remover = opened.enter_context(Remover(self._area, self._publisher))
-            self._small = SmallFiles(self._area, self._publisher, self._remembered)
-            self._uploads = Uploads(self._area, self._publisher, self._remembered, neighbours)
+                self._trash = opened.enter_context(Trash(made_private(self._area.top, TRASH), self._usage))
+            self._keeper = Keeper(self._trash, self._usage, self._remembered)
+            self._small = SmallFiles(self._area, self._publisher, self._remembered, self._keeper)
+            self._uploads = Uploads(self._area, self._publisher, self._remembered, self._keeper, neighbours)
             self._opened = opened.pop_all()
 
     def interrupt(self) -> None:
@@ -176,17 +188,63 @@ class LocalStorage(Storage):
 
     # ---------------------------------------------------------------- removing and moving
 
-    def rm(self, path: RemotePath, *, recursive: bool, on_removed: Callable[[int], None] = ignore) -> Removed:
+    def rm(
+        self,
+        path: RemotePath,
+        *,
+        recursive: bool,
+        on_removed: Callable[[int], None] = ignore,
+        version: KnownVersion | None = None,
+        operation: OperationKey | None = None,
+    ) -> Removed:
         """Remove what is at ``path``."""
         _check_not_root(path)
-        return self._remover.rm(path, recursive=recursive, on_removed=on_removed)
+        if operation is not None:
+            return self._remover.keep(self._keeper, operation, path, recursive=recursive, version=version)
+        return self._remover.rm(path, recursive=recursive, on_removed=on_removed, version=version)
 
-    def mv(self, path: RemotePath, to: RemotePath, *, condition: Literal["absent"] | None = None) -> Moved:
+    def mv(
+        self,
+        path: RemotePath,
+        to: RemotePath,
+        *,
+        condition: Literal["absent"] | None = None,
+        version: KnownVersion | None = None,
+        operation: OperationKey | None = None,
+    ) -> Moved:
         """Give what is at ``path`` the path ``to``."""
         _check_not_root(path)
         _check_not_root(to)
         self._check_name(to)
-        return move(self._publisher, self._remembered, path, to, condition)
+        keep = None if operation is None else partial(self._keeper.keeping, operation)
+        return move(self._publisher, self._remembered, path, to, condition, version=version, keep=keep)
+
+    # ---------------------------------------------------------------- operations
+
+    def begin(self, key: OperationKey, what: str, *, quota: Quota | None = None) -> None:
+        """An operation that may be named from now on."""
+        with translating(RemotePath()):
+            self._trash.begin(key, what, quota)
+
+    def check_operation(self, key: OperationKey) -> None:
+        """Whether it may be named."""
+        with translating(RemotePath()):
+            self._trash.open(key).close()
+
+    def operations(self, owner: str) -> list[Operation]:
+        """Those of one owner."""
+        with translating(RemotePath()):
+            return self._trash.operations(owner)
+
+    def undo(
+        self, key: OperationKey, by: OperationKey, allows: Allows, *, on_step: Callable[[int], None] = ignore
+    ) -> Undone:
+        """Reverse an operation."""
+        return Undoing(self._publisher, self._keeper, (key, by), allows, on_step).run()
+
+    def forget(self, key: OperationKey, *, on_removed: Callable[[int], None] = ignore) -> Removed:
+        """Destroy what an operation keeps."""
+        return self._remover.forget(self._trash, key, on_removed)
 
     def touch(
         self, path: RemotePath, mtime_ns: int, *, create: bool, replacing: bool = True, quota: Quota | None = None
@@ -241,10 +299,12 @@ class LocalStorage(Storage):
         """Ids of unfinished uploads."""
         return self._uploads.ids()
 
-    def sweep(self, *, expire_seconds: float) -> int:
+    def sweep(self, *, expire_seconds: float, trash_seconds: float = math.inf) -> int:
         """Drop what expired, and what dead processes left staged."""
         self._feed.settle()  # by what lies staged, so before any of that goes
         with translating(RemotePath()):
+            if trash_seconds < math.inf:
+                self._remover.sweep_trash(self._trash, trash_seconds)
             gone = self._uploads.sweep(expire_seconds) + self._remover.sweep() + self._area.sweep_staged()
             self._usage.recount()  # what went just now was not told, and the host may have changed files
             return gone

@@ -9,12 +9,13 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ftpy.errors import IoError
 from ftpy.files import RESERVED_PREFIX
 from ftpy.storage import syscalls
 from ftpy.storage.area import AREA
+from ftpy.storage.trash import TRASH
 from ftpy.storage.usage import weight
 
 _FLAGS = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -38,31 +39,36 @@ def measure(root: str) -> tuple[int, int]:
     return size, files
 
 
+_Kind = Literal["plain", "area", "stored", "trash", "operation"]
+"""Of a folder: one of a user's, a staging area, one of those in it for what is stored, the trash, an operation."""
+_IN_AREA: dict[str, _Kind] = {"staged": "stored", "uploads": "stored", TRASH: "trash"}
+"""What of a staging area counts."""
+
+
 class _Level(NamedTuple):
     """A folder on the way down, and those in it that are still to be looked into."""
 
-    name: str
+    kind: _Kind
     status: os.stat_result
-    due: list[str]
+    due: list[tuple[str, _Kind]]
 
 
 def _folders(root: str) -> Iterator[tuple[int, list[str]]]:
     """Every folder, open, and the names in it that count."""
-    above, name = os.path.split(root)
     here = os.open(root, _FLAGS)
     try:
-        due, names = _look(here, os.path.basename(above), name)
-        way = [_Level(name, os.fstat(here), due)]
+        due, names = _look(here, "plain")
+        way = [_Level("plain", os.fstat(here), due)]
         yield here, names
         while way:
             if way[-1].due:
-                name = way[-1].due.pop()
+                name, kind = way[-1].due.pop()
                 if (inner := _entered(name, here)) is None:
                     continue
                 syscalls.close(here)
                 here = inner
-                due, names = _look(here, way[-1].name, name)
-                way.append(_Level(name, os.fstat(here), due))
+                due, names = _look(here, kind)
+                way.append(_Level(kind, os.fstat(here), due))
                 yield here, names
                 continue
             way.pop()
@@ -97,16 +103,26 @@ def _entered(name: str, here: int) -> int | None:
     return inner
 
 
-def _look(here: int, above: str, name: str) -> tuple[list[str], list[str]]:
-    """The folders to look into, and all that counts: in a staging area only what uploads and puts have stored."""
+def _look(here: int, kind: _Kind) -> tuple[list[tuple[str, _Kind]], list[str]]:
+    """The folders to look into, and all that counts: in a staging area what is stored there, and the trash."""
     with os.scandir(here) as entries:
         kinds = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
-    if name == AREA:
-        return [one for one in ("staged", "uploads") if kinds.get(one)], []
-    if above == AREA:
-        return [], [one for one, is_folder in kinds.items() if not is_folder and _is_stored(one)]
-    due = [one for one, is_folder in kinds.items() if is_folder and (one == AREA or not _is_ours(one))]
-    return due, [one for one in kinds if not _is_ours(one)]
+    folders = [name for name, is_folder in kinds.items() if is_folder]
+    match kind:
+        case "area":
+            return [(name, _IN_AREA[name]) for name in folders if name in _IN_AREA], []
+        case "stored":
+            return [], [name for name, is_folder in kinds.items() if not is_folder and _is_stored(name)]
+        case "trash":
+            return [(name, "operation") for name in folders], folders
+        case "operation":
+            return [(name, "plain") for name in folders], list(kinds)
+    due = [(name, _of(name)) for name in folders if name == AREA or not _is_ours(name)]
+    return due, [name for name in kinds if not _is_ours(name)]
+
+
+def _of(name: str) -> _Kind:
+    return "area" if name == AREA else "plain"
 
 
 def _is_ours(name: str) -> bool:

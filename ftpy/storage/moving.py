@@ -5,38 +5,67 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import Literal
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from typing import TYPE_CHECKING, Literal
 
 from ftpy.errors import AlreadyExists, InvalidRequest
 from ftpy.files import RemotePath, display
-from ftpy.storage.base import Moved
+from ftpy.storage.base import KnownVersion, Moved
 from ftpy.storage.beneath import Directory
 from ftpy.storage.feed import moved
-from ftpy.storage.publishing import Place, Publisher, entry
+from ftpy.storage.publishing import Place, Publication, Publisher, entry
+from ftpy.storage.record import identity
 from ftpy.storage.refusals import refusal, translating
 from ftpy.storage.remembered import Remembered
-from ftpy.storage.usage import weight
+from ftpy.storage.usage import ROOT, weight
 from ftpy.storage.versions import NO_DIGESTS, Digests, file_info, version_of
+
+if TYPE_CHECKING:
+    from ftpy.storage.keeping import Keeping
 
 
 def move(
-    publisher: Publisher, remembered: Remembered, path: RemotePath, to: RemotePath, condition: Literal["absent"] | None
+    publisher: Publisher,
+    remembered: Remembered,
+    path: RemotePath,
+    to: RemotePath,
+    condition: Literal["absent"] | None,
+    *,
+    version: KnownVersion | None = None,
+    keep: Callable[[Publication], AbstractContextManager[Keeping]] | None = None,
 ) -> Moved:
-    """Rename what is at ``path``. Raises RequestError."""
+    """Rename what is at ``path``, if it is that ``version``; ``keep`` what it replaces. Raises RequestError."""
     if to.parts[: len(path.parts)] == path.parts:
         raise _into_itself(path)
-    with translating(path), publisher.standing(path) as place, translating(to):
+    exclusive = keep is not None
+    with (
+        translating(path),
+        publisher.standing(path, version=version, exclusive=exclusive) as place,
+        translating(to),
+        ExitStack() as opened,
+    ):
         into = place.publication.existing(to.parent)
         publisher.check_device(into.lstat("."))
         replaced = entry(into, to.name)
         if replaced is not None and os.path.samestat(replaced, place.found):
             raise AlreadyExists(f"{display(str(to))}: one and the same file as {display(str(path))}")
         known = remembered.look(version_of(place.found)) if stat.S_ISREG(place.found.st_mode) else NO_DIGESTS
+        noreplace = condition == "absent" or place.is_folder
+        keeping = None
+        if keep is not None:
+            if replaced is not None and noreplace:
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+            keeping = opened.enter_context(keep(place.publication))
+            keeping.coming(to, identity(place.found), path)
+            keeping.seal()
         with publisher.feed.recording([moved(path, to, place.found)], alone=True) as record:
             with publisher.usage.changing() as change:
-                _rename(place, into, to, noreplace=condition == "absent" or place.is_folder)
+                _rename(place, into, to, noreplace=noreplace)
                 record.done()
-                if replaced is not None:
+                if replaced is not None and keep is not None:
+                    change.moved(to, ROOT, weight(replaced))
+                elif replaced is not None:
                     change.removed(to, weight(replaced))
                 if change.tells(path, to):
                     weighs = publisher.usage.measure(to) if place.is_folder else (weight(place.found), 1)
@@ -44,6 +73,8 @@ def move(
             found = into.lstat(to.name)
             place.publication.changed(to.parent)
             place.check_gone()
+        if keeping is not None:
+            keeping.settle()
     kept = _keep(remembered, place.found, found, known)
     return Moved(file_info(to, found, kept), file_info(to, replaced) if replaced is not None else None)
 

@@ -5,21 +5,30 @@ What is on its way out lies in ``.ftpy/removed`` under names of this process; wh
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
+import os
 import stat
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
+from typing import TYPE_CHECKING
 
 from ftpy.errors import RequestError
-from ftpy.files import RemotePath, display
+from ftpy.files import DEPTH, RemotePath, display
 from ftpy.storage.area import AREA, Area, made_private
-from ftpy.storage.base import Closing, Removed
+from ftpy.storage.base import Closing, KnownVersion, OperationKey, Removed, ignore
+from ftpy.storage.beneath import Directory
 from ftpy.storage.clearing import Clearing
 from ftpy.storage.feed import Record, deleted
 from ftpy.storage.publishing import Place, Publisher
 from ftpy.storage.refusals import translating
-from ftpy.storage.usage import weight
+from ftpy.storage.trash import TRASH, Trash
+from ftpy.storage.usage import ROOT, weight
+
+if TYPE_CHECKING:
+    from ftpy.storage.keeping import Keeper
 
 REMOVED = "removed"
 """The folder of the staging area for what is on its way out."""
@@ -44,9 +53,16 @@ class Remover(Closing):
         """Nothing more is destroyed: what is out of sight is left to the next start."""
         self._stopped.set()
 
-    def rm(self, path: RemotePath, *, recursive: bool, on_removed: Callable[[int], None]) -> Removed:
+    def rm(
+        self,
+        path: RemotePath,
+        *,
+        recursive: bool,
+        on_removed: Callable[[int], None],
+        version: KnownVersion | None = None,
+    ) -> Removed:
         """Remove what is at ``path``. Raises RequestError."""
-        with translating(path), self._publisher.standing(path) as place:
+        with translating(path), self._publisher.standing(path, version=version) as place:
             if not place.is_folder or not recursive:
                 return self._remove(place)
             name = self._take_out(place)
@@ -56,6 +72,66 @@ class Remover(Closing):
             self._under_way.discard(name)
         if clearing.left:
             self._tell(clearing, path)
+        return clearing.removed
+
+    def keep(
+        self,
+        keeper: Keeper,
+        key: OperationKey,
+        path: RemotePath,
+        *,
+        recursive: bool,
+        version: KnownVersion | None = None,
+    ) -> Removed:
+        """Take what is at ``path`` away, into what an operation keeps. Raises RequestError."""
+        usage = self._publisher.usage
+        with translating(path), self._publisher.standing(path, version=version, exclusive=True) as place:
+            if place.is_folder and not recursive:
+                _check_empty(place)
+            with keeper.keeping(key, place.publication) as keeping, self._recording(place) as record:
+                step = keeping.going(path, place.found)
+                keeping.seal()
+                assert step.kept is not None
+                with usage.changing() as change:
+                    measured = None
+                    if change.tells(path, ROOT):
+                        measured = usage.measure(path) if place.is_folder else (weight(place.found), 1)
+                    take(place.directory, path.name, place.found, keeping.folder.directory, step.kept)
+                    record.done()
+                    if measured is not None:
+                        change.moved(path, ROOT, *measured)
+                keeping.settle()
+                place.check_gone()
+                return _census(keeping.folder.directory, step.kept, place.found)
+
+    def forget(self, trash: Trash, key: OperationKey, on_removed: Callable[[int], None]) -> Removed:
+        """Destroy what an operation keeps. Raises RequestError."""
+        with translating(ROOT):
+            trash.open(key).close()
+            return self._destroy(trash, key.id, on_removed)
+
+    def sweep_trash(self, trash: Trash, seconds: float) -> int:
+        """Destroy what operations keep that nothing was added to for so long: how many went. Raises OSError."""
+        expired = trash.expired(seconds)
+        for name in expired:
+            self._destroy(trash, name, ignore)
+            log.info("an operation expired", extra={"event": "operation-swept", "fields": {"operation": name}})
+        return len(expired)
+
+    def _destroy(self, trash: Trash, operation: str, on_removed: Callable[[int], None]) -> Removed:
+        name, usage = self._area.new_name()[1], self._publisher.usage
+        self._under_way.add(name)
+        try:
+            with self._publisher.publication(exclusive=True), usage.changing() as change:
+                size, files = usage.measure(RemotePath((AREA, TRASH, operation)))
+                trash.folder.rename(operation, self._folder, name)
+                change.removed(ROOT, size, files)
+            trash.folder.sync()
+            clearing = self._clear([name], on_removed)
+        finally:
+            self._under_way.discard(name)
+        if clearing.left:
+            self._tell(clearing)
         return clearing.removed
 
     def sweep(self) -> int:
@@ -96,7 +172,7 @@ class Remover(Closing):
             with ExitStack() as recording:
                 record = recording.enter_context(self._recording(place))
                 with usage.changing() as change:
-                    self._hide(place, name)
+                    take(place.directory, place.path.name, place.found, self._folder, name)
                     record.done()
                     try:
                         place.check_gone()
@@ -112,21 +188,6 @@ class Remover(Closing):
             self._under_way.discard(name)
             raise
         return name
-
-    def _hide(self, place: Place, name: str) -> None:
-        leaf, mode = place.path.name, stat.S_IMODE(place.found.st_mode)
-        try:
-            place.directory.rename(leaf, self._folder, name)
-        except PermissionError:
-            if mode & 0o200:
-                raise
-            # Its entry for the folder above would change: that takes the right to write to itself (rename(2)).
-            place.directory.chmod_directory(leaf, mode | 0o200)
-            try:
-                place.directory.rename(leaf, self._folder, name)
-            except OSError:
-                place.directory.chmod_directory(leaf, mode)
-                raise
 
     def _clear(self, names: list[str], on_removed: Callable[[int], None] | None = None) -> Clearing:
         clearing = Clearing(
@@ -150,3 +211,39 @@ class Remover(Closing):
             reason,
             extra={"event": "removed-left", "fields": {**fields, "names": clearing.left, "error": reason}},
         )
+
+
+def take(directory: Directory, leaf: str, found: os.stat_result, into: Directory, name: str) -> None:
+    """Take what was found away, out of sight. Raises OSError."""
+    try:
+        directory.rename(leaf, into, name)
+    except PermissionError:
+        mode = stat.S_IMODE(found.st_mode)
+        if mode & 0o200 or not stat.S_ISDIR(found.st_mode):
+            raise
+        # A folder's entry for the one above it would change: that takes the right to write to itself (rename(2)).
+        directory.chmod_directory(leaf, mode | 0o200)
+        try:
+            directory.rename(leaf, into, name)
+        except OSError:
+            directory.chmod_directory(leaf, mode)
+            raise
+
+
+def _check_empty(place: Place) -> None:
+    with place.directory.open_dir(place.path.name) as folder:
+        if folder.names():
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+
+
+def _census(directory: Directory, name: str, found: os.stat_result, depth: int = 0) -> Removed:
+    """How much has gone there, as deep as a path of ours can reach."""
+    if not stat.S_ISDIR(found.st_mode):
+        return Removed(files=1, folders=0, size=weight(found))
+    files = size = 0
+    folders = 1
+    with contextlib.suppress(OSError), directory.open_dir(name) as folder:
+        for one in folder.names() if depth < DEPTH else ():
+            inner = _census(folder, one, folder.lstat(one), depth + 1)
+            files, folders, size = files + inner.files, folders + inner.folders, size + inner.size
+    return Removed(files, folders, size)

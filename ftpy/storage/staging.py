@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, cast
 
@@ -11,17 +13,19 @@ from ftpy.errors import InvalidRequest, RequestError
 from ftpy.files import FileInfo, RemotePath
 from ftpy.storage import syscalls
 from ftpy.storage.area import STAGED, Area
-from ftpy.storage.base import KnownDigest, NewDirectory, NewFile, Quota, Staged
+from ftpy.storage.base import KnownDigest, KnownVersion, NewDirectory, NewFile, OperationKey, Quota, Staged
 from ftpy.storage.beneath import Directory
 from ftpy.storage.feed import Happening, published
 from ftpy.storage.positional import write_at
 from ftpy.storage.publishing import Publication, Publisher, sync_all
+from ftpy.storage.record import Identity, identity
 from ftpy.storage.refusals import refusal
 from ftpy.storage.usage import ROOT, Usage
 from ftpy.storage.versions import Digests, Version, digests, file_info, version_of
 from ftpy.timing import DISK
 
 if TYPE_CHECKING:
+    from ftpy.storage.keeping import Keeper, Keeping
     from ftpy.storage.remembered import Remembered
 
 
@@ -38,8 +42,10 @@ class LocalStaged(Staged):
         "directory",
         "fd",
         "is_new",
+        "kept",
         "name",
         "number",
+        "operation",
         "path",
         "quota",
         "size",
@@ -61,11 +67,21 @@ class LocalStaged(Staged):
         self.directory, self.number, self.name = directory, number, name
         self.size, self.usage, self.quota = file.file_size or 0, usage, quota
         self.is_new = False
+        self.operation = file.operation
+        self.kept: Identity | None = None
+        """What it replaces, where that is kept."""
         self.fd = directory.create(name, DEFAULT_MODE if file.mode is None else file.mode & 0o777)
+
+    def announce(self, keeping: Keeping, publisher: Publisher) -> None:
+        """Let what it replaces be kept, if it may replace it. Raises OSError, RequestError."""
+        publisher.check(self.path, self.condition)
+        self.kept = keeping.coming(self.path, identity(self.status())).old
 
     def place(self, publication: Publication) -> None:
         """Rename it to its path. Raises OSError, RequestError."""
-        publication.place(self.directory, self.name, self.path, self.condition, size=self.size, quota=self.quota)
+        publication.place(
+            self.directory, self.name, self.path, self.condition, size=self.size, quota=self.quota, kept=self.kept
+        )
         self.is_new = True
 
     def status(self) -> os.stat_result:
@@ -100,11 +116,16 @@ class LocalStaged(Staged):
 class LocalStagedDirectory(Staged):
     """A directory that waits for its turn."""
 
-    __slots__ = ("_status", "is_new", "number", "path", "quota", "wanted")
+    __slots__ = ("_status", "is_new", "number", "operation", "path", "quota", "wanted")
 
     def __init__(self, wanted: NewDirectory, number: int, quota: Quota | None) -> None:
         self.path, self.wanted, self.number, self.quota = wanted.path, wanted, number, quota
         self.is_new = False
+        self.operation = wanted.operation
+
+    def announce(self, keeping: Keeping, publisher: Publisher) -> None:  # noqa: ARG002
+        """Let it be said which folders are new. Raises OSError, RequestError."""
+        keeping.making(self.path)
 
     def place(self, publication: Publication) -> None:
         """Make it. Raises OSError, RequestError."""
@@ -130,8 +151,11 @@ Refused = dict[int, RequestError]
 class SmallFiles:
     """Stages and publishes small files and directories; what is published is ``remembered`` where that is wanted."""
 
-    def __init__(self, area: Area, publisher: Publisher, remembered: Remembered | None) -> None:
+    def __init__(
+        self, area: Area, publisher: Publisher, remembered: Remembered | None, keeper: Keeper | None = None
+    ) -> None:
         self._area, self._publisher, self._remembered = area, publisher, remembered
+        self._keeper = keeper
         self._creates: dict[int, bool] = {}
         """Modes, and whether a file that is created with one has it: then the umask takes nothing away."""
 
@@ -190,10 +214,13 @@ class SmallFiles:
         try:
             files = [staged for staged in mine if isinstance(staged, LocalStaged)]
             refused = self._sync(files)
-            exclusive = self._foresee(files)
+            exclusive = self._foresee(files) or any(staged.operation is not None for staged in mine)
             try:
-                with DISK, self._publisher.publication(exclusive=exclusive) as publication:
+                with DISK, self._publisher.publication(exclusive=exclusive) as publication, ExitStack() as opened:
+                    keepings = self._keep(opened, publication, mine, refused)
                     self._place_recorded(publication, mine, placed, refused)
+                    for keeping in keepings:
+                        keeping.settle()
             except OSError as error:
                 for staged in mine:
                     refused.setdefault(staged.number, refusal(error, staged.path))
@@ -217,14 +244,36 @@ class SmallFiles:
         return {staged.number: refusal(failed[staged.fd], staged.path) for staged in group if staged.fd in failed}
 
     def _foresee(self, group: list[LocalStaged]) -> bool:
-        """Whether the group compares before it swaps; what must be hashed for that is hashed before the lock."""
+        """Whether the group looks before it swaps; what must be hashed for that is hashed before the lock."""
         compared = [staged for staged in group if type(staged.condition) is KnownDigest]
         for staged in compared:
             try:
                 self._publisher.check(staged.path, staged.condition)
             except RequestError:
                 continue  # asked again under the lock: an earlier file of the group may make it true
-        return bool(compared)
+        return bool(compared) or any(type(staged.condition) is KnownVersion for staged in group)
+
+    def _keep(
+        self, opened: ExitStack, publication: Publication, group: Sequence[LocalMember], refused: Refused
+    ) -> list[Keeping]:
+        """Let what the group replaces be kept, by those operations that want it, before anything is placed."""
+        wanted: dict[OperationKey, list[LocalMember]] = {}
+        for staged in group:
+            if staged.operation is not None and staged.number not in refused:
+                wanted.setdefault(staged.operation, []).append(staged)
+        keepings = []
+        for key, several in wanted.items():
+            assert self._keeper is not None
+            try:
+                keeping = opened.enter_context(self._keeper.keeping(key, publication))
+                for staged in several:
+                    _attempt(staged, partial(staged.announce, keeping, self._publisher), refused)
+                keeping.seal()
+                keepings.append(keeping)
+            except (OSError, RequestError) as error:
+                for staged in several:
+                    refused.setdefault(staged.number, _refusal(error, staged.path))
+        return keepings
 
     def _place_recorded(
         self, publication: Publication, group: Sequence[LocalMember], placed: Placed | None, refused: Refused
@@ -253,14 +302,9 @@ class SmallFiles:
         for staged in group:
             if staged.number in refused:
                 continue
-            try:
-                staged.place(publication)
-                if placed is not None:
-                    placed[staged.number] = staged.status()
-            except OSError as error:
-                refused[staged.number] = refusal(error, staged.path)
-            except RequestError as error:
-                refused[staged.number] = error
+            _attempt(staged, partial(staged.place, publication), refused)
+            if placed is not None and staged.number not in refused:
+                placed[staged.number] = staged.status()
         failed = publication.sync()
         if failed:
             for staged in group:
@@ -287,3 +331,15 @@ class SmallFiles:
         if self._remembered is not None:
             self._remembered.keep(known)
         return results
+
+
+def _attempt(staged: LocalMember, work: Callable[[], None], refused: Refused) -> None:
+    """Do it; what fails is why this member is refused."""
+    try:
+        work()
+    except (OSError, RequestError) as error:
+        refused[staged.number] = _refusal(error, staged.path)
+
+
+def _refusal(error: OSError | RequestError, path: RemotePath) -> RequestError:
+    return refusal(error, path) if isinstance(error, OSError) else error

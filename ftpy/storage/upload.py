@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from ftpy.digests import DigestName, PartDigestName
@@ -25,14 +26,16 @@ from ftpy.errors import (
 from ftpy.files import FileInfo, RemotePath, display
 from ftpy.storage import syscalls
 from ftpy.storage.area import UPLOADS, Area
-from ftpy.storage.base import Condition, KnownDigest, NewFile, Quota
+from ftpy.storage.base import Condition, KnownDigest, KnownVersion, NewFile, OperationKey, Quota
 from ftpy.storage.feed import published
 from ftpy.storage.following import Follower, FollowerClosed
 from ftpy.storage.journal import StoredPart
+from ftpy.storage.keeping import Keeper, Keeping
 from ftpy.storage.partbook import PartBook
 from ftpy.storage.partwriting import LocalPartWriter
 from ftpy.storage.positional import read_at, write_at
-from ftpy.storage.publishing import Publisher
+from ftpy.storage.publishing import Publication, Publisher
+from ftpy.storage.record import Identity, identity
 from ftpy.storage.refusals import refusal, translating
 from ftpy.storage.remembered import Remembered
 from ftpy.storage.syncing import Syncing
@@ -51,14 +54,16 @@ class LiveUpload:
     ``lifecycle`` is held while its files are opened or closed; the storage counts the ``holders``.
     """
 
-    def __init__(self, upload_id: str, area: Area, publisher: Publisher, remembered: Remembered) -> None:
+    def __init__(
+        self, upload_id: str, area: Area, publisher: Publisher, remembered: Remembered, keeper: Keeper
+    ) -> None:
         self.id = upload_id
         self.lifecycle = threading.Lock()
         self.holders = 0
         self.is_open = False
         self.gone = False
         """Published or dropped: its files are no longer there."""
-        self._publisher, self._remembered = publisher, remembered
+        self._publisher, self._remembered, self._keeper = publisher, remembered, keeper
         self._lock = threading.Lock()
         self._files = UploadFiles(upload_id, area, publisher.usage)
         self._syncing = Syncing(upload_id, self._files, self._lock, self._fail)
@@ -235,7 +240,14 @@ class LiveUpload:
 
     # ---------------------------------------------------------------- the end
 
-    def commit(self, digest: KnownDigest, file_size: int | None, condition: Condition, quota: Quota | None) -> FileInfo:
+    def commit(
+        self,
+        digest: KnownDigest,
+        file_size: int | None,
+        condition: Condition,
+        quota: Quota | None,
+        operation: OperationKey | None,
+    ) -> FileInfo:
         """Verify, publish, make durable. A second commit waits for the first and has its result."""
         with self._committing:
             if self._published is not None:
@@ -243,7 +255,7 @@ class LiveUpload:
             size, follower = self._close_to_parts(digest.name, file_size)
             try:
                 self._verify(digest, size, follower)
-                return self._publish(digest, size, condition, quota)
+                return self._publish(digest, size, condition, quota, operation)
             finally:
                 self._closed_to_parts = False
 
@@ -287,22 +299,29 @@ class LiveUpload:
             self.drop()
             raise DigestMismatch(f"{display(str(path))}: its {digest.name} is {found}, not {digest.hex}")
 
-    def _publish(self, digest: KnownDigest, size: int, condition: Condition, quota: Quota | None) -> FileInfo:
+    def _publish(
+        self, digest: KnownDigest, size: int, condition: Condition, quota: Quota | None, operation: OperationKey | None
+    ) -> FileInfo:
         file = self.meta.file
         self._finish_data(size)
-        exclusive = isinstance(condition, KnownDigest)
-        if exclusive:
+        compares = isinstance(condition, KnownDigest | KnownVersion)
+        if compares:
             self._publisher.check(file.path, condition)  # hashes before the lock, not under it
         planned = [published(file.path, f"{UPLOADS}/{self._files.data_name}")]
+        exclusive = compares or operation is not None
         with (
             translating(file.path),
             self._publisher.publication(exclusive=exclusive) as publication,
+            self._keeping(publication, condition, operation) as (keeping, kept),
             self._publisher.feed.recording(planned) as record,
         ):
-            publication.place(self._files.folder, self._files.data_name, file.path, condition, size=size, quota=quota)
+            source, name = self._files.folder, self._files.data_name
+            publication.place(source, name, file.path, condition, size=size, quota=quota, kept=kept)
             record.done()
             try:
                 failed = publication.sync()
+                if keeping is not None:
+                    keeping.settle()
                 self._files.folder.unlink(self._files.journal_name, missing_ok=True)
             finally:
                 self.gone = True
@@ -314,6 +333,21 @@ class LiveUpload:
         info = file_info(file.path, status, known)
         self._published = digest, condition, info
         return info
+
+    @contextmanager
+    def _keeping(
+        self, publication: Publication, condition: Condition, operation: OperationKey | None
+    ) -> Iterator[tuple[Keeping | None, Identity | None]]:
+        """What is replaced is kept, where that is wanted; which it is."""
+        if operation is None:
+            yield None, None
+            return
+        path = self.meta.file.path
+        self._publisher.check(path, condition)
+        with self._keeper.keeping(operation, publication) as keeping:
+            kept = keeping.coming(path, identity(os.fstat(self._files.data))).old
+            keeping.seal()
+            yield keeping, kept
 
     def _finish_data(self, size: int) -> None:
         """Give the data its final size, times and mode, and make it durable."""

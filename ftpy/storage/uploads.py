@@ -20,7 +20,8 @@ from ftpy.errors import Busy, ShuttingDown, UnknownUpload
 from ftpy.files import FileInfo
 from ftpy.storage import syscalls
 from ftpy.storage.area import Area
-from ftpy.storage.base import Condition, KnownDigest, NewFile, Quota, Upload
+from ftpy.storage.base import KnownDigest, NewFile, Quota, Upload
+from ftpy.storage.keeping import Keeper
 from ftpy.storage.locking import open_locked
 from ftpy.storage.owning import Guest
 from ftpy.storage.partwriting import LocalPartWriter
@@ -50,17 +51,17 @@ def upload_id(owner: str, file: NewFile) -> str:
 
 
 class LocalUpload(Upload):
-    """One holder's hand on a ``LiveUpload``, with the condition of its own put: another's must not take it away."""
+    """One holder's hand on a ``LiveUpload``, with what its own put said: another's must not take that away."""
 
     def __init__(
         self,
         live: LiveUpload,
-        condition: Condition,
+        file: NewFile,
         quota: Quota | None,
         hold: Callable[[], None],
         let_go: Callable[[], None],
     ) -> None:
-        self.live, self._condition, self.quota, self._hold, self._let_go = live, condition, quota, hold, let_go
+        self.live, self._file, self.quota, self._hold, self._let_go = live, file, quota, hold, let_go
         self._closed = False
         self.id = live.id
         self.path = live.meta.file.path
@@ -88,7 +89,8 @@ class LocalUpload(Upload):
 
     def commit(self, digest: KnownDigest, file_size: int | None, *, replacing: bool = True) -> FileInfo:
         """Verify and publish."""
-        return self.live.commit(digest, file_size, self._condition if replacing else "absent", self.quota)
+        condition = self._file.condition if replacing else "absent"
+        return self.live.commit(digest, file_size, condition, self.quota, self._file.operation)
 
     @property
     def verified(self) -> int:
@@ -109,9 +111,9 @@ class Uploads:
     """The registry: one ``LiveUpload`` an id while anyone holds it. Safe in any thread; raises RequestError."""
 
     def __init__(
-        self, area: Area, publisher: Publisher, remembered: Remembered, neighbours: Neighbours | None = None
+        self, area: Area, publisher: Publisher, remembered: Remembered, keeper: Keeper, neighbours: Neighbours | None
     ) -> None:
-        self._area, self._publisher, self._remembered = area, publisher, remembered
+        self._area, self._publisher, self._remembered, self._keeper = area, publisher, remembered, keeper
         self._neighbours = neighbours
         self._live: dict[str, LiveUpload] = {}
         self._guests: set[Guest] = set()
@@ -134,10 +136,10 @@ class Uploads:
         try:
             if asked.file is not None:
                 live.renew(asked.file)
-                return self._hand(live, asked.file.condition, asked.quota)
+                return self._hand(live, asked.file, asked.quota)
             if live.meta.owner != asked.owner:
                 raise UnknownUpload
-            return self._hand(live, live.meta.file.condition, asked.quota)
+            return self._hand(live, live.meta.file, asked.quota)
         except BaseException:
             self._let_go(live)
             raise
@@ -265,7 +267,7 @@ class Uploads:
                     raise ShuttingDown
                 live = self._live.get(asked.id)
                 if live is None or live.gone:
-                    live = LiveUpload(asked.id, self._area, self._publisher, self._remembered)
+                    live = LiveUpload(asked.id, self._area, self._publisher, self._remembered, self._keeper)
                     self._live[asked.id] = live
                 live.holders += 1
             try:
@@ -281,8 +283,8 @@ class Uploads:
                 return live
             self._let_go(live)
 
-    def _hand(self, live: LiveUpload, condition: Condition, quota: Quota | None) -> LocalUpload:
-        return LocalUpload(live, condition, quota, partial(self._hold_again, live), partial(self._let_go, live))
+    def _hand(self, live: LiveUpload, file: NewFile, quota: Quota | None) -> LocalUpload:
+        return LocalUpload(live, file, quota, partial(self._hold_again, live), partial(self._let_go, live))
 
     def _hold_again(self, live: LiveUpload) -> None:
         with self._lock:

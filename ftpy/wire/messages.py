@@ -36,6 +36,17 @@ from ftpy.wire.fields import (
     Time,
     UploadId,
 )
+from ftpy.wire.operations import (
+    BeginReply,
+    BeginRequest,
+    ForgetReply,
+    ForgetRequest,
+    OperationId,
+    OperationsReply,
+    OperationsRequest,
+    UndoReply,
+    UndoRequest,
+)
 from ftpy.wire.spelling import spelt, wire_to_path
 from ftpy.wire.upkeep import DfReply, DfRequest, TouchReply, TouchRequest
 
@@ -54,6 +65,8 @@ class PutRequest(PathRequest, frozen=True, kw_only=True, tag="put"):
     mode: Mode | None = None
     digest: DigestName = "md5"
     condition: Literal["absent"] | DigestOf | None = None
+    etag: Etag | None = None
+    operation: OperationId | None = None
     length: Size | None = None
 
     @property
@@ -73,6 +86,7 @@ class MkdirRequest(PathRequest, frozen=True, kw_only=True, tag="mkdir"):
     parents: bool = False
     mode: Mode | None = None
     mtime_ns: Time | None = None
+    operation: OperationId | None = None
 
     @property
     def grouped(self) -> bool:
@@ -84,6 +98,8 @@ class RmRequest(PathRequest, frozen=True, kw_only=True, tag="rm"):
     """Remove a file, or an empty folder; with ``recursive`` any."""
 
     recursive: bool = False
+    etag: Etag | None = None
+    operation: OperationId | None = None
 
 
 class MvRequest(PathRequest, frozen=True, kw_only=True, tag="mv"):
@@ -92,6 +108,8 @@ class MvRequest(PathRequest, frozen=True, kw_only=True, tag="mv"):
     to: str = ""
     to_b64: Base64 | None = None
     condition: Literal["absent"] | None = None
+    etag: Etag | None = None
+    operation: OperationId | None = None
 
     def remote_target(self) -> RemotePath:
         """The new path, checked. Raises InvalidPath."""
@@ -296,6 +314,10 @@ Requests = (
     | DfRequest
     | CommandsRequest
     | RunRequest
+    | BeginRequest
+    | OperationsRequest
+    | UndoRequest
+    | ForgetRequest
 )
 Continuations = InputMessage | CancelMessage
 AnyReply = Reply | ProgressReply | FailureReply
@@ -317,6 +339,10 @@ REPLIES: dict[type[Request], type[Reply]] = {
     DfRequest: DfReply,
     CommandsRequest: CommandsReply,
     RunRequest: RunReply,
+    BeginRequest: BeginReply,
+    OperationsRequest: OperationsReply,
+    UndoRequest: UndoReply,
+    ForgetRequest: ForgetReply,
 }
 CONTINUATIONS: tuple[type[Continuation], ...] = (InputMessage, CancelMessage)
 """What may be said of a request under way; nothing answers it."""

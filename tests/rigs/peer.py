@@ -34,7 +34,7 @@ class RawPeer:
     """Authenticated like a client, then on its own; connects again after the server has ended the connection."""
 
     def __init__(self, host: Host, user: str = "alice") -> None:
-        self._host, self._user = host, user
+        self.host, self._user = host, user
         self._connection: Connection | None = None
         self._next_id = 1
 
@@ -47,7 +47,7 @@ class RawPeer:
     @property
     def _stream(self) -> Stream:
         if self._connection is None:
-            self._connection = Connection.open(self._host.profile(self._user), FAST)
+            self._connection = Connection.open(self.host.profile(self._user), FAST)
         return self._connection.channel.stream
 
     def ask(self, cmd: str, body: bytes | None = None, hashed_by: str = "md5", **fields: Any) -> Answer:

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import itertools
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Generator, Iterator, Set
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from typing import Any
 from blake3 import blake3
 
 from ftpy.files import RemotePath
-from ftpy.storage.base import NewFile
+from ftpy.storage.base import KnownDigest, NewFile, OperationKey
 from tests.rig import Host
 from tests.rigs.peer import Answer, RawPeer
 
@@ -51,7 +52,16 @@ PLACES = {
 }
 """Where is asked, as seen from the rule's path."""
 KINDS = ("absent", "file", "folder")
-KINDS_OF = {"part": ("absent",), "abort": ("absent",), "df": ("absent",)}
+KINDS_OF: dict[str, tuple[str, ...]] = {
+    "df": ("absent",),
+    "part": ("absent",),
+    "abort": ("absent",),
+    "begin": ("absent",),
+    "operations": ("absent",),
+    "forget": ("absent",),
+    "undo put": ("absent", "file"),
+    "undo rm": ("file",),
+}
 """What can be there, where not all of KINDS: these verbs have nothing to do with what is at their path."""
 
 OLD, NEW = b"what was there", b"what is new"
@@ -75,6 +85,11 @@ class User:
     def name(self) -> str:
         """What the server knows it as."""
         return f"{self.own}.{self.ruled}"
+
+    @property
+    def changes(self) -> bool:
+        """The model: whether there is anything that it may change anywhere."""
+        return not {"write", "delete"}.isdisjoint(SETS[self.own] | SETS[self.ruled])
 
     def at(self, path: str) -> frozenset[str]:
         """The model: rights at a path; in other letters than the rule's, what both readings allow."""
@@ -178,6 +193,7 @@ class Case:
     path: str
     kind: str
     upload: str = ""
+    verb: str = ""
 
     @property
     def may(self) -> frozenset[str]:
@@ -312,6 +328,37 @@ def _ask_put_in_parts(peer: RawPeer, case: Case) -> Answer:
     return part if part.error is not None else peer.ask("commit", upload=upload, digest=DIGEST)
 
 
+def _of_operations(error: str | None = None) -> Model:
+    """What is about no path takes the right to change something anywhere."""
+
+    def model(case: Case, tree: Tree) -> Expected:
+        return error if case.user.changes else "permission-denied", tree, 0
+
+    return model
+
+
+def _ask_undo(peer: RawPeer, case: Case) -> Answer:
+    """Undo a put or an rm that was done when everything was allowed."""
+    assert peer.host.service is not None
+    storage = peer.host.service.roots.open(str(peer.host.root))
+    key = OperationKey(case.user.name, secrets.token_hex(16))
+    path = RemotePath.parse(case.path)
+    storage.begin(key, "")
+    if case.verb == "undo rm":
+        storage.rm(path, recursive=False, operation=key)
+    else:
+        file = NewFile(path, len(NEW), MTIME_NS, operation=key)
+        storage.publish([storage.stage(file, memoryview(NEW), KnownDigest("md5", DIGEST["md5"]))])
+    return peer.ask("undo", operation=key.id, by=secrets.token_hex(16))
+
+
+def _undo(case: Case, tree: Tree) -> Expected:
+    takes = {"undo rm": {"write"}, "undo put": {"delete"} if case.kind == "absent" else {"write", "replace"}}
+    done = _without(tree, case.path) if case.verb == "undo rm" else tree | {case.path: NEW}
+    allowed = case.user.changes and takes[case.verb] <= case.user.below(case.path)
+    return None if case.user.changes else "permission-denied", tree if allowed else done, 0
+
+
 VERBS: dict[str, tuple[Ask, Model]] = {
     "put": (_ask_put, _put),
     "put over": (lambda peer, case: _ask_put(peer, case, condition=OLD_DIGEST), _put_over),
@@ -339,6 +386,11 @@ VERBS: dict[str, tuple[Ask, Model]] = {
     "stat": (_ask("stat"), _reading("list")),
     "ls": (_ask("ls"), _reading("list", of_file="not-a-directory")),
     "ls below": (_ask("ls", recursive=True), _reading("list", of_file="not-a-directory")),
+    "begin": (lambda peer, case: peer.ask("begin", operation=secrets.token_hex(16)), _of_operations()),
+    "operations": (lambda peer, case: peer.ask("operations"), _of_operations()),
+    "forget": (lambda peer, case: peer.ask("forget", operation="0" * 32), _of_operations("unknown-operation")),
+    "undo put": (_ask_undo, _undo),
+    "undo rm": (_ask_undo, _undo),
 }
 """How each verb is asked, and what must come of it."""
 OF_UPLOADS = frozenset({"part", "commit", "abort"})
@@ -379,7 +431,7 @@ def _ask_all(world: World, verb: str, place: str, kind: str, begun: dict[str, st
         if stale:
             world.build(PLACES[place], kind)
             before = world.tree()
-        case = Case(user, PLACES[place], kind, begun.pop(name, ""))
+        case = Case(user, PLACES[place], kind, begun.pop(name, ""), verb)
         wrong, stale = _ask_once(world, verb, case, before, set(begun.values()))
         for violation in wrong:
             yield f"{verb} at {place} ({kind}) by {name}: {violation}"

@@ -120,7 +120,7 @@ class Through:
         self._owner, self._here = owner, here
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._owner if name in ("rm", "mv", "touch") else self._here, name)
+        return getattr(self._owner if name in ("rm", "mv", "touch", "begin") else self._here, name)
 
     def _through(self, open_in: Callable[[LocalStorage], Upload]) -> Upload:
         with open_in(self._owner):

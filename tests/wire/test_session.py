@@ -67,6 +67,10 @@ MESSAGES = {
     RunRequest: RunRequest(id=1, command="disk"),
     InputMessage: InputMessage(id=1, length=3),
     CancelMessage: CancelMessage(id=1),
+    messages.BeginRequest: messages.BeginRequest(id=1, operation=ID),
+    messages.OperationsRequest: messages.OperationsRequest(id=1),
+    messages.UndoRequest: messages.UndoRequest(id=1, operation=ID, by=ID),
+    messages.ForgetRequest: messages.ForgetRequest(id=1, operation=ID),
     UnknownRequest: UnknownRequest(cmd="teleport", id=1),
     messages.StoredReply: messages.StoredReply(
         id=1, file_size=1, digest=DigestOf(md5=ID), durable=True, etag=ID, path="a"
@@ -86,6 +90,10 @@ MESSAGES = {
     upkeep.DfReply: upkeep.DfReply(id=1, **dict.fromkeys(upkeep.DfReply.__struct_fields__[2:])),
     CommandsReply: CommandsReply(id=1, complete=True),
     RunReply: RunReply(id=1, code=0, ended="exit"),
+    messages.BeginReply: messages.BeginReply(id=1, keep_seconds=1),
+    messages.OperationsReply: messages.OperationsReply(id=1, operations=[], complete=True),
+    messages.UndoReply: messages.UndoReply(id=1, steps=1, already=0, left=0, paths=[]),
+    messages.ForgetReply: messages.ForgetReply(id=1, names=1),
     ProgressReply: ProgressReply(id=1, progress=1),
     FailureReply: FailureReply(id=1, error="busy"),
     Trailer: Trailer(md5=ID),

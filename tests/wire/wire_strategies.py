@@ -14,6 +14,7 @@ from ftpy.wire.bases import FailureReply, ProgressReply, Reply, Request, Unknown
 from ftpy.wire.entries import Entry
 from ftpy.wire.fields import MOST_PARTS, DigestOf, Trailer
 from ftpy.wire.handshake import Handshake
+from ftpy.wire.operations import OperationEntry, OperationsReply
 
 HANDSHAKE = list(Handshake.__args__)
 REQUESTS = list(messages.REPLIES)
@@ -95,6 +96,8 @@ def structs(kind: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
         )
     if kind is commands.RunReply:
         return run_replies(fields)
+    if kind is OperationsReply:
+        fields["operations"] = st.lists(structs(OperationEntry), min_size=1, max_size=3)
     if kind is messages.UploadReply:
         fields["missing"] = st.lists(st.integers(0, MOST_PARTS - 1), unique=True, max_size=9).map(ranges)
     return st.builds(kind, **fields)

@@ -1,0 +1,183 @@
+"""The trash: what operations have replaced and removed, in ``.ftpy/trash`` under each operation's id.
+
+An operation is a folder there: its ``record`` (``storage.record``) and what it keeps, under names of our own. A line
+is durable before anything of it is done, so that a crash leaves nothing that cannot be told.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator
+
+from ftpy.errors import InvalidRequest, UnknownOperation
+from ftpy.storage import syscalls
+from ftpy.storage.base import MIB, Closing, Operation, OperationKey, Quota
+from ftpy.storage.beneath import Directory
+from ftpy.storage.positional import write_at
+from ftpy.storage.record import About, Step, count, decode, decode_about, encode, encode_about
+from ftpy.storage.usage import Usage
+
+TRASH = "trash"
+"""The folder of the staging area."""
+RECORD = "record"
+MOST_RECORD_BYTES = 256 * MIB
+"""Longest record, bytes: a million steps. What is not counted by the file must have an end."""
+_ID = re.compile(r"[0-9a-f]{32}")
+
+
+class Folder(Closing):
+    """One operation's folder, open; ``directory`` holds what it keeps. All raise OSError."""
+
+    def __init__(self, operation: str, directory: Directory) -> None:
+        self.id, self.directory = operation, directory
+
+    def close(self) -> None:
+        """Close it."""
+        self.directory.close()
+
+    @staticmethod
+    def new_name() -> str:
+        """A name for something that is kept."""
+        return os.urandom(8).hex()
+
+    def append(self, steps: Iterable[Step], usage: Usage) -> None:
+        """Write steps down, durably. Raises InvalidRequest for too many, QuotaExceeded."""
+        lines = encode(steps)
+        fd = self.directory.open_for_append(RECORD, create=False)
+        try:
+            size = os.fstat(fd).st_size
+            if size + len(lines) > MOST_RECORD_BYTES:
+                raise InvalidRequest("this operation has too many steps; begin another")
+            if size and os.pread(fd, 1, size - 1) != b"\n":
+                lines = b"\n" + lines  # a torn line must not swallow the next one
+            with usage.adding(len(lines), 0):
+                if os.write(fd, lines) != len(lines):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                syscalls.fsync(fd)
+        finally:
+            syscalls.close(fd)
+
+    def read(self) -> tuple[About | None, bytes, int]:
+        """Its first line, the others, and when it was last written to, nanoseconds."""
+        fd = self.directory.open_file(RECORD)
+        try:
+            text = b""
+            while piece := os.read(fd, MIB):
+                text += piece
+            mtime_ns = os.fstat(fd).st_mtime_ns
+        finally:
+            syscalls.close(fd)
+        first, _, rest = text.partition(b"\n")
+        return decode_about(first), rest, mtime_ns
+
+    def steps(self) -> Iterator[Step]:
+        """Newest first; a line that was never finished is passed over."""
+        lines = self.read()[1].split(b"\n")[:-1]
+        while lines:
+            if (step := decode(lines.pop())) is not None:
+                yield step
+
+
+class Trash(Closing):
+    """All operations of one storage. Safe in any thread; all raise OSError, UnknownOperation."""
+
+    def __init__(self, folder: Directory, usage: Usage) -> None:
+        self.folder, self._usage = folder, usage
+
+    def close(self) -> None:
+        """Close the folder."""
+        self.folder.close()
+
+    def begin(self, key: OperationKey, what: str, quota: Quota | None = None) -> None:
+        """An operation of its owner, from now on; begun already, it goes on. Raises InvalidRequest, QuotaExceeded."""
+        try:
+            self.open(key).close()
+        except UnknownOperation:
+            pass
+        else:
+            return
+        line = encode_about(About(key.owner, what, time.time_ns()))
+        with self._usage.adding(len(line), 2, quota):
+            self._make(key.id, line)
+
+    def _make(self, operation: str, line: bytes) -> None:
+        try:
+            self.folder.mkdir(operation, 0o700)
+        except FileExistsError:
+            raise InvalidRequest("this operation's id is taken; choose another") from None
+        with self.folder.open_dir(operation) as made:
+            fd = made.create(RECORD, 0o600)
+            try:
+                write_at(fd, 0, memoryview(line))
+                syscalls.fsync(fd)
+            finally:
+                syscalls.close(fd)
+            made.sync()
+        self.folder.sync()
+
+    def open(self, key: OperationKey) -> Folder:
+        """The folder of an operation of this owner."""
+        folder = self._folder(key.id)
+        try:
+            if self._about(folder).owner != key.owner:
+                raise UnknownOperation
+        except BaseException:
+            folder.close()
+            raise
+        return folder
+
+    def _folder(self, operation: str) -> Folder:
+        if not _ID.fullmatch(operation):
+            raise UnknownOperation
+        try:
+            return Folder(operation, self.folder.open_dir(operation))
+        except FileNotFoundError:
+            raise UnknownOperation from None
+
+    @staticmethod
+    def _about(folder: Folder) -> About:
+        """The first line alone, which is short."""
+        try:
+            fd = folder.directory.open_file(RECORD)
+        except FileNotFoundError:
+            raise UnknownOperation from None
+        try:
+            about = decode_about(os.read(fd, 64 * 1024).partition(b"\n")[0])
+        finally:
+            syscalls.close(fd)
+        if about is None:
+            raise UnknownOperation
+        return about
+
+    def operations(self, owner: str) -> list[Operation]:
+        """Those of one owner, the newest first; what each was, read from its record."""
+        found = []
+        for name in self.folder.names():
+            try:
+                with self._folder(name) as folder:
+                    if self._about(folder).owner != owner:
+                        continue
+                    about, record, _ = folder.read()
+            except UnknownOperation:
+                continue
+            if about is not None:
+                found.append(Operation(id=name, what=about.what, time_ns=about.time_ns, **count(record)))
+        return sorted(found, key=lambda one: (one.time_ns, one.id), reverse=True)
+
+    def expired(self, seconds: float) -> list[str]:
+        """Ids of those that nothing was added to for so long, and of what a crash left of a beginning."""
+        oldest_ns = time.time_ns() - int(seconds * 1e9)
+        return [name for name in self.folder.names() if self._last_ns(name) < oldest_ns]
+
+    def _last_ns(self, name: str) -> int:
+        try:
+            with self.folder.open_dir(name) as folder:
+                try:
+                    return folder.lstat(RECORD).st_mtime_ns
+                except FileNotFoundError:
+                    return folder.lstat(".").st_mtime_ns
+        except (FileNotFoundError, NotADirectoryError):
+            return time.time_ns()  # gone meanwhile, or nobody's

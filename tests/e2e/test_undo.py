@@ -1,0 +1,112 @@
+"""Operations between a real client and a real server: begun, listed, undone, forgotten; rights, old servers."""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftpy.client.client import Client
+from ftpy.errors import Changed, InvalidRequest, PermissionDenied, UnknownOperation, Unsupported
+from ftpy.server import verbs
+from ftpy.wire.messages import BeginRequest
+from tests.rig import Host
+from tests.rigs.peer import RawPeer
+
+
+def put(peer: RawPeer, path: str, data: bytes, **fields: Any) -> Any:
+    return peer.ask("put", data, path=path, file_size=len(data), mtime_ns=0, **fields)
+
+
+def test_an_operation_is_listed_undone_and_done_again(plain_host: Host) -> None:
+    (plain_host.root / "old").write_bytes(b"old")
+    (plain_host.root / "gone").write_bytes(b"gone")
+    with plain_host.client() as client, closing(RawPeer(plain_host, "alice")) as peer:
+        operation = client.begin("by hand")
+        etags = {str(info.path): info.etag for info in client.ls()}
+        assert put(peer, "old", b"new", etag=etags["old"], operation=operation).error is None
+        assert put(peer, "d/e", b"more", condition="absent", operation=operation).error is None
+        assert peer.ask("rm", path="gone", etag=etags["gone"], operation=operation).error is None
+        assert peer.ask("mv", path="d/e", to="d/f", operation=operation).error is None
+        (kept,) = client.operations()
+        assert (kept.id, kept.what) == (operation, "by hand")
+        assert (kept.added, kept.replaced, kept.deleted, kept.moved, kept.made) == (1, 1, 1, 1, 1)
+        undone = client.undo(client.find_operation(operation[:8]))
+        assert (undone.steps, undone.already, undone.left) == (5, 0, 0)
+        assert {info.name: info.read_bytes() for info in plain_host.root.iterdir() if info.name != ".ftpy"} == {
+            "old": b"old",
+            "gone": b"gone",
+        }
+        assert [one.what for one in client.operations()] == [f"undo {operation}", "by hand"]
+        assert client.undo(undone.by).steps == 5
+        assert (plain_host.root / "d" / "f").read_bytes() == b"more" and not (plain_host.root / "gone").exists()
+        assert client.forget(operation) > 0
+        with pytest.raises(UnknownOperation):
+            client.undo(operation)
+
+
+def test_what_changed_since_is_told_by_its_path_and_left(plain_host: Host) -> None:
+    with plain_host.client() as client, closing(RawPeer(plain_host, "alice")) as peer:
+        operation = client.begin("by hand")
+        for name in range(150):
+            assert put(peer, f"{name:03}", b"1", operation=operation).error is None
+        for name in range(120):
+            os.utime(plain_host.root / f"{name:03}", ns=(1, 1))
+        undone = client.undo(operation)
+        assert (undone.steps, undone.left, len(undone.paths)) == (30, 120, 100)
+        assert {type(one.error) for one in undone.paths} == {Changed}
+        assert str(undone.paths[0].path) == "119"
+
+
+def test_an_etag_and_a_condition_together_are_refused(plain_host: Host) -> None:
+    with closing(RawPeer(plain_host, "alice")) as peer:
+        assert put(peer, "a", b"1", etag="0" * 32, condition="absent").error == InvalidRequest.code
+        assert put(peer, "a", b"1", etag="0" * 32).error == Changed.code
+        assert put(peer, "a", b"1", operation="0" * 32).error == UnknownOperation.code
+        assert put(peer, "a", b"1").error is None
+
+
+def test_who_may_change_nothing_has_no_operations(plain_host: Host) -> None:
+    plain_host.add_user("reader", rights=("list", "read"))
+    with plain_host.client("reader") as client:
+        with pytest.raises(PermissionDenied):
+            client.begin("in vain")
+        with pytest.raises(PermissionDenied):
+            client.operations()
+
+
+def test_an_old_server_is_told_in_one_line(plain_host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(*_: object) -> None:
+        raise Unsupported
+
+    monkeypatch.setitem(verbs.VERBS, BeginRequest, verbs.Verb(unsupported))
+    with plain_host.client() as client, pytest.raises(Unsupported, match="older than `ftpy undo`"):
+        client.begin("in vain")
+
+
+def test_every_operation_is_in_the_listing_however_many_there_are(plain_host: Host) -> None:
+    with plain_host.client() as client:
+        begun = [client.begin("é" * 1000) for _ in range(250)]
+        assert [one.id for one in client.operations()] == begun[::-1]
+        assert isinstance(client, Client)
+
+
+def test_undo_is_audited(tmp_path: Path) -> None:
+    host = Host(tmp_path / "host", tls=False, audit=True)
+    host.start()
+    try:
+        with host.client() as client:
+            operation = client.begin("by hand")
+            by = client.undo(operation).by
+            client.forget(operation)
+        lines = host.audited("undo", "forget")
+        assert [(line["event"], line["outcome"], line["operation"]) for line in lines] == [
+            ("undo", "ok", operation),
+            ("forget", "ok", operation),
+        ]
+        assert lines[0]["by"] == by
+    finally:
+        host.stop()

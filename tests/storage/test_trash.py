@@ -1,0 +1,394 @@
+"""Operations: what they replace and remove comes back, whole, wherever they or the undoing were broken off."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ftpy.errors import (
+    AlreadyExists,
+    Changed,
+    InvalidRequest,
+    NotEmpty,
+    NotFound,
+    PermissionDenied,
+    QuotaExceeded,
+    RequestError,
+    UnknownOperation,
+)
+from ftpy.files import FileInfo
+from ftpy.storage.base import (
+    PART_BYTES,
+    KnownVersion,
+    NewDirectory,
+    NewFile,
+    OperationKey,
+    Quota,
+    Storage,
+    Undone,
+)
+from ftpy.storage.local import LocalStorage
+from ftpy.storage.record import FOLDER, Identity, Step, decode, encode
+from tests.storage.conftest import MEMORY
+from tests.storage.contract import MTIME, OWNER, content, digest, path, put, read, send_missing
+from tests.storage.test_counting import Counted
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "preadv"), reason="no server runs here")
+
+Tree = dict[str, Any]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "root"
+    root.mkdir()
+    return root
+
+
+@pytest.fixture
+def local(root: Path, tmp_path: Path) -> Iterator[LocalStorage]:
+    with LocalStorage(root, tmp_path / "state") as storage:
+        yield storage
+
+
+def tree(root: Path) -> Tree:
+    """What users see: path -> content, "folder", or where a link leads."""
+    found: Tree = {}
+    for name in sorted(root.rglob("*")):
+        inner = str(name.relative_to(root))
+        if not inner.startswith(".ftpy"):
+            mode = name.lstat().st_mode
+            found[inner] = (
+                "folder" if stat.S_ISDIR(mode) else os.readlink(name) if stat.S_ISLNK(mode) else name.read_bytes()
+            )
+    return found
+
+
+def begun(storage: Storage, what: str = "a test", owner: str = OWNER) -> OperationKey:
+    key = OperationKey(owner, secrets.token_hex(16))
+    storage.begin(key, what)
+    return key
+
+
+def staged(storage: Storage, name: str, data: bytes, key: OperationKey, condition: Any = None) -> Any:
+    file = NewFile(path(name), len(data), MTIME, None, "md5", condition, key)
+    return storage.stage(file, memoryview(data), digest(data))
+
+
+def put_in(storage: Storage, name: str, data: bytes, key: OperationKey, condition: Any = None) -> FileInfo:
+    (result,) = storage.publish([staged(storage, name, data, key, condition)])
+    if isinstance(result, RequestError):
+        raise result
+    return result
+
+
+def undo(storage: Storage, key: OperationKey) -> tuple[OperationKey, Undone]:
+    by = begun(storage, "undo")
+    return by, storage.undo(key, by, lambda effect, path: True)
+
+
+# ------------------------------------------------------------------ the record
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        Step(path("a/b"), None, Identity("file", 3, -5, 7)),
+        Step(path("a"), Identity("symlink", 0, 1, 2), None, "00ff"),
+        Step(path('q"\\x'), Identity("file", 0, 0, 1), Identity("file", 2**62, 2**62, 2**63), "k", path("o")),
+        Step(path("é/\udcff"), None, FOLDER),
+    ],
+)
+def test_a_step_is_read_as_it_was_written_and_cut_off_it_is_none(step: Step) -> None:
+    line = encode([step])
+    assert line.count(b"\n") == 1 and line.endswith(b"\n")
+    assert decode(line[:-1]) == step
+    assert [decode(line[:end]) for end in range(len(line) - 1)] == [None] * (len(line) - 1)
+
+
+# ------------------------------------------------------------------ undo, by example
+
+
+def test_undo_brings_back_what_was_replaced_removed_and_moved_and_takes_what_was_new(
+    local: LocalStorage, root: Path
+) -> None:
+    for name in ("kept", "replaced", "removed", "moved", "d/e/f", "over"):
+        put(local, name, name.encode())
+    (root / "link").symlink_to("kept")
+    before = tree(root)
+    key = begun(local, "everything at once")
+    put_in(local, "replaced", b"other", key)
+    put_in(local, "new/er/file", b"new", key)
+    put_in(local, "link", b"no link any more", key)
+    local.rm(path("removed"), recursive=False, operation=key)
+    local.mv(path("moved"), path("new/moved"), operation=key)
+    local.mv(path("over"), path("kept"), operation=key)
+    removed = local.rm(path("d"), recursive=True, operation=key)
+    assert (removed.files, removed.folders, removed.size) == (1, 2, 5)
+    after = tree(root)
+    (told,) = local.operations(OWNER)
+    assert (told.id, told.what) == (key.id, "everything at once")
+    assert (told.added, told.replaced, told.deleted, told.moved, told.made) == (1, 2, 2, 2, 2)
+    by, undone = undo(local, key)
+    assert tree(root) == before and undone.left == [] and undone.already == 0
+    _, undone = undo(local, by)
+    assert tree(root) == after and undone.left == []
+
+
+def test_undo_is_told_of_what_was_changed_since_and_leaves_it_alone(local: LocalStorage, root: Path) -> None:
+    put(local, "a", b"old a")
+    put(local, "b", b"old b")
+    put(local, "gone", b"was here")
+    key = begun(local)
+    put_in(local, "a", b"new a", key)
+    put_in(local, "b", b"new b", key)
+    put_in(local, "f/c", b"new c", key)
+    local.rm(path("gone"), recursive=False, operation=key)
+    put(local, "a", b"newer a")
+    put(local, "gone", b"another")
+    put(local, "f/other", b"somebody's")
+    _, undone = undo(local, key)
+    assert tree(root) == {
+        "a": b"newer a",
+        "b": b"old b",
+        "gone": b"another",
+        "f": "folder",
+        "f/other": b"somebody's",
+    }
+    assert [(str(one.path), type(one.error)) for one in undone.left] == [
+        ("gone", Changed),
+        ("f", NotEmpty),
+        ("a", Changed),
+    ]
+
+
+def test_undo_twice_finds_all_as_it_was(local: LocalStorage, root: Path) -> None:
+    put(local, "a", b"1")
+    key = begun(local)
+    put_in(local, "a", b"2", key)
+    put_in(local, "b", b"3", key)
+    undo(local, key)
+    before = tree(root)
+    _, undone = undo(local, key)
+    assert (undone.steps, undone.already, undone.left) == (0, 2, []) and tree(root) == before
+
+
+def test_what_undo_may_not_do_is_told_and_left(local: LocalStorage, root: Path) -> None:
+    put(local, "a", b"1")
+    key = begun(local)
+    local.rm(path("a"), recursive=False, operation=key)
+    put_in(local, "b", b"2", key)
+    undone = local.undo(key, begun(local), lambda effect, path: effect == "take")
+    assert tree(root) == {} and [type(one.error) for one in undone.left] == [PermissionDenied]
+
+
+def test_an_upload_keeps_what_it_replaces_also_when_it_is_found_by_its_id(local: LocalStorage, root: Path) -> None:
+    data = content(PART_BYTES + 1)
+    put(local, "big", b"small")
+    key = begun(local)
+    file = NewFile(path("big"), len(data), MTIME, None, "md5", None, key)
+    with local.open_upload(OWNER, file) as upload:
+        send_missing(upload, data)
+    with local.find_upload(OWNER, upload.id) as found:
+        found.commit(digest(data), None)
+    assert read(local, "big") == data
+    undo(local, key)
+    assert tree(root) == {"big": b"small"}
+
+
+def test_digests_stay_known_of_what_comes_back(local: LocalStorage) -> None:
+    for name in ("replaced", "removed"):
+        put(local, name, name.encode())
+    key = begun(local)
+    put_in(local, "replaced", b"other", key)
+    local.rm(path("removed"), recursive=False, operation=key)
+    by, _ = undo(local, key)
+    assert {info.md5 for info in local.ls(path(""), recursive=True)} == {
+        digest(b"replaced").hex,
+        digest(b"removed").hex,
+    }
+    undo(local, by)
+    assert local.stat(path("replaced")).md5 == digest(b"other").hex
+
+
+# ------------------------------------------------------------------ undo, by chance
+
+NAMES = ("a", "b", "d/a", "d/b", "d/e/a", "e")
+_ACTIONS = st.one_of(
+    st.tuples(st.just("put"), st.lists(st.tuples(st.sampled_from(NAMES), st.binary(max_size=3)), min_size=1)),
+    st.tuples(st.just("rm"), st.sampled_from((*NAMES, "d", "d/e")), st.booleans()),
+    st.tuples(st.just("mv"), st.sampled_from((*NAMES, "d", "d/e")), st.sampled_from((*NAMES, "d", "f"))),
+    st.tuples(st.just("mkdir"), st.sampled_from((*NAMES, "f", "f/g"))),
+)
+
+
+def act(storage: Storage, action: Any, key: OperationKey | None) -> None:
+    """Do it; what is refused changes nothing."""
+    try:
+        match action:
+            case ("put", several):
+                files = [NewFile(path(name), len(data), MTIME, operation=key) for name, data in several]
+                storage.publish(
+                    [
+                        storage.stage(file, memoryview(data), digest(data))
+                        for file, (_, data) in zip(files, several, strict=True)
+                    ]
+                )
+            case ("rm", name, recursive):
+                storage.rm(path(name), recursive=recursive, operation=key)
+            case ("mv", name, to):
+                storage.mv(path(name), path(to), operation=key)
+            case ("mkdir", name):
+                storage.publish([storage.stage_directory(NewDirectory(path(name), parents=True, operation=key))])
+    except RequestError:
+        pass
+
+
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None)
+@given(first=st.lists(_ACTIONS, max_size=4), then=st.lists(_ACTIONS, max_size=8))
+def test_undo_makes_any_operation_undone_and_undone_itself_done_again(first: list[Any], then: list[Any]) -> None:
+    with ExitStack() as stack:
+        fast = MEMORY if os.access(MEMORY, os.W_OK) else None
+        top = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ftpy-test-", dir=fast)))
+        (top / "root").mkdir()
+        usage = Counted(top, stack)
+        storage = usage.open()
+        for action in first:
+            act(storage, action, None)
+        before = tree(top / "root")
+        key = begun(storage)
+        for action in then:
+            act(storage, action, key)
+        after = tree(top / "root")
+        by, undone = undo(storage, key)
+        assert undone.left == [] and tree(top / "root") == before
+        _, again = undo(storage, by)
+        assert again.left == [] and tree(top / "root") == after
+        usage.check()
+
+
+# ------------------------------------------------------------------ conditions
+
+
+def test_a_version_guards_put_rm_and_mv(local: LocalStorage, root: Path) -> None:
+    old = put(local, "a", b"old").etag
+    now = put(local, "a", b"now").etag
+    assert old is not None and now is not None
+    with pytest.raises(Changed):
+        put(local, "a", b"new", KnownVersion(old))
+    with pytest.raises(Changed):
+        put(local, "absent", b"new", KnownVersion(old))
+    with pytest.raises(Changed):
+        local.rm(path("a"), recursive=False, version=KnownVersion(old))
+    with pytest.raises(Changed):
+        local.mv(path("a"), path("b"), version=KnownVersion(old))
+    assert tree(root) == {"a": b"now"}
+    kept = put(local, "a", b"new", KnownVersion(now)).etag
+    assert kept is not None
+    local.mv(path("a"), path("b"), version=KnownVersion(kept))
+    moved = local.stat(path("b")).etag
+    assert moved is not None
+    local.rm(path("b"), recursive=False, version=KnownVersion(moved))
+    assert tree(root) == {}
+
+
+def test_a_put_whose_condition_fails_keeps_nothing(local: LocalStorage) -> None:
+    put(local, "a", b"1")
+    key = begun(local)
+    with pytest.raises(AlreadyExists):
+        put_in(local, "a", b"2", key, "absent")
+    (told,) = local.operations(OWNER)
+    assert (told.added, told.replaced) == (0, 0)
+
+
+def test_rm_of_a_folder_with_something_in_it_keeps_nothing(local: LocalStorage) -> None:
+    put(local, "d/a", b"1")
+    key = begun(local)
+    with pytest.raises(NotEmpty):
+        local.rm(path("d"), recursive=False, operation=key)
+    assert local.operations(OWNER)[0].deleted == 0
+
+
+# ------------------------------------------------------------------ whose, how long, how much
+
+
+def test_an_operation_is_its_owners_alone(local: LocalStorage, root: Path) -> None:
+    put(local, "a", b"1")
+    key = begun(local, owner="alice")
+    foreign = OperationKey("bob", key.id)
+    assert [len(local.operations(owner)) for owner in ("alice", "bob")] == [1, 0]
+    for asked in (foreign, OperationKey("alice", "0" * 32), OperationKey("alice", "../" * 10)):
+        with pytest.raises(UnknownOperation):
+            local.check_operation(asked)
+        with pytest.raises(UnknownOperation):
+            put_in(local, "a", b"2", asked)
+        with pytest.raises(UnknownOperation):
+            local.rm(path("a"), recursive=False, operation=asked)
+        with pytest.raises(UnknownOperation):
+            local.undo(asked, key, lambda effect, path: True)
+        with pytest.raises(UnknownOperation):
+            local.forget(asked)
+    with pytest.raises(InvalidRequest):
+        local.begin(foreign, "somebody else's id")
+    local.begin(key, "begun twice it goes on")
+    assert tree(root) == {"a": b"1"}
+
+
+def test_what_is_kept_counts_until_it_is_forgotten_or_expires(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        usage = Counted(tmp_path, stack)
+        local = usage.open()
+        for name in ("a", "d/b", "d/c"):
+            put(local, name, b"12345")
+        key, other = begun(local), begun(local)
+        put_in(local, "a", b"123", key)
+        local.rm(path("d"), recursive=True, operation=other)
+        usage.check()
+        used = usage.used()
+        assert used is not None and used[0] > 5 + 3 + 10
+        assert local.forget(key).files == 2  # the record is one
+        usage.check()
+        local.sweep(expire_seconds=1e9, trash_seconds=3600)
+        assert len(local.operations(OWNER)) == 1
+        local.sweep(expire_seconds=1e9, trash_seconds=-1)
+        assert local.operations(OWNER) == [] and usage.used() == (3, 1)
+        usage.check()
+
+
+def test_where_the_quota_is_used_up_what_would_be_kept_is_not_replaced_and_rm_still_keeps(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        usage = Counted(tmp_path, stack)
+        local = usage.open()
+        quota = Quota(bytes=1200)
+        put(local, "a", b"x" * 600)
+        key = begun(local)
+        file = NewFile(path("a"), 600, MTIME, operation=key)
+        with pytest.raises(QuotaExceeded):
+            local.stage(file, memoryview(b"y" * 600), digest(b"y" * 600), quota=quota)
+        local.rm(path("a"), recursive=False, operation=key)
+        usage.check()
+        undo(local, key)
+        assert read(local, "a") == b"x" * 600
+        usage.check()
+
+
+def test_what_is_no_longer_in_the_trash_is_told(local: LocalStorage, root: Path) -> None:
+    put(local, "a", b"1")
+    key = begun(local)
+    local.rm(path("a"), recursive=False, operation=key)
+    for kept in (root / ".ftpy" / "trash" / key.id).iterdir():
+        if kept.name != "record":
+            kept.unlink()
+    _, undone = undo(local, key)
+    assert [type(one.error) for one in undone.left] == [NotFound]

@@ -13,6 +13,7 @@ import click
 from ftpy.cli.beacon import discover, time_
 from ftpy.cli.changing import mkdir, mv, rm, touch
 from ftpy.cli.common import EPILOG, run_main
+from ftpy.cli.diagnosing import doctor, ping
 from ftpy.cli.looking import digest_, ls, stat
 from ftpy.cli.names import REMOTE_PATH, expanded, is_remote_folder, local_target, remote_target, split
 from ftpy.cli.options import TransferOptions, examples, literal_option, transfer_options
@@ -229,11 +230,13 @@ for command in (
     df,
     digest_,
     discover,
+    doctor,
     du,
     find,
     ls,
     mkdir,
     mv,
+    ping,
     rm,
     run_,
     stat,

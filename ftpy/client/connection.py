@@ -112,7 +112,7 @@ class Connection:
     @classmethod
     def _open_one(cls, address: str, profile: Profile, transfer: Transfer, pace: Pace | None) -> Connection:
         deadline = Deadline(transfer.connect_seconds, "connecting")
-        sock = _dial(address, deadline)
+        sock = dial(address, deadline)
         pin = b""
         try:
             if profile.certificate_sha256 is not None:
@@ -224,7 +224,7 @@ class Connection:
         self.channel.stream.close()
 
 
-def _dial(address: str, deadline: Deadline) -> socket.socket:
+def dial(address: str, deadline: Deadline) -> socket.socket:
     target = parse_address(address)
     try:
         if target.kind == "unix":

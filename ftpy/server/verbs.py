@@ -8,7 +8,7 @@ from typing import Any
 
 from ftpy.errors import PermissionDenied, Unsupported
 from ftpy.files import RemotePath, display
-from ftpy.server import handlers, operations, running, upkeep
+from ftpy.server import handlers, operations, ping, running, upkeep
 from ftpy.server.context import Context
 from ftpy.server.rights import Permissions
 from ftpy.wire.bases import Reply, Request, UnknownRequest
@@ -29,6 +29,7 @@ from ftpy.wire.messages import (
     TimesRequest,
 )
 from ftpy.wire.operations import BeginRequest, ForgetRequest, OperationsRequest, UndoRequest
+from ftpy.wire.ping import PingRequest
 from ftpy.wire.upkeep import DfRequest, TouchRequest
 
 PathOf = Callable[[Any, Context], RemotePath]
@@ -119,6 +120,7 @@ VERBS: dict[type[Request], Verb] = {
     StatRequest: Verb(handlers.handle_stat, (Need("list"),)),
     TimesRequest: Verb(handlers.handle_times),
     TouchRequest: Verb(upkeep.handle_touch, (Need("write"),), replaces=_named),
+    PingRequest: Verb(ping.handle_ping),
     DfRequest: Verb(upkeep.handle_df),  # who may only put must know whether there is room
     # Which commands a user may run is said by each command's own settings.
     CommandsRequest: Verb(running.handle_commands),

@@ -47,6 +47,7 @@ from ftpy.wire.operations import (
     UndoReply,
     UndoRequest,
 )
+from ftpy.wire.ping import PingReply, PingRequest
 from ftpy.wire.spelling import spelt, wire_to_path
 from ftpy.wire.upkeep import DfReply, DfRequest, TouchReply, TouchRequest
 
@@ -312,6 +313,7 @@ Requests = (
     | TimesRequest
     | TouchRequest
     | DfRequest
+    | PingRequest
     | CommandsRequest
     | RunRequest
     | BeginRequest
@@ -337,6 +339,7 @@ REPLIES: dict[type[Request], type[Reply]] = {
     TimesRequest: TimesReply,
     TouchRequest: TouchReply,
     DfRequest: DfReply,
+    PingRequest: PingReply,
     CommandsRequest: CommandsReply,
     RunRequest: RunReply,
     BeginRequest: BeginReply,

@@ -54,6 +54,7 @@ PLACES = {
 KINDS = ("absent", "file", "folder")
 KINDS_OF: dict[str, tuple[str, ...]] = {
     "df": ("absent",),
+    "ping": ("absent",),
     "part": ("absent",),
     "abort": ("absent",),
     "begin": ("absent",),
@@ -377,6 +378,7 @@ VERBS: dict[str, tuple[Ask, Model]] = {
         functools.partial(_touch, create=False),
     ),
     "df": (lambda peer, case: peer.ask("df"), lambda case, tree: (None, tree, 0)),
+    "ping": (lambda peer, case: peer.ask("ping"), lambda case, tree: (None, tree, 0)),
     "rm": (_ask("rm"), _rm(recursive=False)),
     "rm below": (_ask("rm", recursive=True), _rm(recursive=True)),
     "mv from": (_ask("mv", to=TARGET), _mv_from),

@@ -40,6 +40,7 @@ from ftpy.wire.messages import (
     PutRequest,
     StatRequest,
 )
+from ftpy.wire.ping import PingReply, PingRequest
 from ftpy.wire.session import HANDSHAKE, NEXT_LANE, Lane, Session, Side, State
 
 ID = "0123456789abcdef" * 2
@@ -63,6 +64,7 @@ MESSAGES = {
     messages.TimesRequest: messages.TimesRequest(id=1),
     upkeep.TouchRequest: upkeep.TouchRequest(id=1, path="a"),
     upkeep.DfRequest: upkeep.DfRequest(id=1),
+    PingRequest: PingRequest(id=1),
     CommandsRequest: CommandsRequest(id=1),
     RunRequest: RunRequest(id=1, command="disk"),
     InputMessage: InputMessage(id=1, length=3),
@@ -88,6 +90,7 @@ MESSAGES = {
     messages.TimesReply: messages.TimesReply(id=1, ns={"disk": 1}, line=messages.Line()),
     upkeep.TouchReply: upkeep.TouchReply(id=1, mtime_ns=0, created=True),
     upkeep.DfReply: upkeep.DfReply(id=1, **dict.fromkeys(upkeep.DfReply.__struct_fields__[2:])),
+    PingReply: PingReply(id=1),
     CommandsReply: CommandsReply(id=1, complete=True),
     RunReply: RunReply(id=1, code=0, ended="exit"),
     messages.BeginReply: messages.BeginReply(id=1, keep_seconds=1),
@@ -99,7 +102,7 @@ MESSAGES = {
     Trailer: Trailer(md5=ID),
 }
 """One message of every kind."""
-BARE = {PartReply, AbortReply, messages.MkdirReply, messages.MvReply}
+BARE = {PartReply, AbortReply, messages.MkdirReply, messages.MvReply, PingReply}
 """Replies that look alike."""
 FAREWELL = FailureReply(id=0, error="busy")
 

@@ -217,7 +217,11 @@ class Daemon:
         return self.process.wait(seconds)
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()  # nothing of it outlives the test
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -8,8 +8,6 @@ import click
 
 from ftpy.cli.options import examples, json_option, quiet_option, server_option
 from ftpy.cli.output import aligned, print_json
-from ftpy.config.addresses import DEFAULT_PORT, parse_address
-from ftpy.config.client import choose_profile, client_config_path, load_client_config
 from ftpy.errors import ConnectionFailed
 from ftpy.files import display
 
@@ -31,10 +29,10 @@ wait_option = click.option(
     epilog=examples("ftpy discover", "ftpy discover --address 192.168.1.7", "ftpy discover --json | jq -r .addresses[]")
 )
 @click.option("--address", "addresses", multiple=True, metavar="HOST[:PORT]", help="Ask this one, not everybody.")
-@click.option("--port", type=click.IntRange(1, 65535), default=DEFAULT_PORT, help="Where everybody is asked.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Where everybody is asked; 7421 by default.")
 @wait_option
 @json_option
-def discover(*, addresses: tuple[str, ...], port: int, wait: float | None, as_json: bool) -> None:
+def discover(*, addresses: tuple[str, ...], port: int | None, wait: float | None, as_json: bool) -> None:
     """Find servers on the local network: name, address, version, certificate.
 
     Only servers whose beacon is on answer ([beacon] in their settings; off by default). What they say is not proven:
@@ -42,10 +40,12 @@ def discover(*, addresses: tuple[str, ...], port: int, wait: float | None, as_js
     """
     from ftpy.client.beacon import DISCOVER_SECONDS
     from ftpy.client.beacon import discover as find
+    from ftpy.config.addresses import DEFAULT_PORT
+    from ftpy.config.client import client_config_path, load_client_config
 
     servers = load_client_config(client_config_path()).servers
     pins = {profile.certificate_sha256: name for name, profile in servers.items() if profile.certificate_sha256}
-    found = find(addresses, port=port, seconds=wait or DISCOVER_SECONDS)
+    found = find(addresses, port=port or DEFAULT_PORT, seconds=wait or DISCOVER_SECONDS)
     for line in _as_json(found, pins) if as_json else _as_table(found, pins):
         click.echo(line)
 
@@ -132,7 +132,6 @@ def time_(
 def _of_address(address: str, wait: float | None) -> tuple[Clock, dict[str, Any]]:
     from ftpy.client.beacon import TIME_SECONDS, ask_time
 
-    parse_address(address)
     reading = ask_time([address], seconds=wait or TIME_SECONDS)
     told = {"name": reading.name, "asked": reading.asked, "answers": reading.answers, "dropped": reading.dropped}
     return reading.clock, told
@@ -141,6 +140,7 @@ def _of_address(address: str, wait: float | None) -> tuple[Clock, dict[str, Any]
 def _of_server(server: str | None, proven: bool, wait: float | None) -> tuple[Clock, dict[str, Any]]:
     from ftpy.client.beacon import TIME_SECONDS, ask_time
     from ftpy.client.client import Client
+    from ftpy.config.client import choose_profile, client_config_path, load_client_config
 
     name, profile = choose_profile(load_client_config(client_config_path()), server)
     why = ""

@@ -149,7 +149,7 @@ class Beacon(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Count, says("Answers a second to one source (an IPv4 address, an IPv6 /64); what comes faster is dropped.")
     ] = 10
     most_answers_per_second: Annotated[
-        Count, says("Answers a second to all together, so that a flood from many sources takes no core.")
+        Count, says("Answers a second to all together; what comes faster is dropped.")
     ] = 500
 
 

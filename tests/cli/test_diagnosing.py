@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from ftpy.cli.diagnosing import MOST_SIZE
 from ftpy.client.doctor import CHECKS
+from ftpy.wire.ping import PING_BYTES
 from tests.cli.test_main import Desk
 from tests.rig import Host, running
 
@@ -45,6 +47,7 @@ def test_ping_in_json_is_in_seconds_and_bytes(desk: Desk) -> None:
 
 def test_ping_is_used_wrongly_or_goes_nowhere(desk: Desk, tmp_path: Path, host: Host) -> None:
     desk("ping", "-c", "0").failed(2, "-c")
+    assert MOST_SIZE == PING_BYTES
     desk("ping", "--size", "2M").failed(2, "--size: at most 1M")
     desk("ping", "--seconds", "61").failed(2, "--seconds")
     away = Desk(tmp_path / "away", host)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ftpy.client.connection import Connection
-from ftpy.client.probing import flow
+from ftpy.client.probing import FIRST_BYTES, flow
 from ftpy.digests import hexdigest
 from ftpy.errors import DigestMismatch, InvalidRequest, ProtocolError, Unsupported
 from ftpy.server import verbs
@@ -20,10 +20,10 @@ def test_ping_measures_a_round_trip(host: Host) -> None:
 
 @pytest.mark.parametrize("way", ["up", "down"])
 @pytest.mark.parametrize("size", [1, 1000, 64 * 1024, PING_BYTES])
-def test_throughput_counts_whole_pings_and_leaves_nothing_behind(host: Host, way: str, size: int) -> None:
+def test_throughput_is_measured_and_leaves_nothing_behind(host: Host, way: str, size: int) -> None:
     with host.client() as client:
         measured = client.throughput(way, size=size, seconds=0.1)  # type: ignore[arg-type]
-        assert measured.bytes > 0 and measured.bytes % size == 0 and measured.seconds > 0
+        assert measured.bytes >= min(size, FIRST_BYTES) and measured.seconds > 0
         assert client.ping() > 0  # the connection is in step
     assert [path.name for path in host.root.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
 

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ftpy.config.server import Beacon
-from ftpy.server.beacon import MOST_THREADS
+from ftpy.server.beacon import MOST_LOOKS, MOST_THREADS
 from ftpy.server.ration import BURST_SECONDS, MOST_THINGS, Ration
 from ftpy.server.rows import BeaconRow
 from ftpy.server.status import status
@@ -301,3 +301,14 @@ def test_status_tells_of_the_beacon_in_one_json_object(tmp_path: Path) -> None:
             "limited": 0,
             "failed": 0,
         }
+
+
+def test_of_a_flood_only_so_many_are_looked_at_and_it_answers_afterwards(tmp_path: Path) -> None:
+    host = Host(tmp_path / "host")
+    with Daemon(host, f'[beacon]\nlisten = ["{ANY}"]\n') as daemon, Asker(beacon_address(daemon)) as asker:
+        began = time.monotonic()
+        for number in range(50_000):
+            asker.socket.send(bytes(number % 100))
+        assert (row := told(host)).garbage <= MOST_LOOKS * (BURST_SECONDS + time.monotonic() - began) + 1000, row
+        asker.socket.settimeout(0.2)
+        assert eventually(lambda: asked(asker), 20.0)

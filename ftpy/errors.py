@@ -10,6 +10,9 @@
     ├── NoMatch                     nothing on the server is meant by a pattern         exit 1
     ├── TooManyMatches              a pattern means more than can be kept               exit 1
     ├── SyncRefused                 a sync would delete what it had better not          exit 1
+    ├── ReceiptInvalid              no receipt of this server's                         exit 5
+    ├── ReceiptDiffers              this is not what it was given for                   exit 5
+    ├── ReceiptMissing              it is stored, but there is none for it              exit 1
     ├── UnknownSession              the server has no such session (ftpy-server kick)   exit 1
     ├── ConnectionFailed            no working connection to the server                 exit 3
     │   ├── NotRunning              there is no server (ftpy-server status, kick)
@@ -80,6 +83,22 @@ class TooManyMatches(FtpyError):
 
 class SyncRefused(FtpyError):
     """This sync would delete too much; nothing was changed."""
+
+
+class ReceiptInvalid(FtpyError):
+    """The receipt is not one that this server gave."""
+
+    exit_code = 5
+
+
+class ReceiptDiffers(FtpyError):
+    """This is not what the receipt was given for."""
+
+    exit_code = 5
+
+
+class ReceiptMissing(FtpyError):
+    """It is stored, but there is no receipt."""
 
 
 class UnknownSession(FtpyError):

@@ -20,7 +20,7 @@ from typing import Any, Literal, Self
 from ftpy.client.client import Client
 from ftpy.config.client import Profile, Transfer
 from ftpy.config.commands import Command
-from ftpy.config.server import Beacon, Limits, Log, Penalties, ServerConfig
+from ftpy.config.server import Beacon, Events, Limits, Log, Penalties, ServerConfig
 from ftpy.server.accounts import Accounts
 from ftpy.server.identity import certificate_sha256, make_identity
 from ftpy.server.orders import start_runner
@@ -34,7 +34,7 @@ KEYS: dict[str, str] = {}
 """Every key of this run's users, in base64url and in hexadecimal: none may be found in a log."""
 
 
-def eventually(holds: Callable[[], Any], seconds: float = 30.0) -> Any:
+def eventually(holds: Callable[[], Any], seconds: float = 10.0) -> Any:
     """Ask again and again until ``holds`` says something true, which is returned; fails after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not (found := holds()):
@@ -58,6 +58,7 @@ class Host:
     limits: Limits = field(default_factory=Limits)
     penalties: Penalties = field(default_factory=Penalties)
     beacon: Beacon = field(default_factory=Beacon)
+    events: Events = field(default_factory=Events)
     audit: bool = False
     listen: str = "127.0.0.1:0"
     portable_names: bool = True
@@ -93,6 +94,7 @@ class Host:
             limits=self.limits,
             penalties=self.penalties,
             beacon=self.beacon,
+            events=self.events,
             log=Log(audit=str(self.folder / "audit.jsonl") if self.audit else ""),
             portable_names=self.portable_names,
             sandbox=SANDBOX,

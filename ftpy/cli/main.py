@@ -21,6 +21,7 @@ from ftpy.cli.quantities import Digest
 from ftpy.cli.reading import cat, tail
 from ftpy.cli.running import run as run_
 from ftpy.cli.surveying import df, du, find, tree
+from ftpy.cli.telling import events, keep_receipt, verify
 from ftpy.cli.transfers import FileTask, TreeTask, refused, transfer
 from ftpy.cli.undoing import undo
 from ftpy.errors import ConfigError, FtpyError
@@ -90,6 +91,7 @@ def pair(name: str, addresses: tuple[str, ...], force: bool) -> None:
         "ftpy put -r src --exclude '*.o' --exclude /build/ --dry-run",
         "tar cz src | ftpy put - backups/src.tgz",
         "ftpy put --if-match 764efa883dda1e11db47671c4a3bbd9e notes.txt",
+        "ftpy put --receipt contract.receipt contract.pdf",
     )
 )
 @click.argument("paths", nargs=-1, required=True, metavar="SRC... [DEST]")
@@ -104,6 +106,7 @@ def pair(name: str, addresses: tuple[str, ...], force: bool) -> None:
 @click.option(
     "--if-match", type=Digest(), help="Replace only this content: an md5 or blake3, as `ftpy digest DEST` prints it."
 )
+@click.option("--receipt", metavar="FILE", help="Keep there what the server signs of it, for `ftpy verify`; one SRC.")
 def put(
     *,
     paths: tuple[str, ...],
@@ -111,6 +114,7 @@ def put(
     links: Links,
     if_absent: bool,
     if_match: KnownDigest | None,
+    receipt: str | None,
 ) -> int:
     """Store files on the server, with -r folders too.
 
@@ -131,11 +135,16 @@ def put(
     nameless = click.UsageError("standard input needs a destination with a name: ftpy put - FILE")
     if "-" in sources and (len(sources) > 1 or dest is None or dest.endswith("/")):
         raise nameless
+    if receipt is not None and (len(sources) > 1 or options.recursive):
+        raise click.UsageError("--receipt is for one file")
 
     def one(client: Client, source: str, folder: bool, bar: Bar) -> Stored:
         stream = sys.stdin.buffer if source == "-" else source
         target = remote_target(source, dest, folder)
-        return client.put(stream, target, digest=options.digest, condition=condition, on_progress=bar)
+        stored = client.put(stream, target, digest=options.digest, condition=condition, on_progress=bar)
+        if receipt is not None:
+            keep_receipt(client, stored, receipt)
+        return stored
 
     def tree(client: Client, source: str, folder: bool, on_told: F, on_progress: F) -> TreeResult:
         wanted = options.tree(client, links=links, if_absent=if_absent, on_told=on_told, on_progress=on_progress)
@@ -232,6 +241,7 @@ for command in (
     discover,
     doctor,
     du,
+    events,
     find,
     ls,
     mkdir,
@@ -245,6 +255,7 @@ for command in (
     touch,
     tree,
     undo,
+    verify,
 ):
     ftpy.add_command(command)
 

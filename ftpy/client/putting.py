@@ -84,7 +84,7 @@ class Put(Struct):
         """What the server says it has stored. Raises ProtocolError where that is not what was sent."""
         if (reply.file_size, reply.digest.name, reply.digest.hex) != (size, digest.name, digest.hex):
             raise ProtocolError("the server says that it stored something else than what was sent")
-        return Stored(self.path, size, digest, durable=reply.durable, resumed=resumed)
+        return Stored(self.path, size, digest, durable=reply.durable, resumed=resumed, etag=reply.etag)
 
     def found(self, connection: Connection, size: int, mtime_ns: int, digest: KnownDigest) -> bool:
         """Whether the put whose answer was lost has happened.

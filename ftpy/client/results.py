@@ -35,7 +35,8 @@ def ignore(_: Progress) -> None:
 class Stored(Struct, frozen=True):
     """A put that is verified and published: ``resumed`` of its ``size`` bytes were there already.
 
-    ``durable`` is the server's word; False where its answer was lost and the file was found in place afterwards.
+    ``durable`` is the server's word; False where its answer was lost and the file was found in place afterwards: then
+    its version ``etag`` is not known.
     """
 
     path: RemotePath
@@ -43,6 +44,7 @@ class Stored(Struct, frozen=True):
     digest: KnownDigest
     durable: bool
     resumed: int = 0
+    etag: str | None = None
 
 
 class Removed(Struct, frozen=True):

@@ -227,6 +227,9 @@ class RequestHandler(socketserver.BaseRequestHandler):
             act=Act(self.trail, UnknownRequest(cmd="-", id=1)),
             draining=self.service.draining.is_set,
             commands=self.service,
+            identity=self.identity,
+            root=self.service.roots.real_root(account),
+            feed=self.service.roots.feed,
         )
         while (request := self._next_request(channel, context)) is not None:
             if isinstance(request, UnknownRequest) or not request.grouped:

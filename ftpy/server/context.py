@@ -12,8 +12,10 @@ from ftpy.errors import Busy, ConnectionLost, InternalError, RequestError, Shutt
 from ftpy.files import FileInfo
 from ftpy.server.accounts import Account
 from ftpy.server.audit import Act, Trail
+from ftpy.server.identity import Identity
 from ftpy.server.orders import Running
 from ftpy.storage.base import KnownDigest, NewFile, OperationKey, Staged, Storage, Upload
+from ftpy.storage.feedbook import FeedBook
 from ftpy.transport.channel import Channel
 from ftpy.wire.bases import FailureReply, Reply
 from ftpy.wire.fields import digest_of
@@ -156,6 +158,10 @@ class Context:
     """The request under way, for the audit trail."""
     draining: Callable[[], bool]
     commands: Commands
+    identity: Identity
+    root: str
+    """The user's, its real path."""
+    feed: FeedBook | None = None
     uploads: dict[str, Upload] = field(default_factory=dict)
     began: dict[str, float] = field(default_factory=dict)
     """When the put of an upload came, of those in ``uploads`` that were opened here."""

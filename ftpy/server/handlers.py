@@ -304,9 +304,7 @@ def handle_digest(request: DigestRequest, context: Context) -> DigestReply:
     """A file's digest: the one remembered, or computed now and remembered."""
     with context.storage.open(request.remote_path()) as reader:
         info = reader.info
-        known: str | None = getattr(info, request.digest)
-        if known is None:
-            known = _compute(reader, request.digest, context)
+        known = known_digest(reader, request.digest, context)
         assert info.etag is not None
         return DigestReply(id=request.id, digest=digest_of(request.digest, known), file_size=info.size, etag=info.etag)
 
@@ -320,6 +318,12 @@ def handle_times(request: TimesRequest, context: Context) -> TimesReply:
     ns = {activity: int(seconds * 1e9) for activity, seconds in stopwatch.lap().items()}
     line = Line(**context.channel.stream.line_times()._asdict())
     return TimesReply(id=request.id, ns=ns, line=line)
+
+
+def known_digest(reader: Reader, name: DigestName, context: Context) -> str:
+    """A version's digest: the one remembered, or computed now. Raises Changed, IoError."""
+    known: str | None = getattr(reader.info, name)
+    return _compute(reader, name, context) if known is None else known
 
 
 def _compute(reader: Reader, name: DigestName, context: Context) -> str:

@@ -7,6 +7,7 @@ dates carry no meaning.
 from __future__ import annotations
 
 import datetime
+import functools
 import hashlib
 import os
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ftpy.config.server import ServerConfig
 from ftpy.durable import check_private, read_file, replace_file, writing
-from ftpy.errors import ConfigError
+from ftpy.errors import ConfigError, Unsupported
 from ftpy.files import display
 from ftpy.wire.auth import Channel as Binding
 
@@ -32,6 +33,19 @@ class Identity:
 
     context: ssl.SSLContext | None = None
     binding: Binding = field(default_factory=Binding)
+    certificate: bytes = b""
+    """DER."""
+    _key: bytes = field(default=b"", repr=False)
+
+    def sign(self, data: bytes) -> bytes:
+        """ECDSA with SHA-256 by the certificate's key, DER. Raises Unsupported: there is no such key."""
+        from cryptography.hazmat.primitives import hashes
+        from cryptography.hazmat.primitives.asymmetric import ec
+
+        key = _loaded(self._key) if self._key else None
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise Unsupported("this server has no key of the kind that receipts are signed with")
+        return key.sign(data, ec.ECDSA(hashes.SHA256()))
 
     @classmethod
     def load(cls, config: ServerConfig) -> Identity:
@@ -41,14 +55,23 @@ class Identity:
         from ftpy.transport import tls
 
         check_identity(config.certificate, config.private_key)
-        before = certificate_sha256(config.certificate)
+        before = certificate_der(config.certificate)
+        key = read_file(config.private_key)[0]
         try:
             context = tls.server_context(config.certificate, config.private_key)
         except OSError:
             raise ConfigError(f"{display(config.certificate)} or its key changed while they were read") from None
-        if certificate_sha256(config.certificate) != before:
+        if (certificate_der(config.certificate), read_file(config.private_key)[0]) != (before, key):
             raise ConfigError(f"{display(config.certificate)}: it changed while it was read")
-        return cls(context, Binding(before))
+        return cls(context, Binding(hashlib.sha256(before).digest()), before, key)
+
+
+@functools.lru_cache(maxsize=2)
+def _loaded(pem: bytes) -> object:
+    """The key; cryptography is imported when the first receipt is asked for, 0.1 s."""
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    return load_pem_private_key(pem, None)
 
 
 def make_identity(cert_path: str, key_path: str) -> None:
@@ -81,7 +104,12 @@ def make_identity(cert_path: str, key_path: str) -> None:
 
 
 def certificate_sha256(cert_path: str) -> bytes:
-    """SHA-256 of the leaf certificate's DER, 32 bytes: the first one in the file. Raises ConfigError."""
+    """SHA-256 of the leaf certificate's DER, 32 bytes. Raises ConfigError."""
+    return hashlib.sha256(certificate_der(cert_path)).digest()
+
+
+def certificate_der(cert_path: str) -> bytes:
+    """The leaf certificate's DER: the first one in the file. Raises ConfigError."""
     import ssl
 
     text = read_file(cert_path)[0].decode("ascii", "replace")
@@ -90,10 +118,9 @@ def certificate_sha256(cert_path: str) -> bytes:
     if start < 0 or end < 0:
         raise ConfigError(f"{display(cert_path)}: no certificate in it (PEM)")
     try:
-        der = ssl.PEM_cert_to_DER_cert(text[start : end + len(_END)])
+        return ssl.PEM_cert_to_DER_cert(text[start : end + len(_END)])
     except ValueError:
         raise ConfigError(f"{display(cert_path)}: the certificate in it is damaged") from None
-    return hashlib.sha256(der).digest()
 
 
 def check_identity(cert_path: str, key_path: str) -> None:

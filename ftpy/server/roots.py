@@ -77,6 +77,10 @@ class Roots:
             log.error("root-unusable", extra={"event": "root-unusable", "fields": fields})
             raise InternalError("the server cannot open your folder; its log says why") from error
 
+    def real_root(self, account: Account) -> str:
+        """The real path of this user's root."""
+        return os.path.realpath(account.root or self._config.root)
+
     def open(self, root: str) -> LocalStorage:
         """The storage of a folder. Raises RequestError."""
         real = os.path.realpath(root)

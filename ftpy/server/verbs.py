@@ -8,11 +8,12 @@ from typing import Any
 
 from ftpy.errors import PermissionDenied, Unsupported
 from ftpy.files import RemotePath, display
-from ftpy.server import handlers, operations, ping, running, upkeep
+from ftpy.server import events, handlers, operations, ping, receipts, running, upkeep
 from ftpy.server.context import Context
 from ftpy.server.rights import Permissions
 from ftpy.wire.bases import Reply, Request, UnknownRequest
 from ftpy.wire.commands import CommandsRequest, RunRequest
+from ftpy.wire.events import EventsRequest
 from ftpy.wire.fields import DigestOf
 from ftpy.wire.messages import (
     AbortRequest,
@@ -30,6 +31,7 @@ from ftpy.wire.messages import (
 )
 from ftpy.wire.operations import BeginRequest, ForgetRequest, OperationsRequest, UndoRequest
 from ftpy.wire.ping import PingRequest
+from ftpy.wire.receipts import ReceiptRequest
 from ftpy.wire.upkeep import DfRequest, TouchRequest
 
 PathOf = Callable[[Any, Context], RemotePath]
@@ -61,10 +63,13 @@ def _never(request: Any) -> bool:  # noqa: ARG001
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """A right that a request takes at a path: where ``when`` is so, and everywhere ``below`` where that is so."""
+    """A right that a request takes at a path: where ``when`` is so, and everywhere ``below`` where that is so.
+
+    Without a ``path`` it takes the right anywhere, and the handler sees to where.
+    """
 
     right: str
-    path: PathOf = _named
+    path: PathOf | None = _named
     below: Of = _never
     when: Of = _always
 
@@ -122,6 +127,14 @@ VERBS: dict[type[Request], Verb] = {
     TouchRequest: Verb(upkeep.handle_touch, (Need("write"),), replaces=_named),
     PingRequest: Verb(ping.handle_ping),
     DfRequest: Verb(upkeep.handle_df),  # who may only put must know whether there is room
+    EventsRequest: Verb(events.handle_events, (Need("list", path=None),), shows="list"),
+    ReceiptRequest: Verb(
+        receipts.handle_receipt,
+        (
+            Need("read", when=lambda request: request.etag is None),
+            Need("write", when=lambda request: request.etag is not None),  # who knows the version has put it
+        ),
+    ),
     # Which commands a user may run is said by each command's own settings.
     CommandsRequest: Verb(running.handle_commands),
     RunRequest: Verb(running.handle_run),
@@ -155,6 +168,8 @@ def _check(need: Need, request: Request, context: Context, allowed: Permissions)
     refused = f"user {context.account.name} has no right to {need.right}"
     if not allowed.ever(need.right):
         raise PermissionDenied(refused)  # before anything is looked up
+    if need.path is None:
+        return
     path = need.path(request, context)
     held = allowed.below(path) if need.below(request) else allowed.at(path)
     if need.right not in held:

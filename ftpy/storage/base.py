@@ -300,6 +300,10 @@ class Storage(Closing, abc.ABC):
         """Open a regular file."""
 
     @abc.abstractmethod
+    def assure(self, reader: Reader) -> None:
+        """Make durable that what is read is at its path, whoever published it. Raises Changed: it is there no more."""
+
+    @abc.abstractmethod
     def stage(self, file: NewFile, data: memoryview, digest: KnownDigest, *, quota: Quota | None = None) -> Staged:
         """Store a small file whole, out of sight; ``digest`` was verified by the caller and is remembered.
 

@@ -155,6 +155,13 @@ class LocalStorage(Storage):
         with translating(path):
             return LocalReader(path, *self._beneath.open_file(path), self._remembered)
 
+    def assure(self, reader: Reader) -> None:
+        """Make a file and all names on the way to it durable."""
+        path, descriptor = reader.info.path, reader.fileno()
+        assert descriptor is not None
+        with translating(path):
+            self._publisher.assure(path, descriptor)
+
     def _digest_at(self, path: RemotePath, like: KnownDigest) -> str:
         """The digest of the file that is there now: the one remembered, or computed."""
         with self.open(path) as reader:

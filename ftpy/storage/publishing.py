@@ -106,6 +106,15 @@ class Publisher(Closing):
             return False
         return True
 
+    def assure(self, path: RemotePath, fd: int) -> None:
+        """Make an open file durable, and that it is at ``path``. Raises OSError, Changed where it is there no more."""
+        syscalls.fsync(fd)
+        for depth in range(len(path.parts)):
+            with self._beneath.open_dir(RemotePath(path.parts[:depth])) as directory:
+                directory.sync()
+        if not os.path.samestat(self._beneath.lstat(path), os.fstat(fd)):
+            raise Changed(f"{display(str(path))}: another file took its place")
+
     def check(self, path: RemotePath, condition: Condition) -> None:
         """Raises AlreadyExists or Changed where the condition does not hold now."""
         if condition == "absent":

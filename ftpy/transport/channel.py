@@ -113,7 +113,7 @@ class Channel:
         while view:
             view = view[self.stream.receive_some(view) :]
             if self.session.own is Side.SERVER and time.monotonic() - self._spoke > PROGRESS_SECONDS:
-                self._progress(self.session.incoming.done - len(view) if self.session.pending == 1 else 0)
+                self.say_progress(self.session.incoming.done - len(view) if self.session.pending == 1 else 0)
 
     def receive_body(self) -> memoryview:
         """The whole body that is due, for small ones; valid until the next receive."""
@@ -186,12 +186,13 @@ class Channel:
         try:
             thread.join(PROGRESS_SECONDS)
             while thread.is_alive():
-                self._progress(progress())
+                self.say_progress(progress())
                 thread.join(PROGRESS_SECONDS)
         finally:
             thread.join()
 
-    def _progress(self, count: int) -> None:
+    def say_progress(self, count: int) -> None:
+        """Say that so much of the oldest request under way is done."""
         oldest = self.session.oldest
         if oldest is not None:
             self.send(ProgressReply(id=oldest, progress=count))

@@ -22,6 +22,7 @@ from ftpy.wire.commands import (
     RunRequest,
 )
 from ftpy.wire.entries import Entry
+from ftpy.wire.events import EventsReply, EventsRequest
 from ftpy.wire.fields import (
     ActivityName,
     Base64,
@@ -48,6 +49,7 @@ from ftpy.wire.operations import (
     UndoRequest,
 )
 from ftpy.wire.ping import PingReply, PingRequest
+from ftpy.wire.receipts import ReceiptReply, ReceiptRequest
 from ftpy.wire.spelling import spelt, wire_to_path
 from ftpy.wire.upkeep import DfReply, DfRequest, TouchReply, TouchRequest
 
@@ -320,6 +322,8 @@ Requests = (
     | OperationsRequest
     | UndoRequest
     | ForgetRequest
+    | EventsRequest
+    | ReceiptRequest
 )
 Continuations = InputMessage | CancelMessage
 AnyReply = Reply | ProgressReply | FailureReply
@@ -346,6 +350,8 @@ REPLIES: dict[type[Request], type[Reply]] = {
     OperationsRequest: OperationsReply,
     UndoRequest: UndoReply,
     ForgetRequest: ForgetReply,
+    EventsRequest: EventsReply,
+    ReceiptRequest: ReceiptReply,
 }
 CONTINUATIONS: tuple[type[Continuation], ...] = (InputMessage, CancelMessage)
 """What may be said of a request under way; nothing answers it."""

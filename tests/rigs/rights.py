@@ -278,6 +278,15 @@ def _reading(right: str, *, of_folder: str | None = None, of_file: str | None = 
     return model
 
 
+def _anywhere(right: str, answer: str) -> Model:
+    """What takes the right at any path."""
+    return lambda case, tree: (
+        answer if right in SETS[case.user.own] | SETS[case.user.ruled] else "permission-denied",
+        tree,
+        0,
+    )
+
+
 def _rm(*, recursive: bool) -> Model:
     def model(case: Case, tree: Tree) -> Expected:
         if "delete" not in (case.user.below(case.path) if recursive else case.may):
@@ -385,6 +394,12 @@ VERBS: dict[str, tuple[Ask, Model]] = {
     "mv to": (lambda peer, case: peer.ask("mv", path=SOURCE, to=case.path), _mv_to),
     "get": (_ask("get"), _reading("read", of_folder="is-a-directory")),
     "digest": (_ask("digest"), _reading("read", of_folder="is-a-directory")),
+    "receipt": (_ask("receipt"), _reading("read", of_folder="is-a-directory", of_file="unsupported")),  # without TLS
+    "receipt of a version": (
+        _ask("receipt", etag="0" * 32),
+        _reading("write", of_folder="is-a-directory", of_file="changed"),
+    ),
+    "events": (lambda peer, case: peer.ask("events"), _anywhere("list", "unsupported")),  # no feed is kept
     "stat": (_ask("stat"), _reading("list")),
     "ls": (_ask("ls"), _reading("list", of_file="not-a-directory")),
     "ls below": (_ask("ls", recursive=True), _reading("list", of_file="not-a-directory")),

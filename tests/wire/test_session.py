@@ -26,6 +26,7 @@ from ftpy.wire.commands import (
     RunRequest,
 )
 from ftpy.wire.entries import Entry
+from ftpy.wire.events import EventsReply, EventsRequest
 from ftpy.wire.fields import DigestOf, Trailer
 from ftpy.wire.framing import HANDSHAKE_HEADER_BYTES, HEADER_BYTES, frame
 from ftpy.wire.handshake import Challenge, Denied, Hello, Proof, Welcome
@@ -41,6 +42,7 @@ from ftpy.wire.messages import (
     StatRequest,
 )
 from ftpy.wire.ping import PingReply, PingRequest
+from ftpy.wire.receipts import Receipt, ReceiptReply, ReceiptRequest
 from ftpy.wire.session import HANDSHAKE, NEXT_LANE, Lane, Session, Side, State
 
 ID = "0123456789abcdef" * 2
@@ -67,6 +69,8 @@ MESSAGES = {
     PingRequest: PingRequest(id=1),
     CommandsRequest: CommandsRequest(id=1),
     RunRequest: RunRequest(id=1, command="disk"),
+    EventsRequest: EventsRequest(id=1),
+    ReceiptRequest: ReceiptRequest(id=1, path="a"),
     InputMessage: InputMessage(id=1, length=3),
     CancelMessage: CancelMessage(id=1),
     messages.BeginRequest: messages.BeginRequest(id=1, operation=ID),
@@ -97,6 +101,8 @@ MESSAGES = {
     messages.OperationsReply: messages.OperationsReply(id=1, operations=[], complete=True),
     messages.UndoReply: messages.UndoReply(id=1, steps=1, already=0, left=0, paths=[]),
     messages.ForgetReply: messages.ForgetReply(id=1, names=1),
+    EventsReply: EventsReply(id=1, events=[], cursor=f"{ID[:16]}-1", complete=True),
+    ReceiptReply: ReceiptReply(id=1, receipt=Receipt(certificate="AA", signature="AA", statement="{}")),
     ProgressReply: ProgressReply(id=1, progress=1),
     FailureReply: FailureReply(id=1, error="busy"),
     Trailer: Trailer(md5=ID),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from msgspec import inspect
 
 from ftpy.digests import HEX_LENGTH
-from ftpy.wire import commands, messages
+from ftpy.wire import commands, events, messages
 from ftpy.wire.bases import FailureReply, ProgressReply, Reply, Request, UnknownRequest
 from ftpy.wire.entries import Entry
 from ftpy.wire.fields import MOST_PARTS, DigestOf, Trailer
@@ -98,6 +98,15 @@ def structs(kind: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
         return run_replies(fields)
     if kind is OperationsReply:
         fields["operations"] = st.lists(structs(OperationEntry), min_size=1, max_size=3)
+    if kind is events.EventEntry:
+        moved = {name: fields.pop(name) for name in ("to", "to_b64")}
+        told = st.builds(kind, **fields | {"event": st.sampled_from(["published", "deleted"])})
+        fields["event"] = st.just("moved")
+        return told | st.one_of(
+            *(st.builds(kind, **fields, **{to: TEXT if to == "to" else st.just("gA")}) for to in moved)
+        )
+    if kind is events.EventsReply:
+        fields["events"] = st.lists(structs(events.EventEntry), min_size=1, max_size=3)
     if kind is messages.UploadReply:
         fields["missing"] = st.lists(st.integers(0, MOST_PARTS - 1), unique=True, max_size=9).map(ranges)
     return st.builds(kind, **fields)

@@ -11,6 +11,7 @@ import click
 from ftpy.cli.admin import check_folder, check_root, config_option, say, token_for
 from ftpy.cli.common import EPILOG, run_main
 from ftpy.cli.control import kick, status
+from ftpy.cli.scrubbing import scrub
 from ftpy.cli.users import user
 from ftpy.config.addresses import parse_address
 from ftpy.config.server import ServerConfig, find_fault, load_server_config, with_absolute_paths
@@ -193,7 +194,7 @@ def _login_name() -> str:
         return "user"
 
 
-for command in (user, status, kick):
+for command in (user, status, kick, scrub):
     cli.add_command(command)
 
 

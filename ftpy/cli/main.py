@@ -21,6 +21,7 @@ from ftpy.cli.quantities import Digest
 from ftpy.cli.reading import cat, tail
 from ftpy.cli.running import run as run_
 from ftpy.cli.surveying import df, du, find, tree
+from ftpy.cli.syncing import sync
 from ftpy.cli.telling import events, keep_receipt, verify
 from ftpy.cli.transfers import FileTask, TreeTask, refused, transfer
 from ftpy.cli.undoing import undo
@@ -250,6 +251,7 @@ for command in (
     rm,
     run_,
     stat,
+    sync,
     tail,
     time_,
     touch,

@@ -28,7 +28,7 @@ def examples(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines) + "\n\n" + EPILOG
 
 
-class _Streams(click.ParamType):  # type: ignore[type-arg]
+class Streams(click.ParamType):  # type: ignore[type-arg]
     """A number of connections, or "auto"."""
 
     name = "N|auto"
@@ -93,7 +93,7 @@ _TRANSFER_OPTIONS = (
     click.option("--dry-run", is_flag=True, help="With -r: tell what would be done, and do nothing."),
     click.option("-v", "--verbose", is_flag=True, help="With -r: a line for every file."),
     click.option(
-        "--streams", type=_Streams(), help="Connections that share the work, 1 to 32; by itself as many as pay."
+        "--streams", type=Streams(), help="Connections that share the work, 1 to 32; by itself as many as pay."
     ),
     click.option(
         "--limit",

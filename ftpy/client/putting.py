@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, Literal
+from typing import Any
 
 from msgspec import Struct
 
@@ -28,7 +28,7 @@ from ftpy.errors import (
 )
 from ftpy.files import RemotePath
 from ftpy.storage.base import Condition, KnownDigest, KnownVersion
-from ftpy.wire.fields import MOST_PARTS, DigestOf, digest_of
+from ftpy.wire.fields import MOST_PARTS, digest_of
 from ftpy.wire.messages import (
     AbortReply,
     AbortRequest,
@@ -69,13 +69,11 @@ class Put(Struct):
 
     def request(self, request_id: int, **fields: Any) -> PutRequest:
         """The request that begins it."""
-        wanted = self.condition
         return PutRequest(
             id=request_id,
             **path_to_wire(self.path),
             digest=self.digest,
-            condition=_spelt(wanted),
-            etag=wanted.etag if isinstance(wanted, KnownVersion) else None,
+            **condition_fields(self.condition),
             operation=self.operation,
             **fields,
         )
@@ -109,10 +107,11 @@ class Put(Struct):
         return there.mtime_ns == mtime_ns
 
 
-def _spelt(condition: Condition) -> Literal["absent"] | DigestOf | None:
+def condition_fields(condition: Condition) -> dict[str, Any]:
+    """The fields of a put that spell a condition."""
     if isinstance(condition, KnownVersion):
-        return None
-    return digest_of(condition.name, condition.hex) if isinstance(condition, KnownDigest) else condition
+        return {"etag": condition.etag}
+    return {"condition": digest_of(condition.name, condition.hex) if isinstance(condition, KnownDigest) else condition}
 
 
 class FilePut:

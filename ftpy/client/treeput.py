@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ftpy.client.beside import Beside, Folder
 from ftpy.client.connection import Connection
-from ftpy.client.putting import FINAL, FilePut, Put, drop
+from ftpy.client.putting import FINAL, FilePut, Put, condition_fields, drop
 from ftpy.client.source import Source, local_error, version
 from ftpy.client.streams import Alone
 from ftpy.client.trees import (
@@ -39,7 +39,7 @@ from ftpy.errors import (
     Unsupported,
 )
 from ftpy.files import FileInfo, RemotePath, display
-from ftpy.storage.base import KnownDigest
+from ftpy.storage.base import Condition, KnownDigest
 from ftpy.timing import DISK
 from ftpy.wire.messages import (
     DigestReply,
@@ -69,11 +69,21 @@ _FLAGS = (
 class FileJob(Job):
     """A file of this side, as the walk found it."""
 
-    __slots__ = ("asks", "sent", "status", "transfer")
+    __slots__ = ("asks", "condition", "sent", "status", "transfer")
 
-    def __init__(self, path: RemotePath, name: str, status: os.stat_result, *, alone: bool, asks: bool) -> None:
+    def __init__(
+        self,
+        path: RemotePath,
+        name: str,
+        status: os.stat_result,
+        *,
+        alone: bool,
+        asks: bool = False,
+        condition: Condition = None,
+    ) -> None:
         super().__init__(path, name, status.st_size, alone=alone)
         self.status = status
+        self.condition = condition
         self.asks = asks
         """The server may have this very content: that is to be asked first."""
         self.sent: KnownDigest | None = None
@@ -170,7 +180,9 @@ class TreePut:
             if same:
                 self.tally.tell(Told("identical", found.path, found.local, status.st_size))
                 return None
-        return FileJob(found.path, found.local, status, alone=asks or status.st_size > self._inline_bytes, asks=asks)
+        alone = asks or status.st_size > self._inline_bytes
+        condition: Condition = "absent" if self._options.if_absent else None
+        return FileJob(found.path, found.local, status, alone=alone, asks=asks, condition=condition)
 
     def _digest(self, name: str) -> str | None:
         """The digest of a file of this side; None where it cannot be had, which is told when it is to be sent."""
@@ -218,8 +230,8 @@ class TreePut:
                 else:
                     self._send_batch(connection, batch, flying)
         finally:
-            if self._options.if_absent:
-                for job in flying:
+            for job in flying:
+                if job.condition is not None:
                     job.alone = True  # it may have been stored: what is there then is our own
             self.work.give_back(flying)
 
@@ -284,7 +296,8 @@ class TreePut:
                 mtime_ns=job.status.st_mtime_ns,
                 mode=job.status.st_mode & 0o777,
                 digest=name,
-                condition="absent" if self._options.if_absent else None,
+                **condition_fields(job.condition),
+                operation=self._options.operation,
                 length=job.size,
             )
         )
@@ -369,7 +382,7 @@ class TreePut:
     def _transfer(self, job: FileJob) -> FilePut:
         if job.transfer is None:
             options = self._options
-            wanted = Put(job.path, options.digest, "absent" if options.if_absent else None, self.tally.watch(job))
+            wanted = Put(job.path, options.digest, job.condition, self.tally.watch(job), options.operation)
             job.transfer = FilePut(wanted, Source(job.name, options.digest))
             if job.sent is not None:
                 job.transfer.answer_lost(job.sent)
@@ -408,6 +421,7 @@ class TreePut:
                         parents=True,
                         mode=end.mode,
                         mtime_ns=end.mtime_ns,
+                        operation=self._options.operation,
                     )
                 )
             while answered < len(ends):

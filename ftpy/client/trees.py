@@ -80,7 +80,8 @@ class TreeOptions(Struct, frozen=True):
     """How a tree is transferred.
 
     ``by_digest`` takes files for identical by their content instead of size and time; ``dry_run`` only tells;
-    ``force`` replaces different files on this side; ``if_absent`` none on the server.
+    ``force`` replaces different files on this side; ``if_absent`` none on the server; there, what is replaced is kept
+    under an ``operation``.
     ``on_told`` hears of every file, ``on_progress`` several times a second, both from any thread, one at a time.
     """
 
@@ -91,6 +92,7 @@ class TreeOptions(Struct, frozen=True):
     dry_run: bool = False
     force: bool = False
     if_absent: bool = False
+    operation: str | None = None
     on_told: Callable[[Told], None] = _nothing
     on_progress: Callable[[TreeProgress], None] = _nothing
 

@@ -1,0 +1,225 @@
+"""``ftpy sync``: the plan, shown or carried out, and what came of it."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from ftpy.cli.names import REMOTE_PATH, remote_path
+from ftpy.cli.options import LEAST_RATE, Streams, digest_option, examples, json_option, server_option
+from ftpy.cli.output import print_json, rate, size_of
+from ftpy.cli.quantities import Size
+from ftpy.cli.transfers import Outlet, client_of
+from ftpy.cli.undoing import SHOWN_DIGITS
+from ftpy.client.syncplan import MOST_DELETED, Plan, Step
+from ftpy.digests import DigestName
+from ftpy.files import display
+
+if TYPE_CHECKING:
+    from ftpy.cli.bars import TreeBars
+    from ftpy.client.client import Client
+    from ftpy.client.syncing import SyncResult
+    from ftpy.client.trees import Told
+    from ftpy.client.walking import Links
+
+WORDS = {
+    "make": "make folder",
+    "move": "move",
+    "add": "add",
+    "replace": "replace",
+    "delete": "delete",
+    "remove": "remove folder",
+}
+"""What people are told that a step does."""
+NOTICED_SECONDS = 2.0
+"""Clocks that differ by more are told of."""
+
+
+class _Percent(click.ParamType):  # type: ignore[type-arg]
+    """A whole number of percent, with or without the sign."""
+
+    name = "N%"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """0 to 100."""
+        found = re.fullmatch(r"(\d{1,3})%?", str(value), re.ASCII)
+        if found is None or int(found[1]) > 100:
+            self.fail(f"{value!r} is not a percentage, such as 60%", param, ctx)
+        return int(found[1])
+
+
+@click.command(
+    epilog=examples(
+        "ftpy sync photos backup/photos",
+        "ftpy sync --delete --dry-run photos backup/photos",
+        "ftpy sync --delete --max-delete 80% photos backup/photos",
+        "ftpy sync src build --exclude '*.o'",
+    )
+)
+@click.argument("local", metavar="LOCAL")
+@click.argument("remote", type=REMOTE_PATH, metavar="REMOTE")
+@click.option("--delete", is_flag=True, help="Delete what the source lacks, and move what only has another name.")
+@click.option("--max-delete", type=_Percent(), default=MOST_DELETED, show_default="50%", help="Most files to delete.")
+@click.option("--by-digest", is_flag=True, help="What is identical is told by content, not by size and time.")
+@click.option("-u", "--update", is_flag=True, help="Files that are newer on the other side stay.")
+@click.option("--include", multiple=True, metavar="PATTERN", help="Only files that match.")
+@click.option("--exclude", multiple=True, metavar="PATTERN", help="All but what matches.")
+@click.option(
+    "--links",
+    type=click.Choice(["skip", "copy"]),
+    default="skip",
+    help="Pass symbolic links over, or take what they name inside the tree.",
+)
+@click.option("--dry-run", is_flag=True, help="Tell the plan, and do nothing.")
+@click.option("-v", "--verbose", is_flag=True, help="A line for every step.")
+@click.option("--streams", type=Streams(), help="Connections that share the work, 1 to 32; by itself as many as pay.")
+@click.option("--limit", type=Size("RATE", least=LEAST_RATE), help="Most bytes a second, such as 500K or 20M.")
+@digest_option
+@click.option("-q", "--quiet", is_flag=True, help="No bars and no summary; errors are still said.")
+@json_option
+@server_option
+def sync(
+    *,
+    local: str,
+    remote: str,
+    delete: bool,
+    max_delete: int,
+    by_digest: bool,
+    update: bool,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    links: Links,
+    dry_run: bool,
+    verbose: bool,
+    streams: Literal["auto"] | int | None,
+    limit: int | None,
+    digest: DigestName | None,
+    quiet: bool,
+    as_json: bool,
+    server: str | None,
+) -> int:
+    """Make the folder REMOTE equal the folder LOCAL.
+
+    Both sides are listed to their ends and a plan is made of that, which --dry-run shows. Without --delete nothing on
+    the server goes. With it nothing is deleted where LOCAL is empty or could not be read in part, nor more than half
+    of REMOTE's files unless --max-delete allows it. Each step is taken only where the server still has what was listed.
+
+    What is replaced or deleted stays on the server for some time: the last line says how `ftpy undo` brings it back.
+    """
+    from ftpy.cli.bars import TreeBars
+    from ftpy.client.syncing import SyncOptions
+    from ftpy.client.walking import Selection
+
+    outlet = Outlet(quiet, as_json, verbose, dry_run)
+
+    def on_plan(plan: Plan) -> None:
+        if dry_run:
+            for step in plan.steps:
+                print_step(step, as_json=as_json)
+
+    with client_of(server, streams=streams, limit=limit) as client:
+        notice_clock(client)
+        with TreeBars(local, quiet=quiet or dry_run) as bars:
+            options = SyncOptions(
+                digest=digest or client.default_digest,
+                selection=Selection(include, exclude),
+                links=links,
+                by_digest=by_digest,
+                delete=delete,
+                most_deleted=max_delete,
+                keep_newer=update,
+                dry_run=dry_run,
+                on_plan=on_plan,
+                on_step=lambda step: _on_step(step, outlet, bars),
+                on_told=lambda told: _on_told(told, outlet, bars),
+                on_progress=bars,
+            )
+            result = client.sync(local, remote_path(remote), options)
+    print_result(local, result, outlet)
+    return 1 if result.failed or result.plan.conflicts else 0
+
+
+def notice_clock(client: Client) -> None:
+    """Say that the clocks differ, if they do: what is newer is judged by the host's clock, corrected."""
+    seconds = client.clock.offset_ns / 1e9
+    if abs(seconds) > NOTICED_SECONDS + client.clock.delay_ns / 2e9:
+        where = "ahead of" if seconds > 0 else "behind"
+        click.echo(f"ftpy: the server's clock is {abs(seconds):,.0f} s {where} this one; allowed for", err=True)
+
+
+def print_step(step: Step, *, as_json: bool) -> None:
+    """One step of a plan."""
+    if as_json:
+        fields: dict[str, object] = {"do": step.do, "path": str(step.path)}
+        if step.origin is not None:
+            fields["from"] = str(step.origin)
+        if step.do in ("add", "replace", "move", "delete"):
+            fields["size"] = step.size
+        print_json(fields | ({"newer": True} if step.newer else {}))
+        return
+    path = display(str(step.path))
+    what = f"{display(str(step.origin))} -> {path}" if step.origin is not None else path
+    size = f", {size_of(step.size)}" if step.do in ("add", "replace") else ""
+    click.echo(f"{WORDS[step.do]}: {what}{size}{', which is newer there' if step.newer else ''}")
+
+
+def _on_step(step: Step, outlet: Outlet, bars: TreeBars) -> None:
+    if outlet.as_json or outlet.verbose:
+        with bars.paused():
+            print_step(step, as_json=outlet.as_json)
+
+
+def _on_told(told: Told, outlet: Outlet, bars: TreeBars) -> None:
+    if told.verdict != "failed":  # what failed is told at the end
+        outlet.told(bars.paused, told)
+
+
+def print_result(name: str, result: SyncResult, outlet: Outlet) -> None:
+    """The failures, each with its reason, and one line of what was done."""
+    plan = result.plan
+    if outlet.as_json:
+        fields = {
+            "source": name,
+            "ok": not result.failed and not plan.conflicts,
+            "operation": result.operation,
+            "files": plan.count("add", "replace") if outlet.dry_run else result.tree.files,
+            "size": plan.size if outlet.dry_run else result.tree.size,
+            "moved": plan.count("move") if outlet.dry_run else result.moved,
+            "deleted": plan.count("delete") if outlet.dry_run else result.deleted,
+            "identical": plan.identical,
+            "newer": len(plan.newer),
+            "conflicts": [str(path) for path in plan.conflicts],
+            "failed": result.failed,
+            "dry_run": outlet.dry_run,
+        }
+        print_json(fields)
+    for told in result.failures:
+        if told.error is not None:
+            outlet.failure(told.name, told.error)
+    for path in plan.conflicts:
+        click.echo(
+            f"ftpy: {display(str(path))}: a folder on one side and none on the other; --delete changes it", err=True
+        )
+    if result.stopped:
+        click.echo("ftpy: some of it failed, so nothing was deleted; the same command again goes on", err=True)
+    if not outlet.quiet and not outlet.as_json:
+        click.echo(_summary(name, result, dry_run=outlet.dry_run))
+
+
+def _summary(name: str, result: SyncResult, *, dry_run: bool) -> str:
+    plan, tree = result.plan, result.tree
+    if dry_run:
+        facts = [f"{plan.count('add', 'replace'):,} files, {size_of(plan.size)} to move"]
+        counts = {"to rename": plan.count("move"), "to delete": plan.count("delete")}
+    else:
+        facts = [f"{tree.files:,} files, {size_of(tree.size)} in {tree.seconds:.1f} s"]
+        if tree.files and tree.seconds:
+            facts[0] += f" ({rate(tree.size, tree.seconds)}), verified"
+        counts = {"renamed": result.moved, "deleted": result.deleted}
+    counts |= {"identical already": plan.identical, "newer there": len(plan.newer), "FAILED": result.failed}
+    facts += [f"{count:,} {what}" for what, count in counts.items() if count]
+    if result.operation is not None:
+        facts.append(f"to undo: ftpy undo {result.operation[:SHOWN_DIGITS]}")
+    return f"{display(name)}: {', '.join(facts)}"

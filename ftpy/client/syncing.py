@@ -1,0 +1,351 @@
+"""A sync carried out: both sides listed, planned (``syncplan``), and the plan's steps taken in their order."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct, field
+
+from ftpy.client.connection import Connection
+from ftpy.client.pipelining import Pipeline
+from ftpy.client.source import Source
+from ftpy.client.syncplan import MOST_DELETED, Item, Plan, Rules, Step, make_plan
+from ftpy.client.treeput import FileJob, FolderEnd, TreePut
+from ftpy.client.trees import MOST_TOLD, OWNER_BITS, Told, TreeOptions, TreeProgress, TreeResult, same_time
+from ftpy.client.walking import Filter, Found, Links, Selection, Walk
+from ftpy.digests import DigestName
+from ftpy.errors import FtpyError, LocalFileError, NotFound, RequestError
+from ftpy.files import FileInfo, RemotePath
+from ftpy.storage.base import Condition, KnownVersion
+from ftpy.wire.messages import MkdirReply, MkdirRequest, MvReply, MvRequest, RmReply, RmRequest, StatReply, StatRequest
+from ftpy.wire.spelling import path_to_wire
+
+if TYPE_CHECKING:
+    from ftpy.client.syncs import Syncs
+
+NOTICED_SECONDS = 2.0
+"""Clocks that differ by more are told of: file systems and people round to that."""
+STAGES: dict[str, str] = {
+    "make": "make",
+    "move": "move",
+    "add": "put",
+    "replace": "put",
+    "delete": "rm",
+    "remove": "rm",
+}
+"""Which steps are taken together."""
+
+
+def _nothing(_: object) -> None:
+    return None
+
+
+class SyncOptions(Struct, frozen=True):
+    """How to sync: which files (``selection``), what is compared, what may be deleted, who hears of it.
+
+    ``most_deleted`` is in percent of the target's files. ``on_plan`` hears the plan before anything is done,
+    ``on_told`` and ``on_progress`` as those of a tree; of what is moved or deleted ``on_step``.
+    """
+
+    digest: DigestName = "md5"
+    selection: Selection = field(default_factory=Selection)
+    links: Links = "skip"
+    by_digest: bool = False
+    delete: bool = False
+    most_deleted: int = MOST_DELETED
+    keep_newer: bool = False
+    dry_run: bool = False
+    on_plan: Callable[[Plan], None] = _nothing
+    on_step: Callable[[Step], None] = _nothing
+    on_told: Callable[[Told], None] = _nothing
+    on_progress: Callable[[TreeProgress], None] = _nothing
+
+
+class SyncResult(Struct):
+    """What came of a sync: its ``plan``, the ``operation`` that undoes it (None: nothing was to be done).
+
+    ``moved`` and ``deleted`` count files, ``tree`` says what was transferred; ``failures`` are the first of those steps
+    that failed. ``stopped``: some failed, so that the deletions behind them were left out.
+    """
+
+    plan: Plan
+    operation: str | None = None
+    moved: int = 0
+    deleted: int = 0
+    tree: TreeResult = field(default_factory=TreeResult)
+    failed: int = 0
+    failures: list[Told] = field(default_factory=list)
+    stopped: bool = False
+
+
+class Local(Struct):
+    """This side as it was found: ``items`` below the folder, files' and folders' places and status by path."""
+
+    items: list[Item]
+    found: dict[RemotePath, Found]
+    failed: list[Found]
+
+
+def list_local(root: str, target: RemotePath, selection: Selection, links: Links) -> Local:
+    """All of a tree on this side. Raises LocalFileError for the root itself."""
+    depth = len(target.parts)
+    local = Local([], {}, [])
+    for found in Walk(root, target, selection, links):
+        below = RemotePath(found.path.parts[depth:])
+        if found.kind == "failed":
+            local.failed.append(found)
+        elif found.kind != "end":
+            local.found[below] = found
+            if below.parts:
+                local.items.append(_item_of(below, found))
+    return local
+
+
+def _item_of(below: RemotePath, found: Found) -> Item:
+    if found.status is None or found.kind not in ("file", "directory"):
+        return Item(below, "passed")
+    status = found.status
+    size = status.st_size if found.kind == "file" else 0
+    kind: Literal["file", "directory"] = "file" if found.kind == "file" else "directory"
+    return Item(below, kind, size, status.st_mtime_ns, status.st_mode & 0o777)
+
+
+def items_of(listed: list[FileInfo], below: RemotePath, filtered: Filter | None) -> list[Item]:
+    """A listing as one side of a plan; what no pattern lets through is there, but not meant."""
+    items = []
+    depth = len(below.parts)
+    left_out: set[RemotePath] = set()
+    for info in sorted(listed, key=lambda info: info.path):
+        path = RemotePath(info.path.parts[depth:])
+        meant = path.parent not in left_out
+        if meant and filtered is not None:
+            text = str(path)
+            meant = filtered.enters(text) if info.type == "directory" else filtered.takes_file(text)
+        if not meant and info.type == "directory":
+            left_out.add(path)
+        kind: Literal["file", "directory", "other"] = info.type if info.type in ("file", "directory") else "other"
+        items.append(Item(path, kind, info.size, info.mtime_ns, info.mode, info.etag, meant))
+    return items
+
+
+class Push:
+    """A folder of this side, ``root``, to be what the folder ``target`` on the server becomes."""
+
+    def __init__(self, client: Syncs, root: str, target: RemotePath, options: SyncOptions) -> None:
+        self._client, self._root, self._target, self._options = client, root, target, options
+        self._filter = options.selection.compiled()
+        self._digests: dict[str, str | None] = {}
+        self._local: Local
+        self._there: dict[RemotePath, FileInfo]
+
+    def run(self) -> SyncResult:
+        """List, plan, and do it. Raises SyncRefused, LocalFileError for the root, what ends a connection for good."""
+        plan = self._plan()
+        options = self._options
+        result = SyncResult(plan)
+        for found in self._local.failed:
+            self._fail(result, found.path, found.local, found.error)
+        if options.dry_run:
+            options.on_plan(plan)
+            plan.check(complete=not self._local.failed, most_deleted=options.most_deleted)
+            return result
+        plan.check(complete=not self._local.failed, most_deleted=options.most_deleted)
+        options.on_plan(plan)
+        ends = list(self._ends(plan))
+        if plan.steps or ends:
+            if plan.steps:
+                result.operation = self._client.begin(f"sync {self._root} {self._target or '/'}")
+            self._carry_out(plan, result)
+            self._put(result, [], ends)
+        return result
+
+    # ---------------------------------------------------------------- planning
+
+    def _plan(self) -> Plan:
+        options = self._options
+        self._local = list_local(self._root, self._target, options.selection, options.links)
+        try:
+            listed = list(self._client.ls(self._target, recursive=True))
+        except NotFound:
+            listed = []
+        depth = len(self._target.parts)
+        self._there = {RemotePath(info.path.parts[depth:]): info for info in listed}
+        rules = Rules(
+            delete=options.delete,
+            keep_newer=options.keep_newer,
+            by_digest=options.by_digest,
+            only_some=self._filter is not None and self._filter.only_some,
+            ahead_ns=self._client.clock.offset_ns,
+        )
+        return make_plan(self._local.items, items_of(listed, self._target, self._filter), rules, self._alike)
+
+    def _alike(self, ours: Item, theirs: Item) -> bool:
+        name = self._options.digest
+        info = self._there[theirs.path]
+        known: str | None = getattr(info, name)
+        try:
+            there = known or self._client.digest(info.path, name).hex
+        except RequestError:
+            return False  # gone, or out of our sight
+        local = self._local.found[ours.path].local
+        if local not in self._digests:
+            try:
+                with Source(local, name) as source:
+                    self._digests[local] = source.read_digest()
+            except LocalFileError:
+                self._digests[local] = None  # told when it is to be sent
+        return self._digests[local] == there
+
+    # ---------------------------------------------------------------- doing it
+
+    def _carry_out(self, plan: Plan, result: SyncResult) -> None:
+        for stage, group in itertools.groupby(plan.steps, key=lambda step: STAGES[step.do]):
+            steps = list(group)
+            if stage == "put":
+                self._put(result, steps, [])
+            elif stage == "rm" and result.failed:
+                result.stopped = True
+                return
+            else:
+                pipeline = _PIPELINES[stage](steps, self, result)
+                self._client._persist(pipeline.attempt, partial(_done, pipeline))
+
+    def _put(self, result: SyncResult, steps: list[Step], ends: list[FolderEnd]) -> None:
+        options = self._options
+        wanted = TreeOptions(
+            digest=options.digest,
+            operation=result.operation,
+            on_told=options.on_told,
+            on_progress=options.on_progress,
+        )
+        found = [(step, self._local.found[step.path]) for step in steps]
+        tree = PlannedPut(self._root, self._target, wanted, self._client._connected().inline_bytes, (found, ends))
+        told = self._client._run_tree(tree, wanted)
+        result.tree.files += told.files
+        result.tree.size += told.size
+        result.tree.seconds += told.seconds
+        for failure in told.failures:
+            self._fail(result, failure.path, failure.name, failure.error)
+        result.failed += told.failed - len(told.failures)
+
+    def _ends(self, plan: Plan) -> Iterator[FolderEnd]:
+        """Folders whose mode or time is not as here, or will not be once the plan is carried out; deepest first."""
+        if self._filter is not None and self._filter.only_some:
+            return
+        touched = {way.parent for step in plan.steps for way in (step.path, step.origin) if way is not None}
+        kept = set(plan.conflicts)
+        folders = [(path, found) for path, found in self._local.found.items() if found.kind == "directory"]
+        for path, found in reversed(folders):
+            if any(RemotePath(path.parts[:depth]) in kept for depth in range(1, len(path.parts) + 1)):
+                continue
+            status, there = found.status, self._there.get(path)
+            assert status is not None
+            mode = status.st_mode & 0o777 | OWNER_BITS
+            as_it_should_be = path not in touched and (
+                (there is not None and there.mode == mode and same_time(there.mtime_ns, status.st_mtime_ns))
+                or (not path.parts and bool(self._there))
+            )
+            if found.path.parts and not as_it_should_be:
+                yield FolderEnd(found.path, found.local, mode, status.st_mtime_ns)
+
+    def at(self, path: RemotePath) -> RemotePath:
+        """A path of the plan on the server."""
+        return RemotePath((*self._target.parts, *path.parts))
+
+    def answered(self, result: SyncResult, step: Step, error: FtpyError | None) -> None:
+        """A step was taken, or refused."""
+        if error is not None:
+            self._fail(result, self.at(step.path), str(self.at(step.path)), error)
+            return
+        result.moved += step.do == "move"
+        result.deleted += step.do == "delete"
+        self._options.on_step(step)
+
+    @staticmethod
+    def _fail(result: SyncResult, path: RemotePath, name: str, error: FtpyError | None) -> None:
+        result.failed += 1
+        if len(result.failures) < MOST_TOLD:
+            result.failures.append(Told("failed", path, name, error=error))
+
+
+class PlannedPut(TreePut):
+    """The files that a plan adds and replaces, and folders to be finished."""
+
+    def __init__(
+        self,
+        root: str,
+        target: RemotePath,
+        options: TreeOptions,
+        inline_bytes: int,
+        planned: tuple[list[tuple[Step, Found]], list[FolderEnd]],
+    ) -> None:
+        super().__init__(root, target, options, inline_bytes, None)
+        self._steps, self._planned_ends = planned
+
+    def _found(self) -> Iterator[FileJob | FolderEnd]:
+        for step, found in self._steps:
+            assert found.status is not None
+            self.tally.found(found.status.st_size)
+            condition: Condition = "absent" if step.do == "add" else None
+            if step.etag is not None:
+                condition = KnownVersion(step.etag)
+            alone = found.status.st_size > self._inline_bytes
+            yield FileJob(found.path, found.local, found.status, alone=alone, condition=condition)
+        self.tally.progress.known = True
+        yield from self._planned_ends
+
+
+def _done(pipeline: _Steps) -> int:
+    return pipeline.done
+
+
+class _Steps(Pipeline[Step]):
+    """Steps of one stage."""
+
+    def __init__(self, steps: list[Step], push: Push, result: SyncResult) -> None:
+        super().__init__(steps)
+        self._push, self._result = push, result
+
+    def answered(self, job: Step, error: FtpyError | None) -> None:
+        self._push.answered(self._result, job, error)
+
+
+class _Makes(_Steps):
+    reply = MkdirReply
+
+    def request(self, job: Step, request_id: int) -> MkdirRequest:
+        path = path_to_wire(self._push.at(job.path))
+        return MkdirRequest(id=request_id, **path, parents=True, operation=self._result.operation)
+
+
+class _Moves(_Steps):
+    reply = MvReply
+
+    def request(self, job: Step, request_id: int) -> MvRequest:
+        assert job.origin is not None
+        paths = path_to_wire(self._push.at(job.origin)) | path_to_wire(self._push.at(job.path), "to")
+        operation = self._result.operation
+        return MvRequest(id=request_id, **paths, condition="absent", etag=job.etag, operation=operation)
+
+    def found_done(self, connection: Connection, job: Step, error: RequestError) -> bool:
+        if not isinstance(error, NotFound):
+            return False
+        try:
+            look = StatRequest(id=connection.next_id(), **path_to_wire(self._push.at(job.path)))
+            return connection.call(look, StatReply).entry.size == job.size
+        except RequestError:
+            return False
+
+
+class _Removals(_Steps):
+    reply = RmReply
+
+    def request(self, job: Step, request_id: int) -> RmRequest:
+        path = path_to_wire(self._push.at(job.path))
+        return RmRequest(id=request_id, **path, etag=job.etag, operation=self._result.operation)
+
+
+_PIPELINES: dict[str, type[_Steps]] = {"make": _Makes, "move": _Moves, "rm": _Removals}

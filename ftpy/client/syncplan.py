@@ -1,0 +1,248 @@
+"""What a sync is to do: a pure function of two listings, whose result is shown and then carried out as it is.
+
+One side is the source, the other the target, which is to become equal to it. Nothing is deleted unless that is asked
+for, and then not too much of it (``Plan.check``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal
+
+from msgspec import Struct, field
+
+from ftpy.client.trees import same_time
+from ftpy.errors import SyncRefused
+from ftpy.files import RemotePath
+
+Kind = Literal["file", "directory", "passed", "other"]
+"""``passed``: something of the source that is passed over, a link say, in whose place the target keeps what it has."""
+
+MOST_DELETED = 50
+"""Percent of the target's files that a sync deletes unless it is told more."""
+
+
+class Item(Struct, frozen=True):
+    """Something on one side, below what is synced; not ``meant``: a pattern leaves it out."""
+
+    path: RemotePath
+    kind: Kind
+    size: int = 0
+    mtime_ns: int = 0
+    mode: int = 0
+    etag: str | None = None
+    meant: bool = True
+
+
+class Rules(Struct, frozen=True):
+    """How to plan: ``delete`` what the source lacks; ``keep_newer`` files of the target; compare ``by_digest``.
+
+    ``only_some`` files are meant: then folders are never removed. ``ahead_ns`` is how far the target's clock is ahead.
+    """
+
+    delete: bool = False
+    keep_newer: bool = False
+    by_digest: bool = False
+    only_some: bool = False
+    ahead_ns: int = 0
+
+
+Alike = Callable[[Item, Item], bool]
+"""Whether a file of the source and one of the target, of one size, have the same content."""
+
+Do = Literal["make", "move", "add", "replace", "delete", "remove"]
+"""Make a folder, move a file to its new name, add or replace a file, delete a file, remove a folder."""
+
+
+class Step(Struct, frozen=True):
+    """One thing to do to the target, at ``path``; a move comes from ``origin``.
+
+    ``etag`` is the version that the target must still have there, where it has one; ``newer``: what is replaced is
+    newer than what comes.
+    """
+
+    do: Do
+    path: RemotePath
+    size: int = 0
+    origin: RemotePath | None = None
+    etag: str | None = None
+    newer: bool = False
+
+
+class Plan(Struct, frozen=True):
+    """The ``steps``, in an order in which they can be carried out, and what was found besides."""
+
+    steps: tuple[Step, ...] = ()
+    identical: int = 0
+    """Files that are the same on both sides."""
+    newer: tuple[RemotePath, ...] = ()
+    """Files of the target that stay because they are newer."""
+    conflicts: tuple[RemotePath, ...] = ()
+    """Where one side has a folder and the other none, and nothing may be deleted; all below is left as it is."""
+    source_files: int = 0
+    target_files: int = 0
+
+    def count(self, *kinds: Do) -> int:
+        """How many steps there are of these kinds."""
+        return sum(step.do in kinds for step in self.steps)
+
+    @property
+    def size(self) -> int:
+        """Bytes that are to be transferred."""
+        return sum(step.size for step in self.steps if step.do in ("add", "replace"))
+
+    def check(self, *, complete: bool, most_deleted: int = MOST_DELETED) -> None:
+        """Raises SyncRefused for a plan that would delete what it had better not.
+
+        ``complete``: all of the source could be read. ``most_deleted`` percent of the target's files may go.
+        """
+        deleted = self.count("delete")
+        if not deleted and not self.count("remove", "move"):  # what is moved is gone from where it was
+            return
+        if not complete:
+            raise SyncRefused("part of the source could not be read, so nothing is deleted; nothing was changed")
+        if not self.source_files:
+            raise SyncRefused("the source is empty, so nothing is deleted; nothing was changed")
+        if deleted * 100 > most_deleted * self.target_files:
+            percent = -(-deleted * 100 // self.target_files)
+            raise SyncRefused(
+                f"{deleted:,} of the target's {self.target_files:,} files would be deleted, which is over"
+                f" {most_deleted}%; --max-delete {percent}% allows it; nothing was changed"
+            )
+
+
+class _Planner(Struct):
+    """The state of one planning; ``there`` and ``here`` by path."""
+
+    here: dict[RemotePath, Item]
+    there: dict[RemotePath, Item]
+    rules: Rules
+    alike: Alike
+    blocked: set[RemotePath] = field(default_factory=set)
+    cleared: set[RemotePath] = field(default_factory=set)
+    """Places whose target gives way to something of another kind, with all below."""
+    come: dict[RemotePath, Step] = field(default_factory=dict)
+    made: list[RemotePath] = field(default_factory=list)
+    identical: int = 0
+    newer: list[RemotePath] = field(default_factory=list)
+    conflicts: list[RemotePath] = field(default_factory=list)
+
+
+def make_plan(source: Iterable[Item], target: Iterable[Item], rules: Rules, alike: Alike) -> Plan:
+    """What makes ``target`` equal ``source``, as far as the rules go."""
+    here = {item.path: item for item in sorted(source, key=lambda item: item.path)}
+    there = {item.path: item for item in sorted(target, key=lambda item: item.path)}
+    planner = _Planner(here, there, rules, alike)
+    for item in here.values():
+        if not any(way in planner.blocked for way in _ways(item.path)):
+            _look(planner, item)
+    gone = _gone(planner) if rules.delete else {}
+    moves = _moves(planner, gone)
+    return Plan(
+        steps=tuple(_ordered(planner, gone, moves)),
+        identical=planner.identical,
+        newer=tuple(planner.newer),
+        conflicts=tuple(planner.conflicts),
+        source_files=sum(item.kind == "file" for item in here.values()),
+        target_files=sum(item.meant and item.kind != "directory" for item in there.values()),
+    )
+
+
+def _look(planner: _Planner, item: Item) -> None:
+    """What becomes of one thing of the source."""
+    other = planner.there.get(item.path)
+    if item.kind == "passed":
+        planner.blocked.add(item.path)
+    elif other is not None and (item.kind == "directory") != (other.kind == "directory"):
+        _change_kind(planner, item, other)
+    elif item.kind == "directory":
+        if other is None:
+            planner.made.append(item.path)
+    elif other is None:
+        planner.come[item.path] = Step("add", item.path, item.size)
+    elif _same(planner, item, other):
+        planner.identical += 1
+    else:
+        newer = other.mtime_ns - planner.rules.ahead_ns > item.mtime_ns and not same_time(other.mtime_ns, item.mtime_ns)
+        if newer and planner.rules.keep_newer:
+            planner.newer.append(item.path)
+        else:
+            planner.come[item.path] = Step("replace", item.path, item.size, etag=other.etag, newer=newer)
+
+
+def _same(planner: _Planner, item: Item, other: Item) -> bool:
+    if other.kind != "file" or item.size != other.size:
+        return False
+    return planner.alike(item, other) if planner.rules.by_digest else same_time(item.mtime_ns, other.mtime_ns)
+
+
+def _change_kind(planner: _Planner, item: Item, other: Item) -> None:
+    """A file where the target has a folder, or the other way round: the target's goes first, if it may."""
+    below = [one for one in planner.there.values() if item.path in _ways(one.path)] if other.kind == "directory" else []
+    if not planner.rules.delete or not all(one.meant for one in (other, *below)):
+        planner.conflicts.append(item.path)
+        planner.blocked.add(item.path)
+        return
+    planner.cleared.add(item.path)
+    if item.kind == "directory":
+        planner.made.append(item.path)
+    else:
+        planner.come[item.path] = Step("add", item.path, item.size)
+
+
+def _gone(planner: _Planner) -> dict[RemotePath, Item]:
+    """What of the target is to go: what the source lacks, or has in another kind; no folder that something stays in."""
+    gone = {}
+    staying: set[RemotePath] = set()
+    for item in reversed(planner.there.values()):  # what is in a folder before the folder
+        lacking = item.path not in planner.here or item.path in planner.cleared
+        protected = not planner.blocked.isdisjoint([item.path, *_ways(item.path)])
+        goes = lacking and item.meant and not protected
+        if item.kind == "directory" and item.path not in planner.cleared:
+            goes = goes and item.path not in staying and not planner.rules.only_some
+        if goes:
+            gone[item.path] = item
+        else:
+            staying.update(_ways(item.path))
+    return gone
+
+
+def _moves(planner: _Planner, gone: dict[RemotePath, Item]) -> list[Step]:
+    """Files that only have other names: each takes one of those that come and one of those that go."""
+    by_size: dict[int, list[Item]] = {}
+    for item in sorted(gone.values(), key=lambda item: item.path):
+        if item.kind == "file" and item.size and item.path not in planner.cleared:
+            by_size.setdefault(item.size, []).append(item)
+    moves = []
+    for step in list(planner.come.values()):
+        if step.do != "add" or not planner.cleared.isdisjoint([step.path, *_ways(step.path)]):
+            continue
+        new = planner.here[step.path]
+        for old in by_size.get(step.size, ()):
+            timely = planner.rules.by_digest or same_time(old.mtime_ns, new.mtime_ns)
+            if timely and planner.alike(new, old):
+                moves.append(Step("move", step.path, step.size, old.path, old.etag))
+                by_size[step.size].remove(old)
+                del planner.come[step.path], gone[old.path]
+                break
+    return moves
+
+
+def _ordered(planner: _Planner, gone: dict[RemotePath, Item], moves: list[Step]) -> Iterator[Step]:
+    """Folders that moves need, moves, what is in the way, folders, files, what is left to delete."""
+    needed = {way for step in moves for way in _ways(step.path)}
+    yield from (Step("make", path) for path in planner.made if path in needed)
+    yield from moves
+    for in_the_way in (True, False):
+        if not in_the_way:
+            yield from (Step("make", path) for path in planner.made if path not in needed)
+            yield from planner.come.values()
+        for path, item in gone.items():
+            if (not planner.cleared.isdisjoint([path, *_ways(path)])) == in_the_way:
+                kind: Do = "remove" if item.kind == "directory" else "delete"
+                yield Step(kind, path, item.size, etag=item.etag)
+
+
+def _ways(path: RemotePath) -> list[RemotePath]:
+    """The folders that a path is in, the nearest first."""
+    return [RemotePath(path.parts[:depth]) for depth in range(len(path.parts) - 1, 0, -1)]

@@ -1,0 +1,180 @@
+"""sync between a real client and a real server: done, undone, refused, broken off and gone on with."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftpy.client.syncing import SyncOptions, SyncResult
+from ftpy.client.syncplan import Plan
+from ftpy.client.walking import Selection
+from ftpy.config.client import Transfer
+from ftpy.errors import Changed, ConnectionFailed, LocalFileError, SyncRefused
+from tests.rig import Fault, Host, Proxy
+
+Tree = dict[str, Any]
+
+
+def make(top: Path, files: dict[str, bytes], mtime_ns: int = 10**18) -> None:
+    for name, data in files.items():
+        path = top / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        os.utime(path, ns=(mtime_ns, mtime_ns))
+
+
+def tree(top: Path) -> Tree:
+    """What is there: content and time of files, None for folders."""
+    return {
+        str(path.relative_to(top)): None if path.is_dir() else (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in top.rglob("*")
+        if ".ftpy" not in path.parts
+    }
+
+
+def sync(host: Host, local: Path, remote: str = "d", **options: Any) -> SyncResult:
+    with host.client() as client:
+        return client.sync(local, remote, SyncOptions(**options))
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Path:
+    local = tmp_path / "local"
+    make(local, {f"{number % 7}/{number}": b"%d" % number for number in range(40)} | {"top": b"x" * 5000})
+    return local
+
+
+def test_a_sync_makes_the_target_equal_and_undo_makes_it_what_it_was(host: Host, local: Path) -> None:
+    sync(host, local)
+    assert tree(host.root / "d") == tree(local)
+    (local / "1" / "8").write_bytes(b"other")
+    (local / "2" / "2").unlink()
+    shutil.rmtree(local / "3")
+    (local / "4" / "4").rename(local / "renamed")
+    (local / "big").write_bytes(os.urandom(3 * 1024 * 1024))
+    (local / "empty").mkdir()
+    before = tree(host.root / "d")
+    plans: list[Plan] = []
+    result = sync(host, local, delete=True, on_plan=plans.append)
+    assert tree(host.root / "d") == tree(local) and plans == [result.plan]
+    assert (result.moved, result.deleted, result.tree.files, result.failed) == (1, 7, 2, 0)
+    assert sync(host, local, delete=True).plan.steps == ()
+    with host.client() as client:
+        assert result.operation is not None
+        undone = client.undo(result.operation)
+        assert undone.left == 0 and tree(host.root / "d") == before
+        client.undo(undone.by)
+        assert tree(host.root / "d") == tree(local)
+
+
+def test_a_dry_run_tells_the_plan_that_is_then_carried_out_and_changes_nothing(plain_host: Host, local: Path) -> None:
+    make(plain_host.root / "d", {"gone": b"1", "top": b"old"})
+    before = tree(plain_host.root)
+    told = sync(plain_host, local, delete=True, dry_run=True, most_deleted=100).plan
+    assert tree(plain_host.root) == before and told.steps
+    assert sync(plain_host, local, delete=True, most_deleted=100).plan == told
+
+
+def test_without_delete_nothing_goes(plain_host: Host, local: Path) -> None:
+    make(plain_host.root / "d", {"gone": b"1", "3/gone": b"2"})
+    sync(plain_host, local)
+    found = tree(plain_host.root / "d")
+    assert {name for name in found if name not in tree(local)} == {"gone", "3/gone"}
+
+
+def test_an_empty_or_missing_source_deletes_nothing(plain_host: Host, tmp_path: Path) -> None:
+    make(plain_host.root / "d", {"a": b"1"})
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SyncRefused, match="empty"):
+        sync(plain_host, tmp_path / "empty", delete=True, most_deleted=100)
+    with pytest.raises(LocalFileError):
+        sync(plain_host, tmp_path / "missing", delete=True)
+    assert tree(plain_host.root / "d").keys() == {"a"}
+    with plain_host.client() as client:
+        assert client.operations() == []
+
+
+def test_a_source_that_is_unreadable_in_part_deletes_nothing(plain_host: Host, local: Path) -> None:
+    make(plain_host.root / "d", {"gone": b"1", "1/1": b"1"})
+    os.mkdir(os.fsencode(local / "x") + b"\n")  # a name that no server takes
+    with pytest.raises(SyncRefused, match="could not be read"):
+        sync(plain_host, local, delete=True)
+    assert tree(plain_host.root / "d").keys() == {"gone", "1", "1/1"}
+    make(plain_host.root / "d", {"gone": b"no other is like it"})
+    with pytest.raises(SyncRefused, match="could not be read"):
+        sync(plain_host, local, delete=True)
+    result = sync(plain_host, local)
+    assert result.failed == 1 and result.tree.files == 40
+
+
+def test_more_than_half_is_refused_with_the_number_and_done_when_it_is_allowed(plain_host: Host, local: Path) -> None:
+    sync(plain_host, local)
+    for number in range(41 - 20):
+        if number < 40:
+            (local / str(number % 7) / str(number)).unlink()
+    with pytest.raises(SyncRefused, match=r"21 of the target's 41 files .* --max-delete 52%"):
+        sync(plain_host, local, delete=True)
+    assert sync(plain_host, local, delete=True, most_deleted=52).deleted == 21
+    assert tree(plain_host.root / "d") == tree(local)
+
+
+def test_what_changed_since_the_plan_is_left_alone_and_nothing_is_deleted_behind_it(
+    plain_host: Host, local: Path
+) -> None:
+    sync(plain_host, local)
+    (local / "top").write_bytes(b"newer")
+    (local / "1" / "1").unlink()
+
+    def meddle(_: Plan) -> None:
+        make(plain_host.root / "d", {"top": b"somebody's"}, 2 * 10**18)
+
+    result = sync(plain_host, local, delete=True, on_plan=meddle)
+    assert [type(told.error) for told in result.failures] == [Changed]
+    assert result.stopped and (plain_host.root / "d" / "top").read_bytes() == b"somebody's"
+    assert (plain_host.root / "d" / "1" / "1").exists()
+    assert sync(plain_host, local, delete=True).failed == 0
+    assert tree(plain_host.root / "d") == tree(local)
+
+
+def test_patterns_and_links_leave_the_target_what_they_leave_out(plain_host: Host, local: Path) -> None:
+    (local / "link").symlink_to("top")
+    make(plain_host.root / "d", {"x.o": b"1", "3/y.o": b"2", "link": b"3", "z": b"4"})
+    sync(plain_host, local, delete=True, selection=Selection(exclude=["*.o"]))
+    found = tree(plain_host.root / "d")
+    assert {name for name in found if name not in tree(local)} == {"x.o", "3/y.o"}
+    assert found["link"][0] == b"3"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [2000, 6000, 12000, 20000])
+def test_broken_off_anywhere_it_goes_on_and_all_can_be_undone(plain_host: Host, local: Path, after: int) -> None:
+    make(plain_host.root / "d", {f"old/{number}": b"o%d" % number for number in range(20)} | {"top": b"old"})
+    before = tree(plain_host.root)
+    impatient = Transfer(stall_seconds=5.0, connect_seconds=5.0, retries=0, streams=1)
+    with Proxy(plain_host.address, (Fault("cut", after), Fault())) as proxy:
+        try:
+            with plain_host.client(address=proxy.address, transfer=impatient) as client:
+                client.sync(local, "d", SyncOptions(delete=True, most_deleted=100))
+        except ConnectionFailed:
+            pass
+    result = sync(plain_host, local, delete=True, most_deleted=100)
+    assert result.failed == 0 and tree(plain_host.root / "d") == tree(local)
+    with plain_host.client() as client:
+        for operation in client.operations():
+            assert client.undo(operation.id).left == 0
+    assert tree(plain_host.root) == before
+
+
+@pytest.mark.parametrize("after", [3000, 9000])
+def test_a_client_that_reconnects_does_each_step_once(plain_host: Host, local: Path, after: int) -> None:
+    make(plain_host.root / "d", {f"old/{number}": b"o%d" % number for number in range(20)} | {"top": b"old"})
+    with (
+        Proxy(plain_host.address, (Fault("cut", after), Fault()), (Fault(), Fault())) as proxy,
+        plain_host.client(address=proxy.address) as client,
+    ):
+        result = client.sync(local, "d", SyncOptions(delete=True, most_deleted=100))
+    assert result.failed == 0 and tree(plain_host.root / "d") == tree(local)

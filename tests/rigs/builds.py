@@ -10,6 +10,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from tests.rigs import closing
 
@@ -119,6 +120,51 @@ def small_parts() -> None:
     syncing.SYNC_BYTES, syncing.MOST_UNSYNCED = 256 * KIB, 1024 * KIB
 
 
+def slow_rename() -> None:
+    """Not broken: every rename takes its time, so that a kill comes between two of them."""
+    import time
+
+    from ftpy.storage.beneath import Directory
+
+    real = Directory.rename
+
+    def rename(self: Directory, leaf: str, into: Directory, new: str) -> None:
+        time.sleep(0.005)
+        real(self, leaf, into, new)
+
+    Directory.rename = rename  # type: ignore[method-assign]
+
+
+def unsettled_feed() -> None:
+    """An event is told as soon as it is about to happen, and stays whatever becomes of it."""
+    from ftpy.storage import feedbook
+
+    real = feedbook._insert
+
+    def insert(database: Any, several: Any) -> list[int]:
+        numbers = real(database, several)
+        database.execute("DELETE FROM pending")
+        return numbers
+
+    vars(feedbook)["_insert"] = insert
+
+
+def late_feed() -> None:
+    """An event is written down when it has happened, and not before."""
+    from ftpy.storage import feedbook
+
+    real = feedbook.FeedBook._add
+    feedbook.FeedBook._add = lambda self, entry: None  # type: ignore[method-assign]
+    end = feedbook.FeedBook._end
+
+    def late(self: Any, entry: Any, record: Any) -> None:
+        if record.happened:
+            real(self, entry)
+            end(self, entry, record)
+
+    feedbook.FeedBook._end = late  # type: ignore[method-assign]
+
+
 BUILDS: dict[str, Callable[[], None]] = {
     build.__name__.replace("_", "-"): build
     for build in (
@@ -132,6 +178,9 @@ BUILDS: dict[str, Callable[[], None]] = {
         failing_close,
         no_drain,
         small_parts,
+        slow_rename,
+        unsettled_feed,
+        late_feed,
     )
 }
 

@@ -46,6 +46,7 @@ from ftpy.wire.messages import (
     UploadReply,
     reply_type,
 )
+from ftpy.wire.ping import PingReply, PingRequest
 from ftpy.wire.spelling import b64encode
 from ftpy.wire.upkeep import DfReply, DfRequest, TouchReply, TouchRequest
 from tests.rigs.impostors import Identity
@@ -222,6 +223,13 @@ class Model:
     def _df(self, request: DfRequest, _: bytes) -> list[Answer]:
         numbers: dict[str, Any] = {name: 1000 for name in DfReply.__struct_fields__ if name not in ("id", "ok")}
         return [honest(DfReply(id=request.id, **numbers))]
+
+    def _ping(self, request: PingRequest, _: bytes) -> list[Answer]:
+        if request.count is None:
+            return [honest(PingReply(id=request.id))]
+        body = bytes(request.count)
+        digest = (request.digest, hexdigest(request.digest, body))
+        return [honest(PingReply(id=request.id, length=len(body)), body, digest)]
 
     def _rm(self, request: Request, _: bytes) -> list[Answer]:
         return [honest(RmReply(id=request.id, files=1, folders=0))]

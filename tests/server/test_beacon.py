@@ -16,12 +16,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ftpy.client.beacon import Inquiry
 from ftpy.config.server import Beacon
 from ftpy.server.beacon import MOST_LOOKS, MOST_THREADS
 from ftpy.server.ration import BURST_SECONDS, MOST_THINGS, Ration
 from ftpy.server.rows import BeaconRow
 from ftpy.server.status import status
-from ftpy.wire.beacon import NONCE_BYTES, QUESTION_BYTES, Answer, ask, read_answer
+from ftpy.transport.datagrams import Datagrams, targets_around
+from ftpy.wire.beacon import GROUP, NONCE_BYTES, QUESTION_BYTES, Answer, ask, read_answer
 from ftpy.wire.spelling import b64encode
 from tests.rig import Daemon, Host, eventually, running
 
@@ -84,6 +86,27 @@ def test_beacon_calls_itself_after_the_host_and_names_no_certificate_on_plain_tc
     ):
         answer = asker.ask()
     assert (answer.name, answer.certificate_sha256) == (socket.gethostname()[:64], None)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/net/igmp6"), reason="Linux tells in which groups a machine is")
+def test_beacon_over_ipv6_is_in_the_group_on_every_interface_and_found_there(tmp_path: Path) -> None:
+    everywhere = Beacon(listen=["[::]:0"], name="six", answers_per_second=1000)
+    with running(tmp_path / "host", beacon=everywhere) as host:
+        for _ in range(2):  # once more when it is told to look at its settings again
+            joined = [line.split()[1:3] for line in Path("/proc/net/igmp6").read_text().splitlines()]
+            there = [name for name, group in joined if group == "ff120000000000000000000066747079"]
+            assert set(there) == {line[0] for line in joined}
+            assert host.service is not None
+            host.service.take_over(host.config)
+        port = int(row(host).listening[0].rpartition(":")[2])
+        with Datagrams() as datagrams:
+            inquiry = Inquiry(datagrams, everybody=True)
+            for target in targets_around(port, GROUP):
+                if target[0] == socket.AF_INET6:
+                    inquiry.ask(target)
+            if len(inquiry.unreachable) == inquiry.asked:
+                pytest.skip("no interface of this machine carries multicast")
+            assert eventually(lambda: (heard := inquiry.hear(0.1)) and heard.answer.name == "six")
 
 
 def test_beacon_is_off_by_default(tmp_path: Path) -> None:

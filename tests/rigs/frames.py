@@ -148,6 +148,8 @@ def example_request(kind: type[Request]) -> Request:
         "to": "y",
         "command": "x",
         "upload": "0" * 32,
+        "operation": "0" * 32,
+        "by": "1" * 32,
         "part": 0,
         "length": 0,
         "mtime_ns": 0,

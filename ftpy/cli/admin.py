@@ -6,6 +6,7 @@ import os
 
 import click
 
+from ftpy.cli.names import LOCAL_PATH
 from ftpy.config.server import ServerConfig, exposed_by
 from ftpy.errors import ConfigError
 from ftpy.files import display
@@ -17,6 +18,7 @@ config_option = click.option(
     "-c",
     "--config",
     "config_path",
+    type=LOCAL_PATH,
     metavar="FILE",
     envvar="FTPY_SERVER_CONFIG",
     show_envvar=True,

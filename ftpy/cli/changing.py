@@ -12,6 +12,7 @@ from ftpy.cli.options import examples, json_option, literal_option, quiet_option
 from ftpy.cli.output import count, print_json, when
 from ftpy.cli.quantities import Moment
 from ftpy.cli.transfers import client_of, each
+from ftpy.cli.working import shown
 from ftpy.errors import NoMatch, NotFound
 from ftpy.files import display
 
@@ -35,7 +36,7 @@ def mkdir(*, paths: tuple[str, ...], parents: bool, quiet: bool, as_json: bool, 
         if as_json:
             _print(source, path=str(path))
         elif not quiet:
-            click.echo(f"{display(str(path))}: there, a folder" if parents else f"{display(str(path))}: made")
+            click.echo(f"{display(shown(path))}: there, a folder" if parents else f"{display(shown(path))}: made")
 
     with client_of(server) as client:
         return each(expanded(client, paths, literal=True), functools.partial(one, client), as_json=as_json)
@@ -69,7 +70,7 @@ def touch(
         if as_json:
             _print(source, path=str(path), mtime_ns=touched.mtime_ns, created=touched.created)
         elif not quiet:
-            click.echo(f"{display(str(path))}: {'made, empty, ' if touched.created else ''}{when(touched.mtime_ns)}")
+            click.echo(f"{display(shown(path))}: {'made, empty, ' if touched.created else ''}{when(touched.mtime_ns)}")
 
     with client_of(server) as client:
         return each(expanded(client, paths, literal=True), functools.partial(one, client), as_json=as_json)
@@ -120,7 +121,7 @@ def rm(
                 durable=removed.durable,
             )
         elif not quiet:
-            click.echo(f"{display(str(removed.path))}: {_what_went(removed)}")
+            click.echo(f"{display(shown(removed.path))}: {_what_went(removed)}")
 
     with client_of(server) as client:
         # All that patterns mean is known before anything goes.
@@ -157,7 +158,7 @@ def mv(
         if as_json:
             _print(source, path=str(moved.path), to=str(moved.to), durable=moved.durable)
         elif not quiet:
-            click.echo(f"{display(str(moved.path))}: {_where_it_is(moved)}")
+            click.echo(f"{display(shown(moved.path))}: {_where_it_is(moved)}")
 
     with client_of(server) as client:
         found = list(expanded(client, sources, literal=literal, outermost=True))
@@ -180,4 +181,4 @@ def _what_went(removed: Removed) -> str:
 
 
 def _where_it_is(moved: Moved) -> str:
-    return f"now {display(str(moved.to))}" + ("" if moved.durable else " (the server's answer was lost)")
+    return f"now {display(shown(moved.to))}" + ("" if moved.durable else " (the server's answer was lost)")

@@ -57,7 +57,7 @@ def run_main(command: click.Command, name: str) -> NoReturn:
         sys.stdout.flush()
         code = result if isinstance(result, int) else 0
     except BaseException as error:  # noqa: BLE001  (the last door: whatever it is becomes an exit code)
-        code = _report(error, name)
+        code = report(error, name)
     gc.freeze()  # the last look for circles of garbage would take longer than many a command
     sys.exit(code)
 
@@ -74,12 +74,12 @@ def _complete(command: click.Command, name: str) -> None:
     """Answer a shell that asks for completions and exit; nothing else asks."""
     variable = f"_{name.replace('-', '_').upper()}_COMPLETE"
     if instruction := os.environ.get(variable):
-        from click.shell_completion import shell_complete
+        from ftpy.cli.completing import complete
 
-        sys.exit(shell_complete(command, {}, name, variable, instruction))
+        sys.exit(complete(command, name, variable, instruction))
 
 
-def _report(error: BaseException, name: str) -> int:
+def report(error: BaseException, name: str) -> int:
     """Say what went wrong, in one line: the exit code."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None)
@@ -101,7 +101,7 @@ def _report(error: BaseException, name: str) -> int:
         click.echo(str(error), err=True)
         return 2
     if isinstance(error, click.UsageError):
-        path = error.ctx.command_path if error.ctx else name
+        path = (error.ctx.command_path if error.ctx else "") or name
         message = " ".join(error.format_message().split())
         return _say(name, f"{message} ({path} --help)", error.exit_code)
     if isinstance(error, click.ClickException):

@@ -10,6 +10,7 @@ import click
 
 from ftpy.cli.admin import config_option, say
 from ftpy.cli.output import aligned, rate, size_of
+from ftpy.cli.words import SESSION
 from ftpy.config.server import load_server_config
 from ftpy.files import display
 
@@ -40,7 +41,7 @@ def status(as_json: bool, config_path: str) -> None:
 
 
 @click.command()
-@click.argument("session")
+@click.argument("session", type=SESSION)
 @config_option
 def kick(session: str, config_path: str) -> None:
     """End a session at once; what it had stored stays, and can be resumed.

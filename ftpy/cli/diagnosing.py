@@ -10,6 +10,7 @@ from ftpy.cli.options import examples, json_option, quiet_option, server_option
 from ftpy.cli.output import print_json, rate, size_of
 from ftpy.cli.quantities import Size
 from ftpy.cli.transfers import client_of
+from ftpy.cli.words import SERVER
 from ftpy.files import display
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def _ms(seconds: float) -> str:
 
 
 @click.command(epilog=examples("ftpy doctor", "ftpy doctor home", "ftpy doctor -q && ftpy sync photos backup"))
-@click.argument("name", required=False)
+@click.argument("name", required=False, type=SERVER)
 @quiet_option
 @json_option
 def doctor(*, name: str | None, quiet: bool, as_json: bool) -> int:

@@ -11,11 +11,12 @@ from ftpy.cli.names import REMOTE_PATH, expanded, matches, remote_path
 from ftpy.cli.options import digest_option, examples, json_option, literal_option, server_option
 from ftpy.cli.output import fields, listing, listing_with_digests, print_info, print_json, with_digest
 from ftpy.cli.transfers import client_of, each
-from ftpy.files import RemotePath, display
+from ftpy.files import display
 
 if TYPE_CHECKING:
     from ftpy.client.client import Client
     from ftpy.digests import DigestName
+    from ftpy.files import RemotePath
 
 
 @click.command(epilog=examples("ftpy ls", "ftpy ls -l photos", "ftpy ls --json -R | jq .path"))
@@ -41,10 +42,10 @@ def ls(
                 show(info, where)
             return
         for one in outermost(found) if recursive else found:
-            show(with_digest(client, one) if digests else one, RemotePath())
+            show(with_digest(client, one) if digests else one, None)
             if one.type == "directory" and recursive:
                 for info in below(client, one.path, True):
-                    show(info, RemotePath())
+                    show(info, None)
 
 
 @click.command(epilog=examples("ftpy stat photos/a.jpg", "ftpy stat --json 'photos/*.jpg'"))

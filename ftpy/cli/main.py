@@ -13,18 +13,29 @@ import click
 from ftpy.cli.beacon import discover, time_
 from ftpy.cli.changing import mkdir, mv, rm, touch
 from ftpy.cli.common import EPILOG, run_main
+from ftpy.cli.completion import completion_of
 from ftpy.cli.diagnosing import doctor, ping
 from ftpy.cli.looking import digest_, ls, stat
-from ftpy.cli.names import REMOTE_PATH, expanded, is_remote_folder, local_target, remote_target, split
+from ftpy.cli.names import (
+    GET_PATHS,
+    PUT_PATHS,
+    expanded,
+    is_remote_folder,
+    local_target,
+    remote_target,
+    split,
+)
 from ftpy.cli.options import TransferOptions, examples, literal_option, transfer_options
 from ftpy.cli.quantities import Digest
 from ftpy.cli.reading import cat, tail
 from ftpy.cli.running import run as run_
+from ftpy.cli.shell import shell_
 from ftpy.cli.surveying import df, du, find, tree
 from ftpy.cli.syncing import sync
 from ftpy.cli.telling import events, keep_receipt, verify
 from ftpy.cli.transfers import FileTask, TreeTask, refused, transfer
 from ftpy.cli.undoing import undo
+from ftpy.cli.working import local_names, shell
 from ftpy.errors import ConfigError, FtpyError
 from ftpy.files import display
 from ftpy.version import __version__
@@ -95,7 +106,7 @@ def pair(name: str, addresses: tuple[str, ...], force: bool) -> None:
         "ftpy put --receipt contract.receipt contract.pdf",
     )
 )
-@click.argument("paths", nargs=-1, required=True, metavar="SRC... [DEST]")
+@click.argument("paths", nargs=-1, required=True, type=PUT_PATHS, metavar="SRC... [DEST]")
 @transfer_options
 @click.option(
     "--links",
@@ -130,6 +141,9 @@ def put(
     refused and nothing changes: so two people who edit one file never undo each other's work unseen.
     """
     sources, dest = split(paths)
+    if "-" in sources and shell() is not None:
+        raise click.UsageError("standard input is the shell's own: use `ftpy put -` outside of it")
+    sources = local_names(sources)
     if if_match is not None and (if_absent or options.recursive or len(sources) > 1):
         raise click.UsageError("--if-match goes with one file, without -r and --if-absent")
     condition: Condition = "absent" if if_absent else if_match
@@ -176,7 +190,7 @@ def put(
         "ftpy get big.iso - | sha256sum",
     )
 )
-@click.argument("paths", nargs=-1, required=True, type=REMOTE_PATH, metavar="SRC... [DEST]")
+@click.argument("paths", nargs=-1, required=True, type=GET_PATHS, metavar="SRC... [DEST]")
 @transfer_options
 @click.option("--force", is_flag=True, help="Replace a different file that is there.")
 @click.option(
@@ -236,6 +250,7 @@ def get(*, paths: tuple[str, ...], options: TransferOptions, force: bool, if_cha
 
 
 for command in (
+    completion_of("ftpy"),
     cat,
     df,
     digest_,
@@ -250,6 +265,7 @@ for command in (
     ping,
     rm,
     run_,
+    shell_,
     stat,
     sync,
     tail,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from ftpy.cli.working import shell, shown
 from ftpy.errors import (
     AuthenticationFailed,
     ConnectionFailed,
@@ -20,6 +21,8 @@ from ftpy.errors import (
 from ftpy.files import FileInfo, RemotePath, check_portable, display
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from ftpy.client.client import Client
 
 
@@ -27,17 +30,54 @@ class RemotePathType(click.ParamType):  # type: ignore[type-arg]
     """A path on the server, or a pattern of paths, as it was typed: the type of every argument and option that is one.
 
     The text stays as it is, with slashes at its ends and glob characters: ``remote_path`` and ``expanded`` read it.
-    Completion of remote names in shells goes here, as ``shell_complete``, and so reaches every command.
+    Where ``then_local``, the last of several may be one on this side, as of get.
     """
 
     name = "remote path"
+
+    def __init__(self, *, then_local: bool = False) -> None:
+        self._then_local = then_local
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ARG002
         """The text."""
         return str(value)
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """What is there on the server; none where that cannot be told soon."""
+        from ftpy.cli.completing import local_names, remote_names
+
+        items = remote_names(ctx.params.get("server"), incomplete)
+        return items + local_names(incomplete) if self._then_local and ctx.params.get(param.name or "") else items
+
+
+class LocalPathType(click.ParamType):  # type: ignore[type-arg]
+    """A path on this side as it was typed; where ``then_remote``, the last of several is one on the server."""
+
+    name = "path"
+
+    def __init__(self, *, then_remote: bool = False, kind: Literal["file", "dir"] = "file") -> None:
+        self._then_remote, self._kind = then_remote, kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ARG002
+        """The text."""
+        return str(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """What the shell itself finds; together with what is on the server it is looked for here."""
+        from click.shell_completion import CompletionItem
+
+        from ftpy.cli.completing import local_names, remote_names
+
+        if not (self._then_remote and ctx.params.get(param.name or "")):
+            return [CompletionItem(incomplete, type=self._kind)]
+        return remote_names(ctx.params.get("server"), incomplete) + local_names(incomplete)
+
 
 REMOTE_PATH = RemotePathType()
+LOCAL_PATH = LocalPathType()
+LOCAL_FOLDER = LocalPathType(kind="dir")
+GET_PATHS = RemotePathType(then_local=True)
+PUT_PATHS = LocalPathType(then_remote=True)
 
 
 def split(paths: tuple[str, ...]) -> tuple[list[str], str | None]:
@@ -46,7 +86,12 @@ def split(paths: tuple[str, ...]) -> tuple[list[str], str | None]:
 
 
 def remote_path(text: str) -> RemotePath:
-    """A remote path as people type it: a slash before it or behind it means nothing more, `.` is the root."""
+    """A remote path as people type it: a slash before it or behind it means nothing more, `.` is the root.
+
+    In a shell it starts in the folder where that is, unless there is a slash before it.
+    """
+    if (here := shell()) is not None:
+        return RemotePath.parse(here.resolve(text))
     trimmed = text.removeprefix("/").removesuffix("/")
     return RemotePath.parse("" if trimmed == "." else trimmed)
 
@@ -64,12 +109,21 @@ def matches(client: Client, text: str) -> list[FileInfo] | None:
     try:
         client.stat(path)
     except (NotFound, NotADirectory):
-        if found := client.glob(str(path)):
+        if found := client.glob(_pattern(text)):
             return found
         raise NoMatch(f"{display(text)}: {NoMatch.sentence()}") from None
     except PermissionDenied:
         pass
     return None
+
+
+def _pattern(text: str) -> str:
+    """A pattern as people type it, from the root; a shell's folder has letters in its names that mean themselves."""
+    if (here := shell()) is not None:
+        import glob
+
+        return here.resolve(text, glob.escape)
+    return str(remote_path(text))
 
 
 def expand(client: Client, text: str) -> list[RemotePath]:
@@ -115,12 +169,12 @@ def expanded(
         for info in outermost_of(found) if outermost else found:
             if info.path not in seen:
                 seen.add(info.path)
-                yield str(info.path), info.path
+                yield shown(info.path), info.path
 
 
 def is_remote_folder(client: Client, dest: str | None, sources: int) -> bool:
     """Whether the files go into DEST under their own names."""
-    if dest is None or dest.endswith("/") or sources > 1 or remote_path(dest) == RemotePath():
+    if dest is None or dest.endswith("/") or sources > 1 or remote_path(dest) in (RemotePath(), remote_path("")):
         return True
     try:
         return client.stat(remote_path(dest)).type == "directory"

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from ftpy.cli.common import EPILOG
 from ftpy.cli.quantities import Size
+from ftpy.cli.words import SERVER
 from ftpy.digests import DIGEST_NAMES, DigestName
 
 if TYPE_CHECKING:
@@ -39,7 +40,11 @@ class Streams(click.ParamType):  # type: ignore[type-arg]
 
 
 server_option = click.option(
-    "-s", "--server", metavar="NAME", help="Which paired server; $FTPY_SERVER, or the default, or the only one."
+    "-s",
+    "--server",
+    type=SERVER,
+    metavar="NAME",
+    help="Which paired server; $FTPY_SERVER, or the default, or the only one.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line on standard output.")
 digest_option = click.option(

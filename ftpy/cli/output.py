@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from ftpy.cli.working import shown
 from ftpy.errors import NotADirectory
 from ftpy.files import FileInfo, RemotePath, display
 
@@ -46,12 +49,12 @@ def with_digest(client: Client, info: FileInfo) -> FileInfo:
     return msgspec.structs.replace(info, md5=client.digest(info.path, "md5").hex)
 
 
-def print_info(info: FileInfo, where: RemotePath, *, long: bool, digest: bool, as_json: bool) -> None:
-    """One entry of a listing."""
+def print_info(info: FileInfo, where: RemotePath | None, *, long: bool, digest: bool, as_json: bool) -> None:
+    """One entry of a listing, named from ``where``, or as a person would type it."""
     if as_json:
         print_json(fields(info))
         return
-    name = "/".join(info.path.parts[len(where.parts) :]) or info.path.name
+    name = shown(info.path) if where is None else "/".join(info.path.parts[len(where.parts) :]) or info.path.name
     columns = []
     if long:
         import stat as modes
@@ -60,7 +63,22 @@ def print_info(info: FileInfo, where: RemotePath, *, long: bool, digest: bool, a
         columns += [modes.filemode(kind | info.mode), f"{info.size:>14,}", when(info.mtime_ns)]
     if digest:
         columns.append(info.md5 or "-" * 32)
-    click.echo("  ".join([*columns, display(name) + ("/" if info.type == "directory" else "")]))
+    click.echo("  ".join([*columns, entry(display(name), folder=info.type == "directory")]))
+
+
+def entry(name: str, *, folder: bool) -> str:
+    """A name in a listing for people: folders stand out."""
+    return coloured(name + "/", fg="blue", bold=True) if folder else name
+
+
+def coloured(text: str, **style: Any) -> str:
+    """``text`` in a style, where colours are wanted: on a terminal that knows them, unless $NO_COLOR is set.
+
+    Source: no-color.org.
+    """
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb" or not sys.stdout.isatty():
+        return text
+    return click.style(text, **style)
 
 
 def when(time_ns: int) -> str:
@@ -109,9 +127,9 @@ def explain(explanation: Explanation, *, as_json: bool, to_stderr: bool) -> None
         print_json({"explain": {**seconds, "limit": limit}}, to_stderr=to_stderr)
         return
     lines = [f"{'':20}{'here':>7}{'there':>7}"]
-    for name, shown in ACTIVITY_NAMES.items():
+    for name, told in ACTIVITY_NAMES.items():
         if max(end.share(name) for end in ends.values()) >= SHOWN_SHARE:
-            lines.append(f"  {shown:18}" + "".join(f"{end.share(name):7.0%}" for end in ends.values()))
+            lines.append(f"  {told:18}" + "".join(f"{end.share(name):7.0%}" for end in ends.values()))
     lines.append(f"limited by {explanation.limit} ({explanation.share:.0%} of the time); to try: {explanation.advice}")
     click.echo("\n".join(lines), err=to_stderr)
 

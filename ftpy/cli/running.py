@@ -17,6 +17,8 @@ import click
 from ftpy.cli.options import examples, json_option, server_option
 from ftpy.cli.output import print_json
 from ftpy.cli.transfers import client_of
+from ftpy.cli.words import COMMAND
+from ftpy.cli.working import shell
 from ftpy.files import display
 
 if TYPE_CHECKING:
@@ -37,9 +39,14 @@ _LINES = re.compile(r"[^\n\r\t]+")
     ),
     context_settings={"allow_interspersed_args": False},
 )
-@click.argument("name", required=False)
+@click.argument("name", required=False, type=COMMAND)
 @click.argument("arguments", nargs=-1, metavar="[ARG]...")
-@click.option("-n", "--no-input", is_flag=True, help="Give it no standard input, as in a background job.")
+@click.option(
+    "-n",
+    "--no-input",
+    is_flag=True,
+    help="Give it no standard input, as in a background job and in `ftpy shell`.",
+)
 @click.option("--raw", is_flag=True, help="Pass its bytes to a terminal, too, as they are: escape codes and all.")
 @json_option
 @server_option
@@ -68,7 +75,7 @@ def run(
             _list(client, as_json=as_json)
             return 0
         began = time.monotonic()
-        with _stdin(none=no_input) as stdin, client.run(name, arguments, stdin=stdin) as running:
+        with _stdin(none=no_input or shell() is not None) as stdin, client.run(name, arguments, stdin=stdin) as running:
             streams = _streams(running, raw=raw, as_json=as_json)
             with _cancelled_by_ctrl_c(running):
                 for output in running:

@@ -10,7 +10,9 @@ import click
 
 from ftpy.cli.admin import check_folder, check_root, config_option, say, token_for
 from ftpy.cli.common import EPILOG, run_main
+from ftpy.cli.completion import completion_of
 from ftpy.cli.control import kick, status
+from ftpy.cli.names import LOCAL_FOLDER
 from ftpy.cli.scrubbing import scrub
 from ftpy.cli.users import user
 from ftpy.config.addresses import parse_address
@@ -35,8 +37,13 @@ def cli() -> None:
 
 
 @cli.command()
-@click.argument("directory", metavar="[DIR]", default="ftpy-server")
-@click.option("--root", metavar="PATH", help="The folder to serve; DIR/files by default; made where it is missing.")
+@click.argument("directory", type=LOCAL_FOLDER, metavar="[DIR]", default="ftpy-server")
+@click.option(
+    "--root",
+    type=LOCAL_FOLDER,
+    metavar="PATH",
+    help="The folder to serve; DIR/files by default; made where it is missing.",
+)
 @click.option("--listen", metavar="HOST:PORT", multiple=True, help="Where to listen; several are allowed.")
 @click.option("--user", metavar="NAME", help="The first user; your login name by default.")
 @click.option("--advertise", metavar="HOST:PORT", multiple=True, help="The address that clients shall use.")
@@ -194,7 +201,7 @@ def _login_name() -> str:
         return "user"
 
 
-for command in (user, status, kick, scrub):
+for command in (user, status, kick, scrub, completion_of("ftpy-server")):
     cli.add_command(command)
 
 

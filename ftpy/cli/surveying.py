@@ -13,12 +13,14 @@ from ftpy.cli.options import examples, json_option, literal_option, server_optio
 from ftpy.cli.output import count, fields, print_info, print_json, size_of
 from ftpy.cli.quantities import Moment, Size
 from ftpy.cli.transfers import client_of, each
-from ftpy.files import RemotePath, display
+from ftpy.cli.words import SERVER
+from ftpy.cli.working import shown
+from ftpy.files import display
 
 if TYPE_CHECKING:
     from ftpy.client.client import Client
     from ftpy.client.results import Room
-    from ftpy.files import FileInfo, FileType
+    from ftpy.files import FileInfo, FileType, RemotePath
 
 human_option = click.option("-h", "--human", is_flag=True, help="Sizes such as 1.4 GiB, not bytes.")
 NO_SHORT_HELP = {"help_option_names": ["--help"]}
@@ -41,10 +43,10 @@ def df(*, human: bool, as_json: bool, server: str | None) -> None:
 
         print_json({**msgspec.structs.asdict(room), "free_bytes": room.free_bytes, "free_files": room.free_files})
         return
-    shown = size_of if human else str
+    spell = size_of if human else str
     click.echo(f"{'':12}{'size':>16}{'used':>16}{'free':>16}  use%")
     for name, size, used, free in _rows(room):
-        columns = [shown(number) if "files" not in name else str(number) for number in (size, used, free)]
+        columns = [spell(number) if "files" not in name else str(number) for number in (size, used, free)]
         share = f"{-(-100 * used // size):4}%" if size else "    -"
         click.echo(f"{name:12}" + "".join(f"{column:>16}" for column in columns) + f"  {share}")
 
@@ -76,7 +78,7 @@ def _rows(room: Room) -> list[tuple[str, int, int, int]]:
 @click.option("-d", "--max-depth", type=click.IntRange(0), metavar="N", help="Only folders so far below PATH.")
 @literal_option
 @json_option
-@click.option("--server", metavar="NAME", help="Which paired server; -s means something else here.")
+@click.option("--server", type=SERVER, metavar="NAME", help="Which paired server; -s means something else here.")
 def du(
     *,
     paths: tuple[str, ...],
@@ -103,8 +105,8 @@ def du(
                 facts = {"size": total.size, "files": total.files, "folders": total.folders}
                 print_json({"path": str(total.path), **facts})
             else:
-                shown = size_of(total.size) if human else str(total.size)
-                click.echo(f"{shown}\t{display(str(total.path)) or '.'}")
+                size = size_of(total.size) if human else str(total.size)
+                click.echo(f"{size}\t{display(shown(total.path)) or '.'}")
 
     with client_of(server) as client:
         found = expanded(client, paths or ("",), literal=literal)
@@ -167,7 +169,7 @@ def find(
 
     def one(client: Client, _: str, path: RemotePath) -> None:
         for info in client.find(path, wanted):
-            print_info(info, RemotePath(), long=long, digest=False, as_json=as_json)
+            print_info(info, None, long=long, digest=False, as_json=as_json)
 
     with client_of(server) as client:
         found = expanded(client, paths or ("",), literal=literal)
@@ -191,7 +193,7 @@ def tree(*, path: str, level: int | None, only_folders: bool, literal: bool, as_
         def kept(info: FileInfo) -> bool:
             return len(info.path.parts) <= deepest and (info.type == "directory" or not only_folders)
 
-        top = f"{display(str(where)) or '.'}"
+        top = f"{display(shown(where)) or '.'}"
         for branch in client.tree(where, kept):
             folder = branch.info.type == "directory"
             counts[folder] += 1

@@ -12,6 +12,7 @@ import click
 from msgspec import Struct
 
 from ftpy.cli.output import explain, print_json, rate, size_of
+from ftpy.cli.working import shell, shown
 from ftpy.errors import AuthenticationFailed, ConfigError, ConnectionFailed, FtpyError
 from ftpy.files import display
 
@@ -84,8 +85,8 @@ class Outlet(Struct, frozen=True):
                 facts.append(f"resumed at {size_of(result.resumed)}")
             if identical:
                 facts = [f"{'unchanged' if unchanged else 'identical already'}, {facts[0]}"]
-            where = result.path if name == "-" or target is None else target
-            click.echo(f"{display(str(where))}: {size_of(result.size)}, {', '.join(facts)}", err=self.to_stderr)
+            where = shown(result.path) if name == "-" or target is None else target
+            click.echo(f"{display(where)}: {size_of(result.size)}, {', '.join(facts)}", err=self.to_stderr)
 
     def told(self, paused: Callable[[], contextlib.AbstractContextManager[None]], told: Told) -> None:
         """What came of one file of a tree, where each is wanted; bars are ``paused`` meanwhile."""
@@ -231,9 +232,17 @@ def refused(error: FtpyError) -> Callable[[Any], NoReturn]:
 
 @contextlib.contextmanager
 def client_of(server: str | None, notify: Callable[[str], None] | None = None, **options: Any) -> Iterator[Client]:
-    """A connected client of the server that is meant; ``options`` as of ``Client.paired``."""
+    """A connected client of the server that is meant; ``options`` as of ``Client.paired``.
+
+    In a shell it is the shell's own, unless there are options, which hold for a connection from its beginning.
+    """
     from ftpy.client.client import Client
 
     say = notify or (lambda line: click.echo(f"ftpy: {display(line)}", err=True))
+    here = shell()
+    if here is not None and server in (None, here.server) and not any(options.values()):
+        with here.client(say) as client:
+            yield client
+        return
     with Client.paired(server, say, **options) as client:
         yield client

@@ -9,6 +9,7 @@ import click
 from ftpy.cli.options import examples, json_option, server_option
 from ftpy.cli.output import print_json
 from ftpy.cli.transfers import client_of
+from ftpy.cli.words import OPERATION
 from ftpy.files import display
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _SHOWN = {"made": "folders made"}
 
 
 @click.command(epilog=examples("ftpy undo", "ftpy undo 3f9a01c2", "ftpy undo --forget 3f9a01c2"))
-@click.argument("operation", required=False, metavar="[ID]")
+@click.argument("operation", required=False, type=OPERATION, metavar="[ID]")
 @click.option("--forget", is_flag=True, help="Destroy what ID keeps instead: its space is free, there is no way back.")
 @click.option("-q", "--quiet", is_flag=True, help="Only errors and what is left alone are said.")
 @json_option

@@ -10,7 +10,9 @@ import click
 
 from ftpy.cli.admin import check_folder, check_root, config_option, say, token_for
 from ftpy.cli.common import EPILOG
+from ftpy.cli.names import LOCAL_FOLDER
 from ftpy.cli.quantities import NONE, Size
+from ftpy.cli.words import USER
 from ftpy.config.server import ServerConfig, load_server_config
 from ftpy.errors import InvalidPath
 from ftpy.files import RemotePath, display
@@ -57,7 +59,9 @@ class _Count(click.ParamType):  # type: ignore[type-arg]
 
 
 _FIELD_OPTIONS = (
-    click.option("--root", metavar="PATH", help="The user's own folder; the server's root by default."),
+    click.option(
+        "--root", type=LOCAL_FOLDER, metavar="PATH", help="The user's own folder; the server's root by default."
+    ),
     click.option(
         "--right", "rights", type=click.Choice(RIGHTS), multiple=True, help="Allow only this; several may be."
     ),
@@ -132,7 +136,7 @@ def add(name: str, fields: dict[str, Any], config_path: str) -> None:
 
 
 @user.command()
-@click.argument("name")
+@click.argument("name", type=USER)
 @_field_options
 @click.option("--no-rules", is_flag=True, help="Drop the rules there are.")
 @config_option
@@ -175,7 +179,7 @@ def list_users(as_json: bool, config_path: str) -> None:
 
 
 @user.command()
-@click.argument("name")
+@click.argument("name", type=USER)
 @config_option
 def remove(name: str, config_path: str) -> None:
     """Remove a user and end their sessions; their files stay.
@@ -189,7 +193,7 @@ def remove(name: str, config_path: str) -> None:
 
 
 @user.command()
-@click.argument("name")
+@click.argument("name", type=USER)
 @config_option
 def rotate(name: str, config_path: str) -> None:
     """Give a user a new key; the old one ends at once. The token alone goes to standard output.

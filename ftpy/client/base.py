@@ -100,6 +100,15 @@ class Base:
         """Close the connection; safe to call twice."""
         self._line.close()
 
+    def rest(self) -> None:
+        """Between two uses, of which nobody knows how far apart: a connection that is no good for another is closed.
+
+        That is one that was left in the middle of something, or that the server has ended meanwhile.
+        """
+        connection = self._line.connection
+        if connection is not None and not (connection.in_step and not connection.readable()):
+            self.close()
+
     @property
     def rights(self) -> frozenset[str]:
         """What this user may do there."""

@@ -75,7 +75,8 @@ def scrub(*, config_path: str, rate: int, learn: bool, restart: bool, quiet: boo
         print_json({"summary": {verdict: counts[verdict] for verdict in _COUNTED}, "bytes": size})
     elif not quiet:
         facts = ", ".join(f"{counts[verdict]:,} {verdict}" for verdict in _COUNTED if counts[verdict])
-        click.echo(f"{sum(counts.values()):,} files, {size_of(size)} read: {facts or 'nothing'}")
+        count = sum(counts.values())
+        click.echo(f"{count:,} file{'' if count == 1 else 's'}, {size_of(size)} read: {facts or 'nothing'}")
     return int(bool(counts["rotten"] or counts["unreadable"]))
 
 

@@ -34,7 +34,7 @@ KEYS: dict[str, str] = {}
 """Every key of this run's users, in base64url and in hexadecimal: none may be found in a log."""
 
 
-def eventually(holds: Callable[[], Any], seconds: float = 10.0) -> Any:
+def eventually(holds: Callable[[], Any], seconds: float = 30.0) -> Any:
     """Ask again and again until ``holds`` says something true, which is returned; fails after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not (found := holds()):

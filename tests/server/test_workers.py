@@ -256,13 +256,13 @@ from ftpy.server.worker import Parent
 may_sweep = Parent.may_sweep
 def said(parent, root):
     may = may_sweep(parent, root)
-    sys.stderr.write(f"MAY {may}\\n")
+    sys.stderr.write(f"MAY {may} {root}\\n")
     return may
 Parent.may_sweep = said
 """
     with Crew(host, before=before) as daemon:
-        eventually(lambda: len(re.findall("MAY (?:True|False)\n", daemon.log)) == 3)
-        assert daemon.log.count("MAY True") == 1, daemon.log
+        eventually(lambda: len(re.findall(f"MAY (?:True|False) {host.root}\n", daemon.log)) == 3)
+        assert daemon.log.count(f"MAY True {host.root}\n") == 1, daemon.log
 
 
 # ------------------------------------------------------------------ deaths

@@ -246,9 +246,7 @@ def test_tail_reads_the_end_of_a_log_that_grows_all_the_time(desk: Desk, root: P
     try:
         ended = desk("tail", "-n", "3", "log")
         assert ended.code == 0, ended
-        assert all(
-            "trying again" in line for line in ended.err.splitlines()
-        )  # where it grew in the middle of an answer
+        assert all("trying again" in line for line in ended.err.splitlines())  # it grew in an answer
         assert "growing" in ended.out
     finally:
         writer.kill()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from ftpy.cli.names import REMOTE_PATH, remote_path
+from ftpy.cli.names import LOCAL_FOLDER, REMOTE_PATH, remote_path
 from ftpy.cli.options import LEAST_RATE, Streams, digest_option, examples, json_option, server_option
 from ftpy.cli.output import print_json, rate, size_of
 from ftpy.cli.quantities import Size
@@ -58,7 +58,7 @@ class _Percent(click.ParamType):  # type: ignore[type-arg]
         "ftpy sync src build --exclude '*.o'",
     )
 )
-@click.argument("local", metavar="LOCAL")
+@click.argument("local", type=LOCAL_FOLDER, metavar="LOCAL")
 @click.argument("remote", type=REMOTE_PATH, metavar="REMOTE")
 @click.option("--delete", is_flag=True, help="Delete what the source lacks, and move what only has another name.")
 @click.option("--max-delete", type=_Percent(), default=MOST_DELETED, show_default="50%", help="Most files to delete.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ftpy.cli.names import LOCAL_PATH
 from ftpy.cli.options import examples, json_option, quiet_option, server_option
 from ftpy.cli.output import print_json, size_of
 from ftpy.cli.transfers import client_of
@@ -86,8 +87,8 @@ def _tell(event: Event, *, as_json: bool) -> None:
         "ftpy verify report.receipt", "ftpy verify report.receipt report.pdf --offline", "ftpy verify -s home a.receipt"
     )
 )
-@click.argument("receipt")
-@click.argument("file", required=False)
+@click.argument("receipt", type=LOCAL_PATH)
+@click.argument("file", required=False, type=LOCAL_PATH)
 @click.option("--offline", is_flag=True, help="Ask no server whether it is still there.")
 @quiet_option
 @json_option

@@ -19,7 +19,7 @@ from ftpy.transport import tls
 from ftpy.wire.codec import encode
 from ftpy.wire.framing import frame
 from ftpy.wire.messages import PutRequest
-from tests.rigs.processes import MIB, SERVED_SECONDS, ProcessHost, Usage, until, write_noise
+from tests.rigs.processes import MIB, ProcessHost, Usage, served_within, until, write_noise
 
 ROOMY = Limits(connections=4000, connections_per_address=4000, connections_unauthenticated=400, handshake_seconds=10.0)
 """A server that does not refuse the sessions of this rig, which all come from one address."""
@@ -170,7 +170,7 @@ def serve_good_client(host: ProcessHost, report: Report) -> None:
             act()
             seconds = time.monotonic() - began
             report.seconds.setdefault(verb, []).append(seconds)
-            if seconds > SERVED_SECONDS:
+            if seconds > served_within():
                 report.violations.append(f"a good client waited {seconds:.2f} s for {verb}")
     if back.read_bytes() != source.read_bytes():
         report.violations.append("a good client got other bytes than it had put")

@@ -218,9 +218,9 @@ def machine_over(host: Host) -> type[RuleBasedStateMachine]:
             if self.expect(answer, faults, PartReply):
                 upload.stored.add(part)
 
-        @rule(number=connections, path=paths, size=sizes, mtime_ns=times)
-        def all_parts(self, number: int, path: Path, size: int, mtime_ns: int) -> None:
-            """An upload and all parts that are missing of it: else hardly any would ever be whole."""
+        @rule(number=connections, path=paths, size=sizes, mtime_ns=times, ends=st.sampled_from(["", "right", "spoilt"]))
+        def all_parts(self, number: int, path: Path, size: int, mtime_ns: int, ends: str) -> None:
+            """An upload and all parts that are missing of it, and perhaps its end: else few would ever be whole."""
             self.open_upload(number, path, size, mtime_ns, None)
             if upload := self.model.uploads.get((path, size, mtime_ns)):
                 for part in sorted(set(range(upload.parts)) - upload.stored):
@@ -228,11 +228,15 @@ def machine_over(host: Host) -> type[RuleBasedStateMachine]:
                     answer = self.call(number, request, PartReply, upload.part(part), digest="blake3")
                     assert isinstance(answer, PartReply), answer
                     upload.stored.add(part)
+                if ends:
+                    self.commit_of(number, upload, spoilt=ends == "spoilt")
 
         @rule(data=st.data(), number=connections, spoilt=spoilt)
         def commit(self, data: st.DataObject, number: int, spoilt: bool) -> None:
             """The end of an upload, if it is whole and what it should be."""
-            upload = self.some(data)
+            self.commit_of(number, self.some(data), spoilt=spoilt)
+
+        def commit_of(self, number: int, upload: Upload, *, spoilt: bool) -> None:
             digest = DigestOf(md5=md5(upload.data + b"other" if spoilt else upload.data))
             answer = self.call(number, CommitRequest(id=1, upload=upload.id, digest=digest), StoredReply)
             if not self.is_known(upload):

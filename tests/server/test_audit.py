@@ -233,7 +233,21 @@ def test_user_who_is_removed_is_told_to_have_been_dismissed(host: Host) -> None:
 
 
 def test_every_verb_that_changes_or_reads_a_file_has_an_event() -> None:
-    quiet = {"part", "abort", "ls", "stat", "digest", "times", "df", "commands", "ping"}
+    quiet = {
+        "part",
+        "abort",
+        "ls",
+        "stat",
+        "digest",
+        "times",
+        "df",
+        "commands",
+        "ping",
+        "begin",
+        "operations",
+        "events",
+        "receipt",
+    }
     named = {str(kind.__struct_config__.tag) for kind in EVENTS}
     assert {str(kind.__struct_config__.tag) for kind in VERBS} - named == quiet
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
+from msgspec import Struct
 
 from ftpy.cli.names import LOCAL_FOLDER, REMOTE_PATH, remote_path
 from ftpy.cli.options import LEAST_RATE, Streams, digest_option, examples, json_option, server_option
@@ -15,7 +19,8 @@ from ftpy.cli.transfers import Outlet, client_of
 from ftpy.cli.undoing import SHOWN_DIGITS
 from ftpy.client.syncplan import MOST_DELETED, Plan, Step
 from ftpy.digests import DigestName
-from ftpy.files import display
+from ftpy.errors import AuthenticationFailed, ConfigError, FtpyError, LocalFileError
+from ftpy.files import display, is_reserved
 
 if TYPE_CHECKING:
     from ftpy.cli.bars import TreeBars
@@ -35,6 +40,10 @@ WORDS = {
 """What people are told that a step does."""
 NOTICED_SECONDS = 2.0
 """Clocks that differ by more are told of."""
+SETTLED_MS, LATEST_MS = 200, 5_000
+"""--watch syncs when nothing has changed for so long, or at last when it has been changing for so long."""
+BEGUN_MS = 500
+"""How long it takes to know that watching has begun; then how often it looks up."""
 
 
 class _Percent(click.ParamType):  # type: ignore[type-arg]
@@ -50,95 +59,165 @@ class _Percent(click.ParamType):  # type: ignore[type-arg]
         return int(found[1])
 
 
-@click.command(
-    epilog=examples(
-        "ftpy sync photos backup/photos",
-        "ftpy sync --delete --dry-run photos backup/photos",
-        "ftpy sync --delete --max-delete 80% photos backup/photos",
-        "ftpy sync src build --exclude '*.o'",
-    )
-)
-@click.argument("local", type=LOCAL_FOLDER, metavar="LOCAL")
-@click.argument("remote", type=REMOTE_PATH, metavar="REMOTE")
-@click.option("--delete", is_flag=True, help="Delete what the source lacks, and move what only has another name.")
-@click.option("--max-delete", type=_Percent(), default=MOST_DELETED, show_default="50%", help="Most files to delete.")
-@click.option("--by-digest", is_flag=True, help="What is identical is told by content, not by size and time.")
-@click.option("-u", "--update", is_flag=True, help="Files that are newer on the other side stay.")
-@click.option("--include", multiple=True, metavar="PATTERN", help="Only files that match.")
-@click.option("--exclude", multiple=True, metavar="PATTERN", help="All but what matches.")
-@click.option(
-    "--links",
-    type=click.Choice(["skip", "copy"]),
-    default="skip",
-    help="Pass symbolic links over, or take what they name inside the tree.",
-)
-@click.option("--dry-run", is_flag=True, help="Tell the plan, and do nothing.")
-@click.option("-v", "--verbose", is_flag=True, help="A line for every step.")
-@click.option("--streams", type=Streams(), help="Connections that share the work, 1 to 32; by itself as many as pay.")
-@click.option("--limit", type=Size("RATE", least=LEAST_RATE), help="Most bytes a second, such as 500K or 20M.")
-@digest_option
-@click.option("-q", "--quiet", is_flag=True, help="No bars and no summary; errors are still said.")
-@json_option
-@server_option
-def sync(
-    *,
-    local: str,
-    remote: str,
-    delete: bool,
-    max_delete: int,
-    by_digest: bool,
-    update: bool,
-    include: tuple[str, ...],
-    exclude: tuple[str, ...],
-    links: Links,
-    dry_run: bool,
-    verbose: bool,
-    streams: Literal["auto"] | int | None,
-    limit: int | None,
-    digest: DigestName | None,
-    quiet: bool,
-    as_json: bool,
-    server: str | None,
-) -> int:
-    """Make the folder REMOTE equal the folder LOCAL.
+class SyncCommand(Struct, frozen=True, kw_only=True):
+    """What was typed."""
 
-    Both sides are listed to their ends and a plan is made of that, which --dry-run shows. Without --delete nothing on
-    the server goes. With it nothing is deleted where LOCAL is empty or could not be read in part, nor more than half
-    of REMOTE's files unless --max-delete allows it. Each step is taken only where the server still has what was listed.
+    pull: bool
+    delete: bool
+    max_delete: int
+    by_digest: bool
+    update: bool
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    links: Links
+    dry_run: bool
+    watch: bool
+    verbose: bool
+    streams: Literal["auto"] | int | None
+    limit: int | None
+    digest: DigestName | None
+    quiet: bool
+    as_json: bool
+    server: str | None
 
-    What is replaced or deleted stays on the server for some time: the last line says how `ftpy undo` brings it back.
-    """
-    from ftpy.cli.bars import TreeBars
-    from ftpy.client.syncing import SyncOptions
-    from ftpy.client.walking import Selection
+    def once(self, client: Client, local: str, remote: str) -> int:
+        """Sync once: the exit code."""
+        from ftpy.cli.bars import TreeBars
+        from ftpy.client.syncing import SyncOptions
+        from ftpy.client.walking import Selection
 
-    outlet = Outlet(quiet, as_json, verbose, dry_run)
+        outlet = Outlet(self.quiet, self.as_json, self.verbose, self.dry_run)
 
-    def on_plan(plan: Plan) -> None:
-        if dry_run:
-            for step in plan.steps:
-                print_step(step, as_json=as_json)
+        def on_plan(plan: Plan) -> None:
+            if self.dry_run:
+                for step in plan.steps:
+                    print_step(step, as_json=self.as_json)
 
-    with client_of(server, streams=streams, limit=limit) as client:
-        notice_clock(client)
-        with TreeBars(local, quiet=quiet or dry_run) as bars:
+        with TreeBars(local, quiet=self.quiet or self.dry_run) as bars:
             options = SyncOptions(
-                digest=digest or client.default_digest,
-                selection=Selection(include, exclude),
-                links=links,
-                by_digest=by_digest,
-                delete=delete,
-                most_deleted=max_delete,
-                keep_newer=update,
-                dry_run=dry_run,
+                digest=self.digest or client.default_digest,
+                selection=Selection(self.include, self.exclude),
+                links=self.links,
+                by_digest=self.by_digest,
+                delete=self.delete,
+                most_deleted=self.max_delete,
+                keep_newer=self.update,
+                dry_run=self.dry_run,
                 on_plan=on_plan,
                 on_step=lambda step: _on_step(step, outlet, bars),
                 on_told=lambda told: _on_told(told, outlet, bars),
                 on_progress=bars,
             )
-            result = client.sync(local, remote_path(remote), options)
-    print_result(local, result, outlet)
-    return 1 if result.failed or result.plan.conflicts else 0
+            result = client.sync(local, remote_path(remote), options, pull=self.pull)
+        print_result(local, result, outlet)
+        return 1 if result.failed or result.plan.conflicts else 0
+
+    def watching(self, client: Client, local: str, remote: str, changes: Iterator[object]) -> None:
+        """Sync, and again whenever something here has changed, until Ctrl-C; what fails is told and tried again."""
+        for _ in itertools.chain([None], changes):
+            try:
+                self.once(client, local, remote)
+            except (AuthenticationFailed, ConfigError):
+                raise
+            except FtpyError as error:
+                click.echo(f"ftpy: {display(str(error))}; waiting for the next change", err=True)
+
+
+_OPTIONS = (
+    click.option("--pull", is_flag=True, help="The other way: LOCAL becomes equal to REMOTE."),
+    click.option("--delete", is_flag=True, help="Delete what the source lacks, and move what only has another name."),
+    click.option(
+        "--max-delete", type=_Percent(), default=MOST_DELETED, show_default="50%", help="Most of the files to delete."
+    ),
+    click.option("--by-digest", is_flag=True, help="What is identical is told by content, not by size and time."),
+    click.option("-u", "--update", is_flag=True, help="Files that are newer in the target stay."),
+    click.option("--include", multiple=True, metavar="PATTERN", help="Only files that match."),
+    click.option("--exclude", multiple=True, metavar="PATTERN", help="All but what matches."),
+    click.option(
+        "--links",
+        type=click.Choice(["skip", "copy"]),
+        default="skip",
+        help="Pass symbolic links over, or take what they name inside the tree.",
+    ),
+    click.option("--dry-run", is_flag=True, help="Tell the plan, and do nothing."),
+    click.option("--watch", is_flag=True, help="Keep going whenever something in LOCAL changes, until Ctrl-C."),
+    click.option("-v", "--verbose", is_flag=True, help="A line for every step."),
+    click.option(
+        "--streams", type=Streams(), help="Connections that share the work, 1 to 32; by itself as many as pay."
+    ),
+    click.option("--limit", type=Size("RATE", least=LEAST_RATE), help="Most bytes a second, such as 500K or 20M."),
+    digest_option,
+    click.option("-q", "--quiet", is_flag=True, help="No bars and no summary; errors are still said."),
+    json_option,
+    server_option,
+)
+
+
+def _options(command: Callable[..., int]) -> Callable[..., int]:
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+@click.command(
+    epilog=examples(
+        "ftpy sync photos backup/photos",
+        "ftpy sync --delete --dry-run photos backup/photos",
+        "ftpy sync --delete --max-delete 80% photos backup/photos",
+        "ftpy sync --watch src build --exclude '*.o'",
+        "ftpy sync --pull --delete photos backup/photos",
+    )
+)
+@click.argument("local", type=LOCAL_FOLDER, metavar="LOCAL")
+@click.argument("remote", type=REMOTE_PATH, metavar="REMOTE")
+@_options
+def sync(*, local: str, remote: str, **typed: Any) -> int:
+    """Make the folder REMOTE equal the folder LOCAL, or with --pull LOCAL equal REMOTE.
+
+    Both sides are listed to their ends and a plan is made of that, which --dry-run shows. Without --delete nothing
+    goes. With it nothing is deleted where the source is empty or could not be read in part, nor more than half of the
+    target's files unless --max-delete allows it. Each step is taken only where there still is what was listed.
+
+    What is replaced or deleted stays for some time, on the server, or with --pull in LOCAL's hidden folder .ftpy: the
+    last line says how `ftpy undo` brings it back.
+    """
+    command = SyncCommand(**typed)
+    if command.watch and (command.pull or command.dry_run):
+        raise click.UsageError("--watch goes neither with --pull, for only this side is watched, nor with --dry-run")
+    changes = changes_in(local) if command.watch else None
+    with client_of(command.server, streams=command.streams, limit=command.limit) as client:
+        notice_clock(client)
+        if changes is None:
+            return command.once(client, local, remote)
+        command.watching(client, local, remote, changes)
+    return 0
+
+
+def changes_in(local: str) -> Iterator[object]:
+    """Comes to something whenever there are changes below a folder, some moments after the last. Raises UsageError."""
+    try:
+        import watchfiles
+    except ImportError:
+        raise click.UsageError(
+            "--watch needs the package watchfiles, which comes with ftpy[watch]: pip install '.[watch]' where ftpy is"
+        ) from None
+    if not os.path.isdir(local):
+        raise LocalFileError(f"{display(local)}: not a folder")
+    changes: Iterator[object] = watchfiles.watch(
+        local,
+        watch_filter=_is_anyones,
+        step=SETTLED_MS,
+        debounce=LATEST_MS,
+        rust_timeout=BEGUN_MS,
+        yield_on_timeout=True,
+    )
+    next(changes)  # it watches from now on, so that nothing is missed that changes while the first sync runs
+    return filter(None, changes)
+
+
+def _is_anyones(_: object, path: str) -> bool:
+    """Whether a change is not of our own files."""
+    return not any(is_reserved(part) for part in path.split(os.sep))
 
 
 def notice_clock(client: Client) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import secrets
+from typing import TYPE_CHECKING, Protocol
 
 import click
 
@@ -33,24 +34,47 @@ def undo(operation: str | None, forget: bool, quiet: bool, as_json: bool, server
 
     What it deleted or replaced comes back, what it moved goes back, what it added goes, as far as that is still as the
     operation left it: what was changed since is told and left alone. The undo is an operation itself, so nothing is
-    lost by it, and `ftpy undo` of that one does all again. The first digits of an ID will do.
+    lost by it, and `ftpy undo` of that one does all again. What `sync --pull` did on this side is among them. The first
+    digits of an ID will do.
     """
+    from ftpy.client.kept import find_here, kept_in, operations_here
+
     if operation is None and forget:
         raise click.UsageError("--forget needs an ID")
+    here = find_here(operation) if operation is not None else None
+    if here is not None:
+        assert here.target is not None
+        with kept_in(here.target) as kept:
+            return _act(here.id, kept, forget=forget, quiet=quiet, as_json=as_json)
     with client_of(server) as client:
-        if operation is None:
-            for kept in client.operations():
-                _print_kept(kept, as_json=as_json)
-            return 0
-        found = client.find_operation(operation)
-        if forget:
-            gone = client.forget(found)
-            if as_json:
-                print_json({"operation": found, "names": gone})
-            elif not quiet:
-                click.echo(f"{found[:SHOWN_DIGITS]}: forgotten, it cannot be undone any more")
-            return 0
-        undone = client.undo(found)
+        if operation is not None:
+            return _act(client.find_operation(operation), client, forget=forget, quiet=quiet, as_json=as_json)
+        found = [*client.operations(), *operations_here()]
+    for one in sorted(found, key=lambda one: one.time_ns, reverse=True):
+        _print_kept(one, as_json=as_json)
+    return 0
+
+
+class _Undoes(Protocol):
+    """A server, or a folder of this side."""
+
+    def undo(self, operation: str, by: str) -> Undone:
+        """Reverse an operation."""
+
+    def forget(self, operation: str) -> int:
+        """Destroy what it keeps."""
+
+
+def _act(operation: str, where: _Undoes, *, forget: bool, quiet: bool, as_json: bool) -> int:
+    """Undo or forget one operation: the exit code."""
+    if forget:
+        gone = where.forget(operation)
+        if as_json:
+            print_json({"operation": operation, "names": gone})
+        elif not quiet:
+            click.echo(f"{operation[:SHOWN_DIGITS]}: forgotten, it cannot be undone any more")
+        return 0
+    undone = where.undo(operation, secrets.token_hex(16))
     _print_undone(undone, as_json=as_json, quiet=quiet)
     return 1 if undone.left else 0
 

@@ -17,6 +17,7 @@ from ftpy.storage.base import Closing, KnownDigest, NewDirectory, NewFile, Stage
 from ftpy.storage.beneath import Beneath, Directory
 from ftpy.storage.publishing import Publisher
 from ftpy.storage.staging import SmallFiles
+from ftpy.storage.trash import TRASH
 
 AREA_TRIES = 5
 """How often a staging area is entered that another get, which ends just now, takes away."""
@@ -50,9 +51,10 @@ class Landing(Closing):
                 self.groups = self._beneath.door != "path" and not dry_run
                 """Whether small files are staged and published together; elsewhere each is fetched alone."""
                 if self.groups:
-                    self._area = opened.enter_context(self._enter())
-                    self._area.sweep_staged()
-                    self._small = SmallFiles(self._area, Publisher(self._beneath, self._area, _never), None)
+                    self.area = opened.enter_context(self._enter())
+                    self.area.sweep_staged()
+                    self.publisher = Publisher(self._beneath, self.area, _never)
+                    self._small = SmallFiles(self.area, self.publisher, None)
                 self._began_ns = self._now_ns(dry_run=dry_run)
             except OSError as error:
                 raise local_error(target, error) from None
@@ -88,11 +90,14 @@ class Landing(Closing):
         """Close it, and take the staging area away unless another get or a server is at work in it."""
         groups, self.groups = self.groups, False
         if groups:
-            self._area.close()
+            self.area.close()
             # A staging area in use is not empty: whoever uses it keeps a lock file in it.
             with contextlib.suppress(OSError), self._beneath.root.open_dir(AREA) as top:
                 top.rmdir("staged")
                 top.rmdir("uploads")
+                for name in top.names():
+                    if name not in ("lock", TRASH):
+                        top.rmdir(name)
                 top.unlink("lock", missing_ok=True)
                 self._beneath.root.rmdir(AREA)
         self._opened.close()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from msgspec import Struct, field
+from msgspec import Struct, field, structs
 
 from ftpy.client.connection import Connection
 from ftpy.client.pipelining import Pipeline
@@ -26,8 +26,6 @@ from ftpy.wire.spelling import path_to_wire
 if TYPE_CHECKING:
     from ftpy.client.syncs import Syncs
 
-NOTICED_SECONDS = 2.0
-"""Clocks that differ by more are told of: file systems and people round to that."""
 STAGES: dict[str, str] = {
     "make": "make",
     "move": "move",
@@ -113,22 +111,30 @@ def _item_of(below: RemotePath, found: Found) -> Item:
     return Item(below, kind, size, status.st_mtime_ns, status.st_mode & 0o777)
 
 
-def items_of(listed: list[FileInfo], below: RemotePath, filtered: Filter | None) -> list[Item]:
-    """A listing as one side of a plan; what no pattern lets through is there, but not meant."""
+def items_of(listed: list[FileInfo], below: RemotePath) -> list[Item]:
+    """A listing as one side of a plan."""
     items = []
-    depth = len(below.parts)
-    left_out: set[RemotePath] = set()
-    for info in sorted(listed, key=lambda info: info.path):
-        path = RemotePath(info.path.parts[depth:])
-        meant = path.parent not in left_out
-        if meant and filtered is not None:
-            text = str(path)
-            meant = filtered.enters(text) if info.type == "directory" else filtered.takes_file(text)
-        if not meant and info.type == "directory":
-            left_out.add(path)
+    for info in listed:
+        path = RemotePath(info.path.parts[len(below.parts) :])
         kind: Literal["file", "directory", "other"] = info.type if info.type in ("file", "directory") else "other"
-        items.append(Item(path, kind, info.size, info.mtime_ns, info.mode, info.etag, meant))
+        items.append(Item(path, kind, info.size, info.mtime_ns, info.mode, info.etag))
     return items
+
+
+def judged(items: list[Item], filtered: Filter | None) -> list[Item]:
+    """The same in order, each with whether the patterns let it through, and the folders that it is in."""
+    if filtered is None:
+        return items
+    found = []
+    left_out: set[RemotePath] = set()
+    for item in sorted(items, key=lambda item: item.path):
+        text = str(item.path)
+        passes = filtered.enters(text) if item.kind == "directory" else filtered.takes_file(text)
+        meant = passes and item.path.parent not in left_out
+        if not meant and item.kind == "directory":
+            left_out.add(item.path)
+        found.append(structs.replace(item, meant=meant))
+    return found
 
 
 class Push:
@@ -180,7 +186,8 @@ class Push:
             only_some=self._filter is not None and self._filter.only_some,
             ahead_ns=self._client.clock.offset_ns,
         )
-        return make_plan(self._local.items, items_of(listed, self._target, self._filter), rules, self._alike)
+        theirs = judged(items_of(listed, self._target), self._filter)
+        return make_plan(self._local.items, theirs, rules, self._alike)
 
     def _alike(self, ours: Item, theirs: Item) -> bool:
         name = self._options.digest

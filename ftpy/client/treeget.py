@@ -105,6 +105,9 @@ class TreeGet:
         self.tally = Tally(options)
         self.work: Work[FileJob, FolderEnd] = Work(self._found())
 
+    _as_listed = False
+    """Whether a file that is another by now than the listing told of is refused, and not taken as it is."""
+
     def close(self) -> None:
         """Let go of large files that were begun and are not through."""
         for job in self.work.left():
@@ -282,7 +285,7 @@ class TreeGet:
             reply = connection.wait(GetReply)
         except RequestError as error:
             self._let_go(flying, group)
-            if isinstance(error, Changed):
+            if isinstance(error, Changed) and not self._as_listed:
                 job.alone = True  # it is another file than the listing told of: as it is now
                 self.work.give_back([job])
             else:

@@ -42,7 +42,7 @@ class Planned(NamedTuple):
 
 def happening(operation: str, step: Step, found: os.stat_result | None) -> Happening:
     """What the feed of events is to tell of reversing a step of this operation."""
-    if step.kept is not None and step.origin is None:
+    if step.kept is not None and (step.origin is None or found is None):
         return published(step.place, f"{TRASH}/{operation}/{step.kept}")
     assert found is not None
     return deleted(step.place, found) if step.origin is None else moved(step.place, step.origin, found)
@@ -208,6 +208,8 @@ class _Reversal:
         there = self.look(origin)
         if step.new.fits(there) and ((now is None) if step.old is None else step.old.fits(now)):
             return None
+        if step.new.fits(there) and now is None:
+            return self._bring_back(step)  # broken off between the two
         if not step.new.fits(now):
             raise Changed(f"{display(str(step.place))}: it was changed since")
         assert now is not None

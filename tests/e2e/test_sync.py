@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ftpy.client.kept import find_here, kept_in, operations_here
 from ftpy.client.syncing import SyncOptions, SyncResult
 from ftpy.client.syncplan import Plan
 from ftpy.client.walking import Selection
@@ -178,3 +179,78 @@ def test_a_client_that_reconnects_does_each_step_once(plain_host: Host, local: P
     ):
         result = client.sync(local, "d", SyncOptions(delete=True, most_deleted=100))
     assert result.failed == 0 and tree(plain_host.root / "d") == tree(local)
+
+
+# ------------------------------------------------------------------ the other way
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FTPY_CONFIG", str(tmp_path / "settings" / "config.toml"))
+
+
+def pull(host: Host, local: Path, remote: str = "d", **options: Any) -> SyncResult:
+    with host.client() as client:
+        return client.sync(local, remote, SyncOptions(**options), pull=True)
+
+
+@pytest.mark.usefixtures("state")
+def test_a_pull_makes_this_side_equal_and_undo_makes_it_what_it_was(host: Host, local: Path) -> None:
+    sync(host, local)
+    before = tree(local)
+    there = host.root / "d"
+    (there / "1" / "8").write_bytes(b"other")
+    (there / "2" / "2").unlink()
+    shutil.rmtree(there / "3")
+    (there / "4" / "4").rename(there / "renamed")
+    (there / "big").write_bytes(os.urandom(3 * 1024 * 1024))
+    (there / "top").write_bytes(os.urandom(2 * 1024 * 1024))
+    (there / "empty").mkdir()
+    told = pull(host, local, delete=True, dry_run=True).plan
+    assert tree(local) == before
+    result = pull(host, local, delete=True)
+    assert tree(local) == tree(there) and result.plan == told
+    assert (result.moved, result.deleted, result.tree.files, result.failed) == (1, 7, 3, 0)
+    assert pull(host, local, delete=True).plan.steps == ()
+    assert result.operation is not None
+    found = find_here(result.operation[:8])
+    assert found is not None and found.target == str(local)
+    with kept_in(found.target) as kept:
+        undone = kept.undo(found.id, "0" * 32)
+        assert undone.left == 0 and tree(local) == before
+        assert kept.undo("0" * 32, "1" * 32).left == 0 and tree(local) == tree(there)
+        assert kept.forget(found.id) > 0
+    with host.client() as client:
+        assert [one.what for one in client.operations()] == [f"sync {local} d"]
+
+
+@pytest.mark.usefixtures("state")
+def test_a_pull_from_an_empty_folder_or_beyond_half_deletes_nothing_here(plain_host: Host, local: Path) -> None:
+    (plain_host.root / "d").mkdir()
+    before = tree(local)
+    with pytest.raises(SyncRefused, match="empty"):
+        pull(plain_host, local, delete=True, most_deleted=100)
+    make(plain_host.root / "d", {"one": b"no other is like it"})
+    with pytest.raises(SyncRefused, match=r"41 of the target's 41 files"):
+        pull(plain_host, local, delete=True)
+    assert tree(local) == before and operations_here() == []
+
+
+@pytest.mark.usefixtures("state")
+def test_a_pull_leaves_alone_what_changed_here_since_the_plan(plain_host: Host, local: Path) -> None:
+    sync(plain_host, local)
+    (plain_host.root / "d" / "top").write_bytes(b"newer")
+
+    def meddle(_: Plan) -> None:
+        make(local, {"top": b"somebody's"}, 2 * 10**18)
+
+    result = pull(plain_host, local, on_plan=meddle)
+    assert [type(told.error) for told in result.failures] == [LocalFileError]
+    assert (local / "top").read_bytes() == b"somebody's"
+
+
+@pytest.mark.usefixtures("state")
+def test_a_pull_into_a_folder_that_is_not_there_makes_it(plain_host: Host, local: Path, tmp_path: Path) -> None:
+    sync(plain_host, local)
+    result = pull(plain_host, tmp_path / "new")
+    assert result.tree.files == 41 and tree(tmp_path / "new") == tree(local)

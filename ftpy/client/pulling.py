@@ -1,0 +1,224 @@
+"""A sync the other way: a folder of this side becomes equal to one on the server; what gives way is kept here."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from msgspec import structs
+
+from ftpy.client.kept import KeptHere
+from ftpy.client.landing import Landing
+from ftpy.client.source import Source
+from ftpy.client.syncing import Local, SyncOptions, SyncResult, items_of, judged, list_local
+from ftpy.client.syncplan import Item, Plan, Rules, Step, make_plan
+from ftpy.client.treeget import FileJob, FolderEnd, TreeGet
+from ftpy.client.trees import MOST_TOLD, OWNER_BITS, Told, TreeOptions, same_time
+from ftpy.client.walking import Selection
+from ftpy.errors import FtpyError, LocalFileError, NotADirectory, RequestError
+from ftpy.files import FileInfo, RemotePath, display
+from ftpy.storage.base import NewDirectory
+from ftpy.storage.record import Identity, identity
+
+if TYPE_CHECKING:
+    from ftpy.client.syncs import Syncs
+
+
+class Pull:
+    """The folder ``source`` on the server, to be what the folder ``root`` of this side becomes."""
+
+    def __init__(self, client: Syncs, root: str, source: RemotePath, options: SyncOptions) -> None:
+        self._client, self._root, self._source, self._options = client, root, source, options
+        self._filter = options.selection.compiled()
+        self._there: dict[RemotePath, FileInfo]
+        self._local: Local
+
+    def run(self) -> SyncResult:
+        """List, plan, and do it. Raises SyncRefused, LocalFileError for the root, NotFound, NotADirectory, …."""
+        plan = self._plan()
+        options = self._options
+        complete = not self._local.failed  # of the target: what cannot be read there cannot be kept
+        result = SyncResult(plan)
+        if options.dry_run:
+            options.on_plan(plan)
+        plan.check(complete=complete, most_deleted=options.most_deleted)
+        if options.dry_run:
+            return result
+        options.on_plan(plan)
+        with Landing(self._root) as landing:
+            ends = list(self._ends(plan))
+            if plan.steps and not landing.groups and not plan.count("replace", "move", "delete", "remove"):
+                self._get(result, landing, [step for step in plan.steps if step.do == "add"], [])  # nothing gives way
+            elif plan.steps:
+                with KeptHere(landing) as kept:
+                    result.operation = secrets.token_hex(16)
+                    kept.begin(result.operation, f"sync --pull {self._root} {self._source or '/'}")
+                    self._carry_out(plan, result, kept)
+            self._get(result, landing, [], ends)
+        return result
+
+    # ---------------------------------------------------------------- planning
+
+    def _plan(self) -> Plan:
+        options = self._options
+        if self._source.parts and self._client.stat(self._source).type != "directory":
+            raise NotADirectory(f"{display(str(self._source))}: not a folder")
+        listed = list(self._client.ls(self._source, recursive=True))
+        self._there = {RemotePath(info.path.parts[len(self._source.parts) :]): info for info in listed}
+        try:
+            self._local = list_local(self._root, RemotePath(), Selection(), "skip")
+        except LocalFileError as error:
+            if not isinstance(error.__context__, FileNotFoundError):
+                raise
+            self._local = Local([], {}, [])
+        theirs = [
+            structs.replace(item, kind="passed") if item.kind == "other" else item
+            for item in judged(items_of(listed, self._source), self._filter)
+            if item.meant
+        ]
+        ours = [structs.replace(item, kind="other") if item.kind == "passed" else item for item in self._local.items]
+        rules = Rules(
+            delete=options.delete,
+            keep_newer=options.keep_newer,
+            by_digest=options.by_digest,
+            only_some=self._filter is not None and self._filter.only_some,
+            ahead_ns=-self._client.clock.offset_ns,
+        )
+        return make_plan(theirs, judged(ours, self._filter), rules, self._alike)
+
+    def _alike(self, theirs: Item, ours: Item) -> bool:
+        name = self._options.digest
+        info = self._there[theirs.path]
+        known: str | None = getattr(info, name)
+        try:
+            there = known or self._client.digest(info.path, name).hex
+            with Source(self._local.found[ours.path].local, name) as source:
+                return source.read_digest() == there
+        except (RequestError, LocalFileError):
+            return False
+
+    # ---------------------------------------------------------------- doing it
+
+    def _carry_out(self, plan: Plan, result: SyncResult, kept: KeptHere) -> None:
+        steps = list(plan.steps)
+        while steps:
+            step = steps[0]
+            if step.do in ("add", "replace"):
+                files = [one for one in steps if one.do in ("add", "replace")]  # they come one after the other
+                self._fetch(files, result, kept)
+                steps = steps[len(files) :]
+                continue
+            if step.do in ("delete", "remove") and result.failed:
+                result.stopped = True
+                return
+            self._take(steps.pop(0), result, kept)
+
+    def _take(self, step: Step, result: SyncResult, kept: KeptHere) -> None:
+        assert result.operation is not None
+        operation = result.operation
+        try:
+            if step.do == "make":
+                kept.make(operation, step.path)
+            elif step.do == "move":
+                assert step.origin is not None
+                kept.move(operation, step.origin, step.path, self._known(step.origin))
+            else:
+                kept.delete(operation, step.path, self._known(step.path))
+        except FtpyError as error:
+            self._fail(result, step, kept.landing, error)
+            return
+        result.moved += step.do == "move"
+        result.deleted += step.do == "delete"
+        self._options.on_step(step)
+
+    def _known(self, path: RemotePath) -> Identity | None:
+        """What was listed there on this side."""
+        found = self._local.found.get(path)
+        return None if found is None or found.status is None else identity(found.status)
+
+    def _fetch(self, steps: list[Step], result: SyncResult, kept: KeptHere) -> None:
+        assert result.operation is not None
+        infos = [self._there[step.path] for step in steps]
+        announced = [
+            (step.path, info.size, info.mtime_ns, self._known(step.path) if step.do == "replace" else None)
+            for step, info in zip(steps, infos, strict=True)
+        ]
+        failed = kept.announce(result.operation, announced)
+        for step, error in zip(steps, failed, strict=True):
+            if error is not None:
+                self._fail(result, step, kept.landing, error)
+        self._get(result, kept.landing, [step for step, error in zip(steps, failed, strict=True) if not error], [])
+
+    def _get(self, result: SyncResult, landing: Landing, steps: list[Step], ends: list[FolderEnd]) -> None:
+        if not steps and not ends:
+            return
+        options = self._options
+        wanted = TreeOptions(
+            digest=options.digest, force=True, on_told=options.on_told, on_progress=options.on_progress
+        )
+        inline_bytes, several = self._client._connected().inline_bytes, self._client._streams.several
+        jobs = [(step, self._there[step.path]) for step in steps]
+        tree = PlannedGet(self._source, landing, wanted, inline_bytes, (jobs, ends), several=several)
+        told = self._client._run_tree(tree, wanted)
+        result.tree.files += told.files
+        result.tree.size += told.size
+        result.tree.seconds += told.seconds
+        result.failed += told.failed
+        result.failures += told.failures[: MOST_TOLD - len(result.failures)]
+
+    def _ends(self, plan: Plan) -> Iterator[FolderEnd]:
+        """Folders whose mode or time is not as there, or will not be once the plan is carried out; deepest first."""
+        if self._filter is not None and self._filter.only_some:
+            return
+        touched = {way.parent for step in plan.steps for way in (step.path, step.origin) if way is not None}
+        made = {step.path for step in plan.steps if step.do == "make"}
+        for path in sorted(self._there, reverse=True):
+            info = self._there[path]
+            status = self._local.found[path].status if path in self._local.found else None
+            if info.type != "directory" or (status is None and path not in made):
+                continue
+            mode = info.mode | OWNER_BITS
+            if (
+                path not in touched
+                and status is not None
+                and status.st_mode & 0o777 == mode
+                and same_time(status.st_mtime_ns, info.mtime_ns)
+            ):
+                continue
+            yield FolderEnd(NewDirectory(path, parents=True, mode=mode, mtime_ns=info.mtime_ns))
+
+    def _fail(self, result: SyncResult, step: Step, landing: Landing, error: FtpyError) -> None:
+        result.failed += 1
+        if len(result.failures) < MOST_TOLD:
+            path = RemotePath((*self._source.parts, *step.path.parts))
+            result.failures.append(Told("failed", path, landing.name(step.path), error=error))
+
+
+class PlannedGet(TreeGet):
+    """The files that a plan adds and replaces, and folders to be finished."""
+
+    _as_listed = True
+
+    def __init__(
+        self,
+        path: RemotePath,
+        landing: Landing,
+        options: TreeOptions,
+        inline_bytes: int,
+        planned: tuple[list[tuple[Step, FileInfo]], list[FolderEnd]],
+        *,
+        several: bool,
+    ) -> None:
+        self._planned = planned
+        super().__init__(path, landing, options, inline_bytes, [], several=several)  # type: ignore[arg-type]
+
+    def _found(self) -> Iterator[FileJob | FolderEnd]:
+        steps, ends = self._planned
+        for step, info in steps:
+            self.tally.found(info.size)
+            alone = info.size > self._inline_bytes
+            name = self._landing.name(step.path)
+            yield FileJob(info, step.path, name, alone=alone, replaces=step.do == "replace")
+        self.tally.progress.known = True
+        yield from ends

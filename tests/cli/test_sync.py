@@ -1,0 +1,148 @@
+"""``ftpy sync`` and ``ftpy undo`` as users meet them: real processes against a real server."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_main import Desk
+from tests.rig import Host, eventually, running
+
+MTIME_NS = 10**18
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    with running(tmp_path_factory.mktemp("sync") / "host") as made:
+        yield made
+
+
+@pytest.fixture
+def root(host: Host) -> Path:
+    """The server's folder, with nothing in it."""
+    for path in host.root.iterdir():
+        if path.name != ".ftpy":
+            shutil.rmtree(path)
+    return host.root
+
+
+@pytest.fixture
+def desk(tmp_path: Path, host: Host, root: Path) -> Desk:
+    """A workstation that is paired, with a folder of ten files."""
+    made = Desk(tmp_path / "desk", host)
+    made.pair()
+    for number in range(10):
+        put(made.folder / "src" / str(number), f"content {number}")
+    return made
+
+
+def put(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    os.utime(path, ns=(MTIME_NS, MTIME_NS))
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.name != ".ftpy"}
+
+
+def test_a_sync_is_told_planned_and_undone(desk: Desk, root: Path) -> None:
+    ended = desk("sync", "src", "d")
+    assert ended.code == 0 and "src: 10 files, 90 B in " in ended.out and "to undo: ftpy undo " in ended.out
+    (desk.folder / "src" / "1").unlink()
+    (desk.folder / "src" / "2").rename(desk.folder / "src" / "two")
+    put(desk.folder / "src" / "3", "longer than before")
+    planned = desk("sync", "--delete", "--dry-run", "src", "d")
+    assert planned.out.splitlines() == [
+        "move: 2 -> two",
+        "replace: 3, 18 B",
+        "delete: 1",
+        "src: 1 files, 18 B to move, 1 to rename, 1 to delete, 7 identical already",
+    ]
+    assert names(root / "d") == set("0123456789")
+    done = desk("sync", "--delete", "--json", "src", "d").objects
+    assert [one.get("do") for one in done] == ["move", None, "delete", None]
+    assert (done[-1]["moved"], done[-1]["deleted"], done[-1]["files"], done[-1]["ok"]) == (1, 1, 1, True)
+    assert names(root / "d") == names(desk.folder / "src")
+    listed = desk("undo").out.splitlines()
+    assert listed[0].endswith("sync src d: 1 replaced, 1 deleted, 1 moved")
+    undone = desk("undo", done[-1]["operation"][:6])
+    assert undone.code == 0 and "3 steps undone (to do it all again: ftpy undo " in undone.out
+    assert names(root / "d") == set("0123456789") and (root / "d" / "3").read_text() == "content 3"
+    forgotten = desk("undo", "--forget", done[-1]["operation"])
+    assert "forgotten" in forgotten.out
+    desk("undo", done[-1]["operation"]).failed(1, "There is no such operation")
+
+
+def test_what_was_changed_since_is_said_and_is_exit_code_1(desk: Desk, root: Path) -> None:
+    operation = desk("sync", "--json", "src", "d").objects[-1]["operation"]
+    put(root / "d" / "5", "somebody's")
+    ended = desk("undo", operation)
+    assert ended.code == 1 and "1 LEFT ALONE" not in ended.err
+    assert "ftpy: left alone: d/5: it was changed since" in ended.err
+    assert names(root / "d") == {"5"}
+
+
+def test_a_sync_that_would_delete_too_much_is_refused_in_one_line(desk: Desk, root: Path) -> None:
+    desk("sync", "src", "d")
+    for number in range(7):
+        (desk.folder / "src" / str(number)).unlink()
+    desk("sync", "--delete", "src", "d").failed(1, "7 of the target's 10 files would be deleted, which is over 50%")
+    assert desk("sync", "--delete", "--max-delete", "70%", "src", "d").code == 0
+    assert len(names(root / "d")) == 3
+    for number in range(7, 10):
+        (desk.folder / "src" / str(number)).unlink()
+    desk("sync", "--delete", "--max-delete", "100", "src", "d").failed(1, "the source is empty")
+    desk("sync", "--delete", "nothere", "d").failed(1, "nothere")
+    desk("sync", "--max-delete", "lots", "src", "d").failed(2, "'lots' is not a percentage")
+    desk("sync", "src").failed(2, "Missing argument")
+    desk("undo", "--forget").failed(2, "--forget needs an ID")
+
+
+def test_a_pull_is_undone_by_its_id_alone(desk: Desk, root: Path) -> None:
+    desk("sync", "src", "d")
+    (root / "d" / "1").unlink()
+    put(root / "d" / "new", "from there")
+    done = desk("sync", "--pull", "--delete", "--json", "src", "d").objects[-1]
+    assert names(desk.folder / "src") == names(root / "d")
+    assert any("sync --pull src d: 1 added, 1 deleted" in line for line in desk("undo").out.splitlines())
+    assert desk("undo", done["operation"][:8]).code == 0
+    assert names(desk.folder / "src") == set("0123456789")
+
+
+def test_watch_says_what_it_needs_and_what_it_does_not_go_with(desk: Desk) -> None:
+    desk("sync", "--watch", "--pull", "src", "d").failed(2, "--watch goes neither with --pull")
+    blocked = "import sys; sys.modules['watchfiles'] = None; from ftpy.cli.main import main; main()"
+    command = [sys.executable, "-c", blocked, "sync", "--watch", "src", "d"]
+    ended = subprocess.run(
+        command, cwd=desk.folder, env=desk.environment(), capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 2 and "pip install '.[watch]'" in ended.stderr
+
+
+@pytest.mark.slow
+def test_watch_goes_on_with_every_change_until_it_is_interrupted(desk: Desk, root: Path) -> None:
+    pytest.importorskip("watchfiles")
+    code = "from ftpy.cli.main import main; main()"
+    command = [sys.executable, "-c", code, "sync", "--watch", "--delete", "-q", "src", "d"]
+    with subprocess.Popen(
+        command, cwd=desk.folder, env=desk.environment(), stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            eventually(lambda: (root / "d").is_dir() and len(names(root / "d")) == 10, 60)
+            put(desk.folder / "src" / "later", "one more")
+            eventually(lambda: "later" in names(root / "d"), 60)
+            (desk.folder / "src" / "4").unlink()
+            eventually(lambda: "4" not in names(root / "d"), 60)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 130
+            assert process.stderr is not None and process.stderr.read() == "ftpy: interrupted\n"
+        finally:
+            process.kill()

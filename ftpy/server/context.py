@@ -179,10 +179,14 @@ class Context:
         key = OperationKey(self.account.name, named)
         if named not in self.operations:
             self.storage.check_operation(key)
-            if len(self.operations) >= MOST_OPERATIONS:
-                self.operations.clear()
-            self.operations.add(named)
+            self.remember(named)
         return key
+
+    def remember(self, operation: str) -> None:
+        """It is begun."""
+        if len(self.operations) >= MOST_OPERATIONS:
+            self.operations.clear()
+        self.operations.add(operation)
 
     def open_upload(self, file: NewFile) -> Upload:
         """Open or resume an upload and hold it until it ends or the connection does."""

@@ -38,7 +38,7 @@ def handle_begin(request: BeginRequest, context: Context) -> BeginReply:
     """Begin an operation."""
     key = _key(request.operation, context)
     context.storage.begin(key, request.what, quota=context.account.quota)
-    context.operations.add(request.operation)
+    context.remember(request.operation)
     return BeginReply(id=request.id, keep_seconds=int(context.config.trash_days * 86400))
 
 
@@ -74,13 +74,13 @@ def handle_undo(request: UndoRequest, context: Context) -> UndoReply:
         context.storage.check_operation(key)
         context.storage.begin(by, f"undo {key.id}", quota=context.account.quota)
         undone = context.storage.undo(key, by, allows, on_step=on_step)
-        context.act.more = {"operation": key.id, "by": by.id, "steps": undone.steps, "left": len(undone.left)}
+        context.act.more = {"operation": key.id, "by": by.id, "steps": undone.steps, "left": undone.left_alone}
         context.act.done()  # here: also when the client has left meanwhile
         return undone
 
     undone = context.channel.patiently(undo, progress=lambda: looked_at)
     return UndoReply(
-        id=request.id, steps=undone.steps, already=undone.already, left=len(undone.left), paths=_told(undone.left)
+        id=request.id, steps=undone.steps, already=undone.already, left=undone.left_alone, paths=_told(undone.left)
     )
 
 

@@ -89,11 +89,19 @@ class LeftAlone(Struct, frozen=True):
     error: RequestError
 
 
+MOST_LEFT = 100
+"""Most of what undoing left alone that is told; all of it is counted."""
+
+
 class Undone(Struct, frozen=True):
-    """What undoing did: ``steps`` reversed, ``already`` as they were before the operation, and what was left alone."""
+    """What undoing did: ``steps`` reversed, ``already`` as they were before the operation, ``left_alone`` the others.
+
+    ``left`` are the first MOST_LEFT of those.
+    """
 
     steps: int
     already: int
+    left_alone: int
     left: list[LeftAlone]
 
 

@@ -7,6 +7,7 @@ what goes is moved there. A crash in between leaves a step on record that was ne
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 
@@ -44,7 +45,9 @@ class Keeping(Closing):
         self._steps: list[Step] = []
         self._made: set[RemotePath] = set()
         self._came: dict[RemotePath, Step] = {}
-        self._linked = self._gone = False
+        self._linked: list[str] = []
+        """What was linked since it was sealed last."""
+        self._gone = False
         self._known: dict[str, Digests] = {}
         """What is known of the files that are kept, by the names that they have there."""
         self._again: list[tuple[Version, Digests]] = []
@@ -106,11 +109,14 @@ class Keeping(Closing):
     def seal(self) -> None:
         """Make what was said and kept so far durable: now it may be done."""
         if self._steps:
-            if self._linked:
-                self.folder.directory.sync()
-                self._linked = False
-            self.folder.append(self._steps, self._usage)
-            self._steps = []
+            try:
+                if self._linked:
+                    self.folder.directory.sync()
+                self.folder.append(self._steps, self._usage)
+            except BaseException:
+                self._let_go()
+                raise
+            self._linked, self._steps = [], []
 
     def settle(self) -> None:
         """It is done, if not all of it: names that came into the trash are durable, digests stay known."""
@@ -124,6 +130,13 @@ class Keeping(Closing):
                     known.append((version_of(found), digests))
             if known:
                 self._remembered.keep(known)
+
+    def _let_go(self) -> None:
+        """What is not on record is not kept: a second name of what stays would count, once it is forgotten, as gone."""
+        for kept in self._linked:
+            with contextlib.suppress(OSError):
+                self.folder.directory.unlink(kept)
+        self._linked = []
 
     def _say(self, step: Step) -> Step:
         self._steps.append(step)
@@ -150,5 +163,5 @@ class Keeping(Closing):
                 raise
             what = "this disk cannot keep what is replaced: it has no hard links, or the file is not the server's own"
             raise Unsupported(f"{display(str(place))}: {what}") from error
-        self._linked = True
+        self._linked.append(kept)
         return kept

@@ -85,24 +85,25 @@ class Remover(Closing):
     ) -> Removed:
         """Take what is at ``path`` away, into what an operation keeps. Raises RequestError."""
         usage = self._publisher.usage
-        with translating(path), self._publisher.standing(path, version=version, exclusive=True) as place:
-            if place.is_folder and not recursive:
-                _check_empty(place)
-            with keeper.keeping(key, place.publication) as keeping, self._recording(place) as record:
-                step = keeping.going(path, place.found)
-                keeping.seal()
-                assert step.kept is not None
-                with usage.changing() as change:
-                    measured = None
-                    if change.tells(path, ROOT):
-                        measured = usage.measure(path) if place.is_folder else (weight(place.found), 1)
-                    take(place.directory, path.name, place.found, keeping.folder.directory, step.kept)
-                    record.done()
-                    if measured is not None:
-                        change.moved(path, ROOT, *measured)
-                keeping.settle()
-                place.check_gone()
-                return _census(keeping.folder.directory, step.kept, place.found)
+        with translating(path), keeper.trash.open(key) as trash:
+            with self._publisher.standing(path, version=version, exclusive=True) as place:
+                if place.is_folder and not recursive:
+                    _check_empty(place)
+                with keeper.keeping(key, place.publication) as keeping, self._recording(place) as record:
+                    step = keeping.going(path, place.found)
+                    keeping.seal()
+                    assert step.kept is not None
+                    with usage.changing() as change:
+                        measured = None
+                        if change.tells(path, ROOT):
+                            measured = usage.measure(path) if place.is_folder else (weight(place.found), 1)
+                        take(place.directory, path.name, place.found, keeping.folder.directory, step.kept)
+                        record.done()
+                        if measured is not None:
+                            change.moved(path, ROOT, *measured)
+                    keeping.settle()
+                    place.check_gone()
+            return _census(trash.directory, step.kept, place.found)  # others need not wait while it is looked at
 
     def forget(self, trash: Trash, key: OperationKey, on_removed: Callable[[int], None]) -> Removed:
         """Destroy what an operation keeps. Raises RequestError."""

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
+from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING, cast
 
@@ -13,7 +14,7 @@ from ftpy.errors import InvalidRequest, RequestError
 from ftpy.files import FileInfo, RemotePath
 from ftpy.storage import syscalls
 from ftpy.storage.area import STAGED, Area
-from ftpy.storage.base import KnownDigest, KnownVersion, NewDirectory, NewFile, OperationKey, Quota, Staged
+from ftpy.storage.base import KnownDigest, KnownVersion, NewDirectory, NewFile, Quota, Staged
 from ftpy.storage.beneath import Directory
 from ftpy.storage.feed import Happening, published
 from ftpy.storage.positional import write_at
@@ -209,28 +210,31 @@ class SmallFiles:
         mine = [staged for staged in group if isinstance(staged, _MEMBERS)]
         if len(mine) != len(group):
             raise TypeError("a group is published by the storage that staged it")
-        if not mine:
-            return {}
+        refused: Refused = {}
         try:
-            files = [staged for staged in mine if isinstance(staged, LocalStaged)]
-            refused = self._sync(files)
-            exclusive = self._foresee(files) or any(staged.operation is not None for staged in mine)
-            try:
-                with DISK, self._publisher.publication(exclusive=exclusive) as publication, ExitStack() as opened:
-                    keepings = self._keep(opened, publication, mine, refused)
-                    self._place_recorded(publication, mine, placed, refused)
-                    for keeping in keepings:
-                        keeping.settle()
-            except OSError as error:
-                for staged in mine:
-                    refused.setdefault(staged.number, refusal(error, staged.path))
-            except RequestError as error:
-                for staged in mine:
-                    refused.setdefault(staged.number, error)
-            return refused
+            # What operations keep is judged before anything is placed: so each sees what those before it have left.
+            for _, several in groupby(mine, attrgetter("operation")):
+                refused |= self._publish_together(list(several), placed)
         finally:
             for staged in mine:
                 staged.close()
+        return refused
+
+    def _publish_together(self, mine: list[LocalMember], placed: Placed | None) -> Refused:
+        """Publish those that one operation, or none, is to keep for: what was refused."""
+        files = [staged for staged in mine if isinstance(staged, LocalStaged)]
+        refused = self._sync(files)
+        exclusive = self._foresee(files) or mine[0].operation is not None
+        try:
+            with DISK, self._publisher.publication(exclusive=exclusive) as publication, ExitStack() as opened:
+                keeping = self._keep(opened, publication, mine, refused)
+                self._place_recorded(publication, mine, placed, refused)
+                if keeping is not None:
+                    keeping.settle()
+        except (OSError, RequestError) as error:
+            for staged in mine:
+                refused.setdefault(staged.number, _refusal(error, staged.path))
+        return refused
 
     @staticmethod
     def _sync(group: list[LocalStaged]) -> Refused:
@@ -255,25 +259,23 @@ class SmallFiles:
 
     def _keep(
         self, opened: ExitStack, publication: Publication, group: Sequence[LocalMember], refused: Refused
-    ) -> list[Keeping]:
-        """Let what the group replaces be kept, by those operations that want it, before anything is placed."""
-        wanted: dict[OperationKey, list[LocalMember]] = {}
-        for staged in group:
-            if staged.operation is not None and staged.number not in refused:
-                wanted.setdefault(staged.operation, []).append(staged)
-        keepings = []
-        for key, several in wanted.items():
-            assert self._keeper is not None
-            try:
-                keeping = opened.enter_context(self._keeper.keeping(key, publication))
-                for staged in several:
-                    _attempt(staged, partial(staged.announce, keeping, self._publisher), refused)
-                keeping.seal()
-                keepings.append(keeping)
-            except (OSError, RequestError) as error:
-                for staged in several:
-                    refused.setdefault(staged.number, _refusal(error, staged.path))
-        return keepings
+    ) -> Keeping | None:
+        """Let what the group replaces be kept, where its operation wants that, before anything is placed."""
+        key = group[0].operation
+        wanted = [staged for staged in group if staged.number not in refused]
+        if key is None or not wanted:
+            return None
+        assert self._keeper is not None
+        try:
+            keeping = opened.enter_context(self._keeper.keeping(key, publication))
+            for staged in wanted:
+                _attempt(staged, partial(staged.announce, keeping, self._publisher), refused)
+            keeping.seal()
+        except (OSError, RequestError) as error:
+            for staged in wanted:
+                refused.setdefault(staged.number, _refusal(error, staged.path))
+            return None
+        return keeping
 
     def _place_recorded(
         self, publication: Publication, group: Sequence[LocalMember], placed: Placed | None, refused: Refused

@@ -10,6 +10,7 @@ import errno
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from ftpy.errors import InvalidRequest, UnknownOperation
@@ -60,25 +61,44 @@ class Folder(Closing):
         finally:
             syscalls.close(fd)
 
-    def read(self) -> tuple[About | None, bytes, int]:
-        """Its first line, the others, and when it was last written to, nanoseconds."""
+    def steps(self) -> Iterator[Step]:
+        """Newest first, as they are now; a line that was never finished is passed over."""
         fd = self.directory.open_file(RECORD)
         try:
-            text = b""
-            while piece := os.read(fd, MIB):
-                text += piece
-            mtime_ns = os.fstat(fd).st_mtime_ns
+            for line in _backwards(fd):
+                if (step := decode(line)) is not None:
+                    yield step
         finally:
             syscalls.close(fd)
-        first, _, rest = text.partition(b"\n")
-        return decode_about(first), rest, mtime_ns
 
-    def steps(self) -> Iterator[Step]:
-        """Newest first; a line that was never finished is passed over."""
-        lines = self.read()[1].split(b"\n")[:-1]
-        while lines:
-            if (step := decode(lines.pop())) is not None:
-                yield step
+    def counts(self) -> dict[str, int]:
+        """How many steps of each kind there are, at most."""
+        found: Counter[str] = Counter()
+        fd = self.directory.open_file(RECORD)
+        try:
+            rest = b""
+            while piece := os.read(fd, MIB):
+                lines, newline, rest = (rest + piece).rpartition(b"\n")
+                found.update(count(lines + newline))
+            found.update(count(rest))
+        finally:
+            syscalls.close(fd)
+        return dict(found)
+
+
+def _backwards(fd: int) -> Iterator[bytes]:
+    """The finished lines of a file, the last one first: a record can be longer than memory should hold."""
+    end, rest, is_unfinished = os.fstat(fd).st_size, b"", True
+    while end > 0:
+        start = max(0, end - MIB)
+        rest, *lines = (os.pread(fd, end - start, start) + rest).split(b"\n")
+        end = start
+        if lines and is_unfinished:
+            lines.pop()
+            is_unfinished = False
+        yield from reversed(lines)
+    if not is_unfinished:
+        yield rest
 
 
 class Trash(Closing):
@@ -158,13 +178,13 @@ class Trash(Closing):
         for name in self.folder.names():
             try:
                 with self._folder(name) as folder:
-                    if self._about(folder).owner != owner:
+                    about = self._about(folder)
+                    if about.owner != owner:
                         continue
-                    about, record, _ = folder.read()
+                    counts = folder.counts()
             except UnknownOperation:
                 continue
-            if about is not None:
-                found.append(Operation(id=name, what=about.what, time_ns=about.time_ns, **count(record)))
+            found.append(Operation(id=name, what=about.what, time_ns=about.time_ns, **counts))
         return sorted(found, key=lambda one: (one.time_ns, one.id), reverse=True)
 
     def expired(self, seconds: float) -> list[str]:

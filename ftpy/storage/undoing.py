@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from ftpy.errors import Changed, NotEmpty, NotFound, PermissionDenied, RequestError
 from ftpy.files import RemotePath, display
-from ftpy.storage.base import Allows, Effect, LeftAlone, OperationKey, Undone
+from ftpy.storage.base import MOST_LEFT, Allows, Effect, LeftAlone, OperationKey, Undone
 from ftpy.storage.beneath import Directory
 from ftpy.storage.feed import Happening, deleted, moved, published
 from ftpy.storage.keeping import Keeper, Keeping
@@ -62,7 +62,7 @@ class Undoing:
         self._publisher, self._keeper = publisher, keeper
         self._key, self._by = keys
         self._allows, self._on_step = allows, on_step
-        self._steps = self._already = 0
+        self._steps = self._already = self._left_alone = 0
         self._left: list[LeftAlone] = []
 
     def run(self) -> Undone:
@@ -70,13 +70,14 @@ class Undoing:
         with translating(ROOT), self._keeper.trash.open(self._key) as old:
             for batch in _batches(old.steps()):
                 self._reverse(old, batch)
-                self._on_step(self._steps + self._already + len(self._left))
-        return Undone(self._steps, self._already, self._left)
+                self._on_step(self._steps + self._already + self._left_alone)
+        return Undone(self._steps, self._already, self._left_alone, self._left)
 
     def _reverse(self, old: Folder, batch: list[Step]) -> None:
         publisher = self._publisher
         with ExitStack() as opened:
             publication = opened.enter_context(publisher.publication(exclusive=True))
+            self._keeper.trash.open(self._key).close()  # forgotten meanwhile, what is in it counts no more
             keeping = opened.enter_context(self._keeper.keeping(self._by, publication))
             reversal = _Reversal(old.directory, publication, keeping, publisher, self._allows)
             doings: list[Planned] = []
@@ -107,10 +108,15 @@ class Undoing:
             work()
             return True
         except OSError as error:
-            self._left.append(LeftAlone(step.place, refusal(error, step.place)))
+            self._leave(step, refusal(error, step.place))
         except RequestError as error:
-            self._left.append(LeftAlone(step.place, error))
+            self._leave(step, error)
         return False
+
+    def _leave(self, step: Step, error: RequestError) -> None:
+        self._left_alone += 1
+        if len(self._left) < MOST_LEFT:
+            self._left.append(LeftAlone(step.place, error.with_traceback(None)))
 
 
 class _Reversal:

@@ -116,6 +116,23 @@ def test_a_step_is_read_as_it_was_written_and_cut_off_it_is_none(step: Step) -> 
     assert [decode(line[:end]) for end in range(len(line) - 1)] == [None] * (len(line) - 1)
 
 
+@pytest.mark.parametrize("piece", [1, 7, 64, 1000])
+@pytest.mark.parametrize("torn", [b"", b'{"do":"added",'])
+def test_a_record_is_read_in_pieces_of_any_length_from_either_end(
+    local: LocalStorage, root: Path, monkeypatch: pytest.MonkeyPatch, piece: int, torn: bytes
+) -> None:
+    steps = [Step(path("d/" * number + "x"), None, Identity("file", 3, -5, number)) for number in range(9)]
+    steps += [Step(path("gone"), Identity("file", 3, 5, 7), None, "00ff")]
+    key = begun(local)
+    with open(root / ".ftpy" / "trash" / key.id / "record", "ab") as record:
+        record.write(encode(steps) + torn)
+    monkeypatch.setattr("ftpy.storage.trash.MIB", piece)
+    with local._trash.open(key) as folder:
+        assert list(folder.steps()) == steps[::-1]
+    (found,) = local.operations(OWNER)
+    assert (found.added, found.deleted) == (9 + bool(torn), 1)
+
+
 # ------------------------------------------------------------------ undo, by example
 
 
@@ -380,6 +397,67 @@ def test_where_the_quota_is_used_up_what_would_be_kept_is_not_replaced_and_rm_st
         usage.check()
         undo(local, key)
         assert read(local, "a") == b"x" * 600
+        usage.check()
+
+
+@pytest.mark.parametrize("operations", [2, 3])
+def test_a_group_of_several_operations_keeps_what_each_replaced_and_counts_it_once(
+    tmp_path: Path, operations: int
+) -> None:
+    with ExitStack() as stack:
+        usage = Counted(tmp_path, stack)
+        local = usage.open()
+        put(local, "a", b"0" * 1000)
+        keys: list[OperationKey | None] = [None, *(begun(local) for _ in range(operations))]
+        group = []
+        for number, key in enumerate(keys, 1):
+            data = b"%d" % number
+            file = NewFile(path("a"), 1, MTIME + number, operation=key)
+            group.append(local.stage(file, memoryview(data), digest(data)))
+        assert not any(isinstance(result, RequestError) for result in local.publish(group))
+        usage.check()
+        assert usage.used() < (1000, 100)  # nobody keeps what was replaced without an operation
+        for number, key in reversed(list(enumerate(keys, 1))):
+            assert read(local, "a") == b"%d" % number
+            if key is not None:
+                undo(local, key)
+                local.forget(key)
+                usage.check()
+
+
+def test_what_is_forgotten_while_it_is_undone_does_not_come_back_uncounted(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        usage = Counted(tmp_path, stack)
+        local = usage.open()
+        put(local, "a", b"first")
+        put(local, "b/a", b"second")
+        key, by = begun(local), begun(local)
+        local.rm(path("b/a"), recursive=False, operation=key)
+        local.rm(path("b"), recursive=True, operation=key)
+        local.rm(path("a"), recursive=False, operation=key)
+
+        def forget(steps: int) -> None:
+            if local.operations(OWNER)[-1].id == key.id:
+                local.forget(key)
+
+        with pytest.raises(UnknownOperation):
+            local.undo(key, by, lambda effect, path: True, on_step=forget)
+        usage.check()
+
+
+def test_what_is_linked_and_then_not_written_down_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ExitStack() as stack:
+        usage = Counted(tmp_path, stack)
+        local = usage.open()
+        put(local, "a", b"x" * 1000)
+        key = begun(local)
+        monkeypatch.setattr("ftpy.storage.trash.MOST_RECORD_BYTES", 0)
+        for _ in range(3):
+            with pytest.raises(InvalidRequest, match="too many steps"):
+                put_in(local, "a", b"other", key)
+        assert read(local, "a") == b"x" * 1000
+        usage.check()
+        local.forget(key)
         usage.check()
 
 

@@ -272,13 +272,32 @@ def find_fault(config: ServerConfig, settings: str) -> Fault | None:
         return Fault("workers", "several processes need fork(2), which this system does not have; workers = 1")
     if config.commands and sys.platform != "linux":
         return Fault("commands", "remote commands need Linux")
+    if fault := _find_command_fault(config, settings):
+        return fault
+    if exposed := exposed_by(config, config.root, settings):
+        return Fault("root", f"`{exposed}` lies below `root`, so users could read or change it")
+    return None
+
+
+def _find_command_fault(config: ServerConfig, settings: str) -> Fault | None:
+    """Where the server may write lies nothing that the runner, which nothing confines, believes or executes."""
+    if not config.commands:
+        return None
     for name, command in config.commands.items():
         try:
             check_command(name, command)
         except ConfigError as error:
             return Fault(f"commands.{name}", str(error))
-    if exposed := exposed_by(config, config.root, settings):
-        return Fault("root", f"`{exposed}` lies below `root`, so users could read or change it")
+    writable = {"state": config.state}
+    if config.log.audit:
+        writable["log.audit"] = os.path.dirname(config.log.audit)
+    believed = {display(os.path.basename(settings)): settings}
+    believed |= {f"commands.{name}": command.run[0] for name, command in config.commands.items()}
+    for what, path in believed.items():
+        for key, folder in writable.items():
+            real = os.path.realpath(folder)
+            if "/" in path and any(os.path.commonpath([real, place]) == real for place in _way_to(path)):
+                return Fault(key, f"`{what}` lies in a folder that the server writes to: give `{key}` one of its own")
     return None
 
 

@@ -83,6 +83,22 @@ def test_program_that_users_could_replace_is_refused(loaded, tmp_path):
         loaded(f'[commands.own]\nrun = ["{tmp_path}/files/x.sh"]')
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[log]\naudit = "audit.jsonl"\n[commands.disk]\nrun = ["df"]', r"`server\.toml` lies .* `log\.audit` one"),
+        ('[commands.own]\nrun = ["{top}/state/x.sh"]', r"`commands\.own` lies .* `state` one"),
+    ],
+)
+def test_what_the_runner_believes_lies_nowhere_that_the_server_may_write(loaded, tmp_path, text, said):
+    with pytest.raises(ConfigError, match=said):
+        loaded(text.replace("{top}", str(tmp_path)))
+
+
+def test_an_audit_trail_in_a_folder_of_its_own_goes_with_commands(loaded):
+    assert loaded('[log]\naudit = "trail/audit.jsonl"\n[commands.disk]\nrun = ["df"]').log.audit
+
+
 def test_number_of_commands_is_bounded(loaded):
     with pytest.raises(ConfigError, match="256"):
         loaded("".join(f'[commands.c{number}]\nrun = ["df"]\n' for number in range(257)))

@@ -171,7 +171,7 @@ def check_audit(path: str) -> None:
     if os.path.lexists(path):
         os.close(_opened(path))
     elif not os.access(os.path.dirname(path), os.W_OK | os.X_OK):
-        raise ConfigError(f"{display(path)}: cannot be made there")
+        raise ConfigError(f"{display(path)}: cannot be made there; is its folder there?")
 
 
 def _opened(path: str) -> int:

@@ -200,7 +200,9 @@ def test_a_terminal_has_a_prompt_and_goes_on_after_errors(desk: Desk) -> None:
 def test_ctrl_c_ends_the_command_and_not_the_shell(desk: Desk) -> None:
     terminal = Terminal(desk)
     terminal.until("home:/> ")
-    terminal.type("half a line\x03")
+    terminal.type("half a line")
+    terminal.until("half a line")  # else the signal could come before anybody waits for it
+    terminal.type("\x03")
     terminal.until("home:/> ")
     terminal.type("tail -f --interval 0.05 top.txt\n")
     terminal.until("top.txt\r\n(?s:.*)top.txt")

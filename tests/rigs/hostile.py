@@ -75,8 +75,8 @@ SESSION_GROWTH_BYTES = 2048
 WARM_SESSIONS = 300
 """Before these are through, caches and pools still grow."""
 OBEYED = frozenset(chr(code) for code in [*range(0x20), *range(0x7F, 0xA0)])
-DRAWN = ("\r", "\n", "\x1b[A")
-"""What bars and lines are drawn with: the only controls that may reach a terminal."""
+DRAWN = ("\r", "\n", "\x1b[A", "\x1b[34m\x1b[1m", "\x1b[0m")
+"""What bars and lines are drawn with, and the blue of folders: the only controls that may reach a terminal."""
 
 
 class Output(io.StringIO):

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not HAS_PROC, reason="needs L
 def test_feed_and_files_agree_after_every_kill(tmp_path: Path, victim: str) -> None:
     report = rig_feed(tmp_path / "host", 4, victim, seed=7)
     assert report.violations == []
-    assert report.acknowledged > 10
+    assert report.acknowledged >= report.kills
 
 
 def test_they_agree_where_a_kill_is_sure_to_hit_between_event_and_rename(tmp_path: Path) -> None:

@@ -201,6 +201,6 @@ def test_rm_and_mv_are_in_the_log_for_people(host: Host, caplog: pytest.LogCaptu
             mv(live, "c", "x\u202ey")
     eventually(lambda: host.service is not None and not host.service._handlers)
     told = [record for record in caplog.records if getattr(record, "event", "") in ("delete", "move", "refused")]
-    said = [str(record.fields) for record in told]  # type: ignore[attr-defined]
+    said = [str(record.fields) for record in {id(record): record for record in told}.values()]  # type: ignore[attr-defined]
     assert len(said) == 3 and not any("\u202e" in line for line in said)
     assert os.listdir(host.root) == [".ftpy"]

@@ -595,7 +595,7 @@ def test_a_commit_is_in_the_log_when_its_client_has_left_meanwhile(
 ) -> None:
     logging.getLogger("ftpy").propagate = True
     caplog.set_level(logging.INFO, "ftpy")
-    noticed, progress = threading.Event(), Channel._progress
+    noticed, progress = threading.Event(), Channel.say_progress
 
     def noticing(channel: Channel, count: int) -> None:
         try:
@@ -605,7 +605,7 @@ def test_a_commit_is_in_the_log_when_its_client_has_left_meanwhile(
             raise
 
     goes_on = held_up(monkeypatch, LocalUpload, "commit")
-    monkeypatch.setattr(Channel, "_progress", noticing)
+    monkeypatch.setattr(Channel, "say_progress", noticing)
     with connected(host) as live:
         upload = open_upload(live, f"{folder}/f", 2 * MIB).upload
         send_part(live, upload, 0, bytes(2 * MIB))
@@ -613,7 +613,7 @@ def test_a_commit_is_in_the_log_when_its_client_has_left_meanwhile(
         digest = digest_of("md5", hashlib.md5(bytes(2 * MIB)).hexdigest())
         live.channel.send(CommitRequest(id=live.next_id(), upload=upload, digest=digest))
         live.channel.flush()
-    assert noticed.wait(5)
+    assert noticed.wait(30)
     goes_on.set()
     eventually((host.root / folder / "f").exists)
     eventually(lambda: host.service is not None and not host.service._handlers)

@@ -211,6 +211,7 @@ def test_sweep_clears_what_dead_processes_removed_and_spares_what_others_are_at(
             on_removed=lambda _: swept.extend(one.sweep(expire_seconds=3600) for one in (local, other)),
         )
     assert sum(swept) == 6 and out_of_sight(root) == []
+    caplog.clear()
     with caplog.at_level(logging.INFO, "ftpy.storage"):
         assert local.sweep(expire_seconds=3600) == 0
     assert not caplog.records

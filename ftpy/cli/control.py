@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ftpy.cli.admin import config_option, say
-from ftpy.cli.output import aligned, rate, size_of
+from ftpy.cli.output import aligned, rate, size_of, when
 from ftpy.cli.words import SESSION
 from ftpy.config.server import load_server_config
 from ftpy.files import display
@@ -77,7 +76,7 @@ def _summary(server: ServerRow) -> str:
     silent = f" ({server.silent} of them silent)" if server.silent else ""
     draining = ", draining" if server.draining else ""
     return (
-        f"ftpy-server {server.version}, process {server.pid}, since {_moment(server.since_ns)}{workers}{silent}, "
+        f"ftpy-server {server.version}, process {server.pid}, since {when(server.since_ns)}{workers}{silent}, "
         f"at {', '.join(map(display, server.listening))}, "
         f"{server.connections} of {server.limit} connections{draining}"
     )
@@ -87,7 +86,7 @@ def _session(row: SessionRow) -> Sequence[str]:
     moved = f"{size_of(row.bytes)} of {size_of(row.size)}" if row.size else size_of(row.bytes) if row.bytes else "-"
     speed = rate(row.rate, 1) if row.rate else "-"
     path = "" if row.path is None else display(row.path) or "/"
-    return row.session, display(row.user), row.source, _moment(row.since_ns), display(row.state), moved, speed, path
+    return row.session, display(row.user), row.source, when(row.since_ns), display(row.state), moved, speed, path
 
 
 def _upload(row: UploadRow) -> Sequence[str]:
@@ -111,10 +110,6 @@ _TABLES: list[tuple[str, Sequence[str], Callable[[Any], Sequence[str]]]] = [
     ("PenaltyRow", ("PENALTY OF", "LEFT", "REFUSED FOR", "REFUSED"), _penalty),
     ("BeaconRow", ("BEACON AT", "NAME", "ANSWERED", "GARBAGE", "TOO FAST", "FAILED"), _beacon),
 ]
-
-
-def _moment(ns: int) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(ns / 1e9))
 
 
 def _length(seconds: int) -> str:

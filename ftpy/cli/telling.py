@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ftpy.cli.names import LOCAL_PATH
 from ftpy.cli.options import examples, json_option, quiet_option, server_option
-from ftpy.cli.output import print_json, size_of
+from ftpy.cli.output import print_json, size_of, when
 from ftpy.cli.transfers import client_of
 from ftpy.errors import ConfigError, CursorTooOld, LocalFileError, ReceiptDiffers
 from ftpy.files import display
@@ -77,9 +76,8 @@ def _tell(event: Event, *, as_json: bool) -> None:
             fields["to"] = str(event.to)
         print_json(fields | {"time_ns": event.time_ns, "cursor": event.cursor})
         return
-    moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.time_ns / 1e9))
     to = f" -> {display(str(event.to)) or '/'}" if event.to is not None else ""
-    click.echo(f"{moment}  {event.kind:9}  {display(str(event.path)) or '/'}{to}")
+    click.echo(f"{when(event.time_ns)}  {event.kind:9}  {display(str(event.path)) or '/'}{to}")
 
 
 @click.command(
@@ -115,8 +113,9 @@ def verify(*, receipt: str, file: str | None, offline: bool, quiet: bool, as_jso
         "signature": "right",
     }
     if not quiet and not as_json:
-        moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(given.time_ns / 1e9))
-        facts = f"{size_of(given.size)}, {digest.name} {digest.hex}, on {display(given.server)} at {moment}"
+        facts = (
+            f"{size_of(given.size)}, {digest.name} {digest.hex}, on {display(given.server)} at {when(given.time_ns)}"
+        )
         click.echo(f"{display(told['path'])}: {facts}, for {given.user}; signed by {name}")
     if file is not None:
         _check_local(file, given)

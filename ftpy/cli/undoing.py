@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import click
 
 from ftpy.cli.options import examples, json_option, server_option
-from ftpy.cli.output import print_json
+from ftpy.cli.output import print_json, when
 from ftpy.cli.transfers import client_of
 from ftpy.cli.words import OPERATION
 from ftpy.files import display
@@ -86,11 +86,8 @@ def _print_kept(kept: Kept, *, as_json: bool) -> None:
         fields = {"operation": kept.id, "time_ns": kept.time_ns, "what": kept.what, **counts}
         print_json({**fields, "target": kept.target} if kept.target is not None else fields)
         return
-    import time
-
-    moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(kept.time_ns / 1e9))
     told = ", ".join(f"{count:,} {_SHOWN.get(name, name)}" for name, count in counts.items() if count)
-    click.echo(f"{kept.id[:SHOWN_DIGITS]}  {moment}  {display(kept.what)}: {told or 'nothing'}")
+    click.echo(f"{kept.id[:SHOWN_DIGITS]}  {when(kept.time_ns)}  {display(kept.what)}: {told or 'nothing'}")
 
 
 def _print_undone(undone: Undone, *, as_json: bool, quiet: bool) -> None:

@@ -160,20 +160,14 @@ def _read(path: str) -> Receipt:
 
 
 def _check_local(path: str, given: Statement) -> None:
-    """Raises ReceiptDiffers, LocalFileError."""
+    """Raises ReceiptDiffers, LocalFileError, SourceChanged."""
     from ftpy.client.receipts import known
-    from ftpy.digests import new_hasher
+    from ftpy.client.source import Source
 
     digest = known(given)
-    hasher, size = new_hasher(digest.name), 0
-    try:
-        with open(path, "rb") as file:
-            while piece := file.read(1024 * 1024):
-                hasher.update(piece)
-                size += len(piece)
-    except OSError as error:
-        raise LocalFileError(f"{display(path)}: {error.strerror or error}") from None
-    if (size, hasher.hexdigest()) != (given.size, digest.hex):
+    with Source(path, digest.name) as source:
+        same = source.size == given.size and source.read_digest() == digest.hex
+    if not same:
         raise ReceiptDiffers(f"{display(path)}: this is not what the receipt was given for")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
 from msgspec import structs
@@ -15,6 +14,7 @@ from ftpy.config.client import MOST_STREAMS, Profile, Transfer, choose_profile, 
 from ftpy.digests import DigestName
 from ftpy.errors import ConfigError
 from ftpy.files import RemotePath
+from ftpy.storage.base import Closing
 from ftpy.transport.pace import Pace
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def _silent(_: str) -> None:
     return None
 
 
-class Base:
+class Base(Closing):
     """A connection to one server, made again when it breaks; what ``Client`` says of itself holds."""
 
     def __init__(
@@ -90,11 +90,6 @@ class Base:
         """Connect and prove both ends; where no server is, the first connection is not retried."""
         self._connected()
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the connection; safe to call twice."""

@@ -13,8 +13,7 @@ import selectors
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from types import TracebackType
-from typing import BinaryIO, NamedTuple, Self
+from typing import BinaryIO, NamedTuple
 
 import msgspec
 
@@ -33,6 +32,7 @@ from ftpy.errors import (
     UnknownCommand,
 )
 from ftpy.files import display
+from ftpy.storage.base import Closing
 from ftpy.wire.commands import (
     ARGUMENT_CHARACTERS,
     MOST_ARGUMENTS,
@@ -82,7 +82,7 @@ def list_commands(connection: Connection) -> list[CommandInfo]:
     return found
 
 
-class Run:
+class Run(Closing):
     """A command under way: iterate over it, to its end. ``cancel`` is safe in any thread, the rest in one."""
 
     def __init__(
@@ -133,14 +133,6 @@ class Run:
         """Ask for its end; what it still says comes, and how it ended. From any thread, or a signal's handler."""
         with contextlib.suppress(OSError):  # it has ended, or has been asked often enough
             self._wakes.send(b"\0")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Leave it; one that has not ended is ended by the host, for the connection goes too. Safe to call twice."""

@@ -157,7 +157,12 @@ def handle_rm(request: RmRequest, context: Context) -> RmReply:
 
     def rm() -> Removed:
         went = context.storage.rm(
-            path, recursive=request.recursive, on_removed=on_removed, version=version, operation=operation
+            path,
+            recursive=request.recursive,
+            on_removed=on_removed,
+            version=version,
+            operation=operation,
+            quota=context.account.quota,
         )
         context.act.more = {"files": went.files, "folders": went.folders}
         context.act.done(went.size)  # here: also when the client has left meanwhile
@@ -175,7 +180,8 @@ def handle_mv(request: MvRequest, context: Context, *, replacing: bool) -> MvRep
     version, operation = _version(request.etag), context.operation(request.operation)
 
     def mv() -> None:
-        moved = context.storage.mv(path, to, condition=condition, version=version, operation=operation)
+        quota = context.account.quota
+        moved = context.storage.mv(path, to, condition=condition, version=version, operation=operation, quota=quota)
         context.act.done(moved.info.size)
 
     context.channel.patiently(mv, progress=lambda: 0)

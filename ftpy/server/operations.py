@@ -72,8 +72,9 @@ def handle_undo(request: UndoRequest, context: Context) -> UndoReply:
 
     def undo() -> Undone:
         context.storage.check_operation(key)
-        context.storage.begin(by, f"undo {key.id}", quota=context.account.quota)
-        undone = context.storage.undo(key, by, allows, on_step=on_step)
+        quota = context.account.quota
+        context.storage.begin(by, f"undo {key.id}", quota=quota and quota.stretched)
+        undone = context.storage.undo(key, by, allows, on_step=on_step, quota=quota)
         context.act.more = {"operation": key.id, "by": by.id, "steps": undone.steps, "left": undone.left_alone}
         context.act.done()  # here: also when the client has left meanwhile
         return undone

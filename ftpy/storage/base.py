@@ -115,6 +115,12 @@ class Quota(Struct, frozen=True):
     bytes: int | None = None
     files: int | None = None
 
+    @property
+    def stretched(self) -> Quota:
+        """What holds the records of removing and undoing: as much again, for they must go on where it is used up."""
+        more = None if self.bytes is None else 2 * self.bytes + MIB
+        return Quota(more, None if self.files is None else 2 * self.files + 1000)
+
 
 class NewFile(Struct, frozen=True):
     """What a client wants published: ``file_size`` in bytes (None: not known yet), ``mode`` None for the default."""
@@ -338,10 +344,12 @@ class Storage(Closing, abc.ABC):
         on_removed: Callable[[int], None] = ignore,
         version: KnownVersion | None = None,
         operation: OperationKey | None = None,
+        quota: Quota | None = None,
     ) -> Removed:
         """Remove what is at ``path``: a file or link itself, an empty folder, with ``recursive`` any folder.
 
-        With an ``operation`` it is kept under that one; with a ``version`` only a file that is still it goes (Changed).
+        With an ``operation`` it is kept under that one, whose record may stretch the ``quota``; with a ``version``
+        only a file that is still it goes (Changed).
 
         Durable when it returns. A folder goes whole: once part of it is destroyed no reader sees any of it, also after
         a crash; what could not be destroyed then counts as gone and is seen to later. ``on_removed`` hears how many
@@ -357,12 +365,14 @@ class Storage(Closing, abc.ABC):
         condition: Literal["absent"] | None = None,
         version: KnownVersion | None = None,
         operation: OperationKey | None = None,
+        quota: Quota | None = None,
     ) -> Moved:
         """Give what is at ``path`` the path ``to``, in one step where the storage can; durable when it returns.
 
         What is no folder replaces what is no folder, unless the condition is "absent". Known digests stay known.
         Raises NotFound, AlreadyExists, IsADirectory, InvalidRequest for ``to`` that is ``path`` or below it,
-        InvalidPath for the root and for a new name that is not portable. ``version`` and ``operation`` as of ``rm``.
+        InvalidPath for the root and for a new name that is not portable. ``version`` and ``operation`` as of ``rm``;
+        the operation's record is held to the ``quota``.
         """
 
     @abc.abstractmethod
@@ -400,10 +410,17 @@ class Storage(Closing, abc.ABC):
 
     @abc.abstractmethod
     def undo(
-        self, key: OperationKey, by: OperationKey, allows: Allows, *, on_step: Callable[[int], None] = ignore
+        self,
+        key: OperationKey,
+        by: OperationKey,
+        allows: Allows,
+        *,
+        on_step: Callable[[int], None] = ignore,
+        quota: Quota | None = None,
     ) -> Undone:
         """Reverse an operation, newest first, as another one, ``by``, that can itself be undone.
 
+        Its record may stretch the ``quota``: what comes and goes is counted already.
         Only what is as the operation left it is reversed; nothing is destroyed. Broken off, it can be asked again.
         """
 

@@ -13,7 +13,7 @@ import stat
 
 from ftpy.errors import IsADirectory, Unsupported
 from ftpy.files import RemotePath, display
-from ftpy.storage.base import Closing, OperationKey
+from ftpy.storage.base import Closing, OperationKey, Quota
 from ftpy.storage.beneath import NO_LINKS, Directory
 from ftpy.storage.publishing import Publication, entry
 from ftpy.storage.record import FOLDER, Identity, Step, identity
@@ -29,19 +29,24 @@ class Keeper:
     def __init__(self, trash: Trash, usage: Usage, remembered: Remembered | None) -> None:
         self.trash, self.usage, self.remembered = trash, usage, remembered
 
-    def keeping(self, key: OperationKey, publication: Publication) -> Keeping:
-        """For one operation, in one publication. Raises UnknownOperation, OSError."""
-        return Keeping(self.trash.open(key), publication, self.usage, self.remembered)
+    def keeping(self, key: OperationKey, publication: Publication, quota: Quota | None = None) -> Keeping:
+        """For one operation, in one publication, its record held to a quota. Raises UnknownOperation, OSError."""
+        return Keeping(self.trash.open(key), publication, self.usage, self.remembered, quota)
 
 
 class Keeping(Closing):
     """One operation in one publication. All raise OSError, RequestError."""
 
     def __init__(
-        self, folder: Folder, publication: Publication, usage: Usage, remembered: Remembered | None = None
+        self,
+        folder: Folder,
+        publication: Publication,
+        usage: Usage,
+        remembered: Remembered | None = None,
+        quota: Quota | None = None,
     ) -> None:
         self.folder = folder
-        self._publication, self._usage, self._remembered = publication, usage, remembered
+        self._publication, self._usage, self._remembered, self._quota = publication, usage, remembered, quota
         self._steps: list[Step] = []
         self._made: set[RemotePath] = set()
         self._came: dict[RemotePath, Step] = {}
@@ -107,12 +112,12 @@ class Keeping(Closing):
             self._say(Step(path, None, FOLDER))
 
     def seal(self) -> None:
-        """Make what was said and kept so far durable: now it may be done."""
+        """Make what was said and kept so far durable: now it may be done. Raises QuotaExceeded."""
         if self._steps:
             try:
                 if self._linked:
                     self.folder.directory.sync()
-                self.folder.append(self._steps, self._usage)
+                self.folder.append(self._steps, self._usage, self._quota)
             except BaseException:
                 self._let_go()
                 raise

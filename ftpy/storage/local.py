@@ -203,11 +203,13 @@ class LocalStorage(Storage):
         on_removed: Callable[[int], None] = ignore,
         version: KnownVersion | None = None,
         operation: OperationKey | None = None,
+        quota: Quota | None = None,
     ) -> Removed:
         """Remove what is at ``path``."""
         _check_not_root(path)
         if operation is not None:
-            return self._remover.keep(self._keeper, operation, path, recursive=recursive, version=version)
+            more = quota and quota.stretched
+            return self._remover.keep(self._keeper, operation, path, recursive=recursive, version=version, quota=more)
         return self._remover.rm(path, recursive=recursive, on_removed=on_removed, version=version)
 
     def mv(
@@ -218,12 +220,13 @@ class LocalStorage(Storage):
         condition: Literal["absent"] | None = None,
         version: KnownVersion | None = None,
         operation: OperationKey | None = None,
+        quota: Quota | None = None,
     ) -> Moved:
         """Give what is at ``path`` the path ``to``."""
         _check_not_root(path)
         _check_not_root(to)
         self._check_name(to)
-        keep = None if operation is None else partial(self._keeper.keeping, operation)
+        keep = None if operation is None else partial(self._keeper.keeping, operation, quota=quota)
         return move(self._publisher, self._remembered, path, to, condition, version=version, keep=keep)
 
     # ---------------------------------------------------------------- operations
@@ -244,10 +247,17 @@ class LocalStorage(Storage):
             return self._trash.operations(owner)
 
     def undo(
-        self, key: OperationKey, by: OperationKey, allows: Allows, *, on_step: Callable[[int], None] = ignore
+        self,
+        key: OperationKey,
+        by: OperationKey,
+        allows: Allows,
+        *,
+        on_step: Callable[[int], None] = ignore,
+        quota: Quota | None = None,
     ) -> Undone:
         """Reverse an operation."""
-        return Undoing(self._publisher, self._keeper, (key, by), allows, on_step).run()
+        more = quota and quota.stretched
+        return Undoing(self._publisher, self._keeper, (key, by), allows, on_step, quota=more).run()
 
     def forget(self, key: OperationKey, *, on_removed: Callable[[int], None] = ignore) -> Removed:
         """Destroy what an operation keeps."""

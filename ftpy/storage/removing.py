@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from ftpy.errors import RequestError
 from ftpy.files import DEPTH, RemotePath, display
 from ftpy.storage.area import AREA, Area, made_private
-from ftpy.storage.base import Closing, KnownVersion, OperationKey, Removed, ignore
+from ftpy.storage.base import Closing, KnownVersion, OperationKey, Quota, Removed, ignore
 from ftpy.storage.beneath import Directory
 from ftpy.storage.clearing import Clearing
 from ftpy.storage.feed import Record, deleted
@@ -82,14 +82,15 @@ class Remover(Closing):
         *,
         recursive: bool,
         version: KnownVersion | None = None,
+        quota: Quota | None = None,
     ) -> Removed:
-        """Take what is at ``path`` away, into what an operation keeps. Raises RequestError."""
+        """Take what is at ``path`` away, into what an operation keeps, within the ``quota``. Raises RequestError."""
         usage = self._publisher.usage
         with translating(path), keeper.trash.open(key) as trash:
             with self._publisher.standing(path, version=version, exclusive=True) as place:
                 if place.is_folder and not recursive:
                     _check_empty(place)
-                with keeper.keeping(key, place.publication) as keeping, self._recording(place) as record:
+                with keeper.keeping(key, place.publication, quota) as keeping, self._recording(place) as record:
                     step = keeping.going(path, place.found)
                     keeping.seal()
                     assert step.kept is not None

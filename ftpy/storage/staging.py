@@ -267,7 +267,7 @@ class SmallFiles:
             return None
         assert self._keeper is not None
         try:
-            keeping = opened.enter_context(self._keeper.keeping(key, publication))
+            keeping = opened.enter_context(self._keeper.keeping(key, publication, group[0].quota))
             for staged in wanted:
                 _attempt(staged, partial(staged.announce, keeping, self._publisher), refused)
             keeping.seal()

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from ftpy.errors import InvalidRequest, UnknownOperation
+from ftpy.errors import InvalidRequest, QuotaExceeded, UnknownOperation
 from ftpy.storage import syscalls
 from ftpy.storage.base import MIB, Closing, Operation, OperationKey, Quota
 from ftpy.storage.beneath import Directory
@@ -26,6 +26,8 @@ TRASH = "trash"
 RECORD = "record"
 MOST_RECORD_BYTES = 256 * MIB
 """Longest record, bytes: a million steps. What is not counted by the file must have an end."""
+MOST_OPERATIONS = 100_000
+"""Operations of one root: they are looked through one by one, and a quota of bytes alone would let them be more."""
 _ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -44,7 +46,7 @@ class Folder(Closing):
         """A name for something that is kept."""
         return os.urandom(8).hex()
 
-    def append(self, steps: Iterable[Step], usage: Usage) -> None:
+    def append(self, steps: Iterable[Step], usage: Usage, quota: Quota | None = None) -> None:
         """Write steps down, durably. Raises InvalidRequest for too many, QuotaExceeded."""
         lines = encode(steps)
         fd = self.directory.open_for_append(RECORD, create=False)
@@ -54,7 +56,7 @@ class Folder(Closing):
                 raise InvalidRequest("this operation has too many steps; begin another")
             if size and os.pread(fd, 1, size - 1) != b"\n":
                 lines = b"\n" + lines  # a torn line must not swallow the next one
-            with usage.adding(len(lines), 0):
+            with usage.adding(len(lines), 0, quota):
                 if os.write(fd, lines) != len(lines):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 syscalls.fsync(fd)
@@ -119,6 +121,8 @@ class Trash(Closing):
             pass
         else:
             return
+        if len(self.folder.names()) >= MOST_OPERATIONS:
+            raise QuotaExceeded(f"there are {MOST_OPERATIONS} operations on record already; forget some")
         line = encode_about(About(key.owner, what, time.time_ns()))
         with self._usage.adding(len(line), 2, quota):
             self._make(key.id, line)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from ftpy.errors import Changed, NotEmpty, NotFound, PermissionDenied, RequestError
 from ftpy.files import RemotePath, display
-from ftpy.storage.base import MOST_LEFT, Allows, Effect, LeftAlone, OperationKey, Undone
+from ftpy.storage.base import MOST_LEFT, Allows, Effect, LeftAlone, OperationKey, Quota, Undone
 from ftpy.storage.beneath import Directory
 from ftpy.storage.feed import Happening, deleted, moved, published
 from ftpy.storage.keeping import Keeper, Keeping
@@ -49,7 +49,10 @@ def happening(operation: str, step: Step, found: os.stat_result | None) -> Happe
 
 
 class Undoing:
-    """The first of the ``keys`` being reversed, as the second; ``on_step`` hears how many steps were looked at."""
+    """The first of the ``keys`` being reversed, as the second; ``on_step`` hears how many steps were looked at.
+
+    What is written down is held to the ``quota``.
+    """
 
     def __init__(
         self,
@@ -58,10 +61,13 @@ class Undoing:
         keys: tuple[OperationKey, OperationKey],
         allows: Allows,
         on_step: Callable[[int], None],
+        *,
+        quota: Quota | None = None,
     ) -> None:
         self._publisher, self._keeper = publisher, keeper
         self._key, self._by = keys
         self._allows, self._on_step = allows, on_step
+        self._quota = quota
         self._steps = self._already = self._left_alone = 0
         self._left: list[LeftAlone] = []
 
@@ -78,7 +84,7 @@ class Undoing:
         with ExitStack() as opened:
             publication = opened.enter_context(publisher.publication(exclusive=True))
             self._keeper.trash.open(self._key).close()  # forgotten meanwhile, what is in it counts no more
-            keeping = opened.enter_context(self._keeper.keeping(self._by, publication))
+            keeping = opened.enter_context(self._keeper.keeping(self._by, publication, self._quota))
             reversal = _Reversal(old.directory, publication, keeping, publisher, self._allows)
             doings: list[Planned] = []
             for step in batch:

@@ -312,7 +312,7 @@ class LiveUpload:
         with (
             translating(file.path),
             self._publisher.publication(exclusive=exclusive) as publication,
-            self._keeping(publication, condition, operation) as (keeping, kept),
+            self._keeping(publication, condition, quota, operation) as (keeping, kept),
             self._publisher.feed.recording(planned) as record,
         ):
             source, name = self._files.folder, self._files.data_name
@@ -336,7 +336,7 @@ class LiveUpload:
 
     @contextmanager
     def _keeping(
-        self, publication: Publication, condition: Condition, operation: OperationKey | None
+        self, publication: Publication, condition: Condition, quota: Quota | None, operation: OperationKey | None
     ) -> Iterator[tuple[Keeping | None, Identity | None]]:
         """What is replaced is kept, where that is wanted; which it is."""
         if operation is None:
@@ -344,7 +344,7 @@ class LiveUpload:
             return
         path = self.meta.file.path
         self._publisher.check(path, condition)
-        with self._keeper.keeping(operation, publication) as keeping:
+        with self._keeper.keeping(operation, publication, quota) as keeping:
             kept = keeping.coming(path, identity(os.fstat(self._files.data))).old
             keeping.seal()
             yield keeping, kept

@@ -69,6 +69,36 @@ def test_an_etag_and_a_condition_together_are_refused(plain_host: Host) -> None:
         assert put(peer, "a", b"1").error is None
 
 
+def test_where_the_quota_is_used_up_mv_is_refused_and_undo_rm_and_forget_go_on(tmp_path: Path) -> None:
+    host = Host(tmp_path / "host", tls=False)
+    host.add_user("ann", quota_bytes=2000, quota_files=10)
+    host.start()
+    try:
+        with host.client("ann") as client, closing(RawPeer(host, "ann")) as peer:
+            operation = client.begin("to and fro")
+            assert put(peer, "a", b"a", operation=operation).error is None
+            names, moves = ["a", "b"], 0
+            while (error := peer.ask("mv", path=names[0], to=names[1], operation=operation).error) is None:
+                names, moves = names[::-1], moves + 1
+                assert moves < 100
+            assert error == "quota-exceeded" and moves > 0
+            assert put(peer, "full", b"x" * 2000).error == "quota-exceeded"
+            host.accounts.change("ann", quota_bytes=1, quota_files=1)
+        with host.client("ann") as client, closing(RawPeer(host, "ann")) as peer:
+            assert client.undo(operation).steps == moves + 1
+            assert not (host.root / "a").exists()
+            by = client.operations()[0].id
+            assert client.undo(by).steps > 0 and (host.root / names[0]).read_bytes() == b"a"
+            assert peer.ask("rm", path=names[0], operation=by).error is None
+            for one in client.operations():
+                client.forget(one.id)
+            host.accounts.change("ann", quota_bytes=2000, quota_files=10)
+        with closing(RawPeer(host, "ann")) as peer:
+            assert put(peer, "again", b"x" * 2000).error is None
+    finally:
+        host.stop()
+
+
 def test_who_may_change_nothing_has_no_operations(plain_host: Host) -> None:
     plain_host.add_user("reader", rights=("list", "read"))
     with plain_host.client("reader") as client:

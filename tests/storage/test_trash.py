@@ -400,6 +400,83 @@ def test_where_the_quota_is_used_up_what_would_be_kept_is_not_replaced_and_rm_st
         usage.check()
 
 
+@pytest.mark.parametrize("verb", ["put", "put of an upload", "mkdir", "mv"])
+def test_what_is_written_down_is_held_to_the_quota(tmp_path: Path, verb: str) -> None:
+    with ExitStack() as stack:
+        usage = Counted(tmp_path, stack)
+        local = usage.open()
+        quota = Quota(bytes=2000)
+        put(local, "a", b"")
+        key = begun(local)
+
+        def publish(number: int) -> None:
+            file = NewFile(path("a"), 0, MTIME + number, operation=key)
+            made: Storage | Any = local.stage(file, memoryview(b""), digest(b""), quota=quota)
+            if verb == "mkdir":
+                made.close()
+                made = local.stage_directory(NewDirectory(path(str(number)), operation=key), quota=quota)
+            (result,) = local.publish([made])
+            if isinstance(result, RequestError):
+                raise result
+
+        def upload(number: int) -> None:
+            file = NewFile(path("a"), 0, MTIME + number, operation=key)
+            with local.open_upload(OWNER, file, quota=quota) as hand:
+                hand.commit(digest(b""), None)
+
+        def mv(number: int) -> None:
+            names = [path("a"), path("b")]
+            local.mv(names[number % 2], names[1 - number % 2], operation=key, quota=quota)
+
+        act = {"put": publish, "mkdir": publish, "put of an upload": upload, "mv": mv}[verb]
+        before = tree(root := tmp_path / "root")
+        with pytest.raises(QuotaExceeded):
+            for number in range(100):
+                before = tree(root)
+                act(number)
+        assert tree(root) == before
+        assert usage.used() is not None and usage.used()[0] <= 2000  # type: ignore[index]
+        for hand in local.uploads():
+            local.find_upload(OWNER, hand).abort()
+        usage.check()
+
+
+def test_undo_and_rm_go_on_where_the_quota_is_used_up_but_not_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ftpy.storage.base.MIB", 10_000)
+    with ExitStack() as stack:
+        usage = Counted(tmp_path, stack)
+        local = usage.open()
+        put(local, "a", b"1")
+        key = begun(local)
+        local.mv(path("a"), path("b"), operation=key)
+        full = Quota(bytes=0, files=0)
+        by = OperationKey(OWNER, secrets.token_hex(16))
+        with pytest.raises(QuotaExceeded):
+            local.begin(by, "undo", quota=full)
+        local.begin(by, "undo", quota=full.stretched)
+        assert local.undo(key, by, lambda effect, path: True, quota=full).steps == 1
+        assert read(local, "a") == b"1"
+        with pytest.raises(QuotaExceeded):
+            for number in range(100):
+                put(local, name := f"{'n' * 200}/{'o' * 200}/{number}", b"")
+                local.rm(path(name), recursive=False, operation=key, quota=full)
+        usage.check()
+        assert local.rm(path(name), recursive=False, quota=full).files == 1  # without a record there is no end to it
+        usage.check()
+
+
+def test_operations_of_a_root_have_an_end(local: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ftpy.storage.trash.MOST_OPERATIONS", 2)
+    first, _ = begun(local), begun(local)
+    with pytest.raises(QuotaExceeded, match="forget some"):
+        begun(local)
+    local.begin(first, "it goes on")
+    local.forget(first)
+    begun(local)
+
+
 @pytest.mark.parametrize("operations", [2, 3])
 def test_a_group_of_several_operations_keeps_what_each_replaced_and_counts_it_once(
     tmp_path: Path, operations: int

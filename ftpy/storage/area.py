@@ -55,6 +55,7 @@ class Area(Closing):
     def __init__(self, beneath: Beneath) -> None:
         self._token = os.urandom(8).hex()
         self._numbers = itertools.count()
+        self.root = beneath.root
         with ExitStack() as opened:
             self.top = opened.enter_context(made_private(beneath.root, AREA))
             self.staged = opened.enter_context(made_private(self.top, STAGED))

@@ -306,7 +306,8 @@ class Storage(Closing, abc.ABC):
     def ls(self, path: RemotePath, *, recursive: bool, admits: Admits = None) -> Iterator[FileInfo]:
         """What is below a directory, each directory before its content, in the order of names, if it ``admits`` them.
 
-        Memory stays flat in the depth-first sense: one directory's names at a time.
+        Memory stays flat in the depth-first sense: one directory's names at a time. A folder that is destroyed while
+        it is listed ends that with Changed: no listing looks complete of which something may be missing.
         """
 
     @abc.abstractmethod

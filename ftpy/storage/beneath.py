@@ -29,6 +29,7 @@ _O_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _O_BINARY = getattr(os, "O_BINARY", 0)
 _O_PATH: int | None = getattr(os, "O_PATH", None)
 _DIRECTORY_FLAGS = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _O_NOFOLLOW | _O_CLOEXEC
+_UPWARD_FLAGS = _DIRECTORY_FLAGS | (_O_PATH or 0)  # what is above need not be readable
 # O_NONBLOCK: opening a FIFO must not wait for its other end.
 _READ_FLAGS = os.O_RDONLY | _O_NOFOLLOW | getattr(os, "O_NONBLOCK", 0) | _O_CLOEXEC | _O_BINARY
 _CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | _O_NOFOLLOW | _O_CLOEXEC | _O_BINARY
@@ -182,6 +183,33 @@ class Directory(Closing):
             self.rename(leaf, into, new)
         else:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+
+    def is_at(self, within: Directory, leaf: str) -> bool:
+        """Whether it is what has that name in another directory now."""
+        try:
+            return os.path.samestat(within.lstat(leaf), self.lstat("."))
+        except FileNotFoundError:
+            return False
+
+    def is_below(self, other: Directory, top: Directory) -> bool:
+        """Whether it is below another directory now, which is below ``top``. Looks at no name, and not above ``top``.
+
+        Also where what it was in is gone before it.
+        """
+        found, ends = self.lstat("."), (other.lstat("."), top.lstat("."))
+        at = os.open(".", _UPWARD_FLAGS, dir_fd=self.fd)
+        try:
+            while not any(os.path.samestat(found, end) for end in ends):
+                higher = os.open("..", _UPWARD_FLAGS, dir_fd=at)
+                syscalls.close(at)
+                at, below, found = higher, found, os.fstat(higher)
+                if os.path.samestat(found, below):
+                    return False  # the system's own root: it was moved out of ``top``
+        except FileNotFoundError:
+            return True
+        finally:
+            syscalls.close(at)
+        return os.path.samestat(found, ends[0])
 
     def unlink(self, leaf: str, *, missing_ok: bool = False) -> bool:
         """Remove a file or symlink: whether it was there. FileNotFoundError unless ``missing_ok``."""

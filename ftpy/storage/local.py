@@ -148,7 +148,8 @@ class LocalStorage(Storage):
         """What is below a directory; refuses at once what cannot be listed."""
         with translating(path):
             self._beneath.open_dir(path).close()
-        return listing(self._beneath, self._remembered, path, recursive=recursive, admits=admits)
+        is_going = self._remover.has_taken
+        return listing(self._beneath, self._remembered, path, recursive=recursive, admits=admits, is_going=is_going)
 
     def open(self, path: RemotePath) -> Reader:
         """Open a regular file."""

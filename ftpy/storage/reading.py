@@ -7,7 +7,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ftpy.errors import Changed, InvalidPath
 from ftpy.files import FileInfo, RemotePath, display, is_reserved
@@ -20,6 +20,8 @@ from ftpy.storage.remembered import Remembered
 from ftpy.storage.versions import NO_DIGESTS, digests, file_info, version_of
 
 log = logging.getLogger("ftpy.storage")
+
+IsGoing = Callable[[Directory], bool]
 
 LISTED_TOGETHER = 256
 """Entries looked up in one query for remembered digests."""
@@ -86,35 +88,58 @@ class LocalReader(Reader):
 
 
 def listing(
-    beneath: Beneath, remembered: Remembered, path: RemotePath, *, recursive: bool, admits: Admits = None
+    beneath: Beneath,
+    remembered: Remembered,
+    path: RemotePath,
+    *,
+    recursive: bool,
+    admits: Admits,
+    is_going: IsGoing,
 ) -> Iterator[FileInfo]:
     """What is below a directory, lazily, each directory before its content, if it ``admits`` them. Raises RequestError.
 
-    A directory that cannot be read ends the listing with an error: a listing never looks complete when it is not.
+    A directory that cannot be read ends the listing with an error, and so does one that ``is_going``, for what is
+    being destroyed has lost some names and not yet others: a listing never looks complete when it is not.
     """
     with translating(path):
         directory = beneath.open_dir(path)
-    yield from _below(directory, remembered, admits, recursive=recursive)
-
-
-def _below(directory: Directory, remembered: Remembered, admits: Admits, *, recursive: bool) -> Iterator[FileInfo]:
     with directory:
-        for info in _entries(directory, remembered, admits):
-            yield info
-            if recursive and info.type == "directory":
-                try:
-                    inner = directory.open_dir(info.path.name)
-                except (FileNotFoundError, NotADirectoryError):
-                    continue  # removed or replaced since it was listed
-                except OSError as error:
-                    raise refusal(error, info.path) from error
-                yield from _below(inner, remembered, admits, recursive=True)
+        yield from _below(directory, remembered, admits, is_going, recursive=recursive)
+        _check_stays(directory, is_going)
+
+
+def _below(
+    directory: Directory, remembered: Remembered, admits: Admits, is_going: IsGoing, *, recursive: bool
+) -> Iterator[FileInfo]:
+    for info in _entries(directory, remembered, admits):
+        yield info
+        if recursive and info.type == "directory":
+            name = info.path.name
+            try:
+                inner = directory.open_dir(name)
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # removed or replaced since it was listed
+            except OSError as error:
+                raise refusal(error, info.path) from error
+            with inner:
+                yield from _below(inner, remembered, admits, is_going, recursive=True)
+                if not inner.is_at(directory, name):  # where it still is, what is above it is looked at in its turn
+                    _check_stays(inner, is_going)
+
+
+def _check_stays(directory: Directory, is_going: IsGoing) -> None:
+    with translating(directory.path):
+        if is_going(directory):
+            raise Changed(f"{display(str(directory.path))}: the folder was removed while it was listed")
 
 
 def _entries(directory: Directory, remembered: Remembered, admits: Admits) -> Iterator[FileInfo]:
     """One directory's entries in the order of names, without what no peer could name or may be told of."""
     with translating(directory.path):
-        names = directory.names()
+        try:
+            names = directory.names()
+        except FileNotFoundError:
+            return  # it was empty when it went, or is found to be on its way out
     names.sort()
     skipped: list[str] = []
     paths = filter(admits, _legal(directory.path, names, skipped))  # None lets all pass

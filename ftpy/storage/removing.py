@@ -136,6 +136,10 @@ class Remover(Closing):
             self._tell(clearing)
         return clearing.removed
 
+    def has_taken(self, directory: Directory) -> bool:
+        """Whether it is on its way out, or what it lies in: not all that was in it need be in it still."""
+        return directory.is_below(self._folder, self._area.root)
+
     def sweep(self) -> int:
         """Destroy what was left out of sight, by dead processes or by us: how many names went. Raises OSError."""
         gone = 0

@@ -33,7 +33,16 @@ from ftpy.errors import (
 )
 from ftpy.files import FileInfo, RemotePath
 from ftpy.storage import reading, syscalls
-from ftpy.storage.base import MIB, MOST_PARTS, PART_BYTES, NewDirectory, NewFile, Storage, part_size_for
+from ftpy.storage.base import (
+    MIB,
+    MOST_PARTS,
+    PART_BYTES,
+    NewDirectory,
+    NewFile,
+    OperationKey,
+    Storage,
+    part_size_for,
+)
 from ftpy.storage.beneath import Door
 from ftpy.storage.local import LocalStorage
 from ftpy.storage.remembered import _LOOK, _LOOK_ALL, Remembered
@@ -210,6 +219,52 @@ def test_listing_goes_on_when_a_directory_vanishes_meanwhile(local: LocalStorage
     (root / "a/b").unlink()
     (root / "a").rmdir()
     assert [str(info.path) for info in listed] == ["c"]
+
+
+@pytest.mark.parametrize("below", ["", "site", "site/d", "site/d/0"])
+@pytest.mark.parametrize("gone", ["site", "site/d"])
+def test_listing_of_what_is_destroyed_meanwhile_never_looks_complete(
+    local: LocalStorage, root: Path, below: str, gone: str
+) -> None:
+    for number in range(2):
+        (root / f"site/d/{number}").mkdir(parents=True)
+        for name in range(2 * reading.LISTED_TOGETHER):
+            (root / f"site/d/{number}/{name}").touch()
+    listed = local.ls(path(below), recursive=True)
+    while not str(next(listed).path).startswith("site/d/0/"):
+        pass
+    local.rm(path(gone), recursive=True)
+    put(local, "site/d/0/1", b"another")
+    with pytest.raises(Changed, match="was removed while it was listed"):
+        list(listed)
+
+
+def test_listing_of_a_folder_that_is_half_destroyed_never_looks_complete(local: LocalStorage) -> None:
+    for name in ("a/b/c", "a/d/e", "a/d/f"):
+        put(local, name, b"")
+    listed = local.ls(path("a"), recursive=True)
+    assert str(next(listed).path) == "a/b"
+    # Who stops there leaves what a slow disk has for a while: some of the names.
+    local.rm(path("a"), recursive=True, on_removed=lambda _: local.interrupt())
+    with pytest.raises(Changed):
+        list(listed)
+
+
+@pytest.mark.parametrize("way", ["mv", "trash"])
+def test_listing_of_what_is_moved_meanwhile_is_complete(local: LocalStorage, way: str) -> None:
+    for name in ("a/b/c", "a/b/d", "a/e"):
+        put(local, name, b"x")
+    listed = local.ls(path("a"), recursive=True)
+    found = [str(next(listed).path)]
+    if way == "mv":
+        local.mv(path("a/b"), path("elsewhere"))
+        local.mv(path("a"), path("there"))
+    else:
+        key = OperationKey(OWNER, "0" * 32)
+        local.begin(key, "test")
+        local.rm(path("a"), recursive=True, operation=key)
+    found += [str(info.path) for info in listed]
+    assert found == (["a/b", "a/e"] if way == "mv" else ["a/b", "a/b/c", "a/b/d", "a/e"])
 
 
 def test_listing_yields_its_first_entries_before_all_names_are_looked_at(

@@ -6,6 +6,7 @@ is durable before anything of it is done, so that a crash leaves nothing that ca
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -88,6 +89,17 @@ class Folder(Closing):
         return dict(found)
 
 
+def _create(folder: Directory, line: bytes) -> None:
+    """A record with its first line, durable."""
+    fd = folder.create(RECORD, 0o600)
+    try:
+        write_at(fd, 0, memoryview(line))
+        syscalls.fsync(fd)
+    finally:
+        syscalls.close(fd)
+    folder.sync()
+
+
 def _backwards(fd: int) -> Iterator[bytes]:
     """The finished lines of a file, the last one first: a record can be longer than memory should hold."""
     end, rest, is_unfinished = os.fstat(fd).st_size, b"", True
@@ -115,31 +127,39 @@ class Trash(Closing):
 
     def begin(self, key: OperationKey, what: str, quota: Quota | None = None) -> None:
         """An operation of its owner, from now on; begun already, it goes on. Raises InvalidRequest, QuotaExceeded."""
-        try:
-            self.open(key).close()
-        except UnknownOperation:
-            pass
-        else:
+        if self._is_begun(key):
             return
         if len(self.folder.names()) >= MOST_OPERATIONS:
             raise QuotaExceeded(f"there are {MOST_OPERATIONS} operations on record already; forget some")
         line = encode_about(About(key.owner, what, time.time_ns()))
-        with self._usage.adding(len(line), 2, quota):
-            self._make(key.id, line)
+        try:
+            with self._usage.adding(len(line), 2, quota):
+                self._make(key.id, line)
+        except FileExistsError:
+            if not self._is_begun(key):
+                raise InvalidRequest("this operation's id is taken; choose another") from None
+
+    def _is_begun(self, key: OperationKey) -> bool:
+        try:
+            self.open(key).close()
+        except UnknownOperation:
+            return False
+        return True
 
     def _make(self, operation: str, line: bytes) -> None:
+        """A folder with its record, under its name only when it is whole. Raises FileExistsError."""
+        name = Folder.new_name()  # no operation's: what a crash leaves of it takes nobody's id, and is swept
+        self.folder.mkdir(name, 0o700)
         try:
-            self.folder.mkdir(operation, 0o700)
-        except FileExistsError:
-            raise InvalidRequest("this operation's id is taken; choose another") from None
-        with self.folder.open_dir(operation) as made:
-            fd = made.create(RECORD, 0o600)
-            try:
-                write_at(fd, 0, memoryview(line))
-                syscalls.fsync(fd)
-            finally:
-                syscalls.close(fd)
-            made.sync()
+            with self.folder.open_dir(name) as made:
+                _create(made, line)
+            self.folder.rename_noreplace(name, self.folder, operation)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                with self.folder.open_dir(name) as made:
+                    made.unlink(RECORD, missing_ok=True)
+                self.folder.rmdir(name)
+            raise
         self.folder.sync()
 
     def open(self, key: OperationKey) -> Folder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import stat
@@ -19,6 +20,7 @@ from ftpy.errors import (
     AlreadyExists,
     Changed,
     InvalidRequest,
+    IoError,
     NotEmpty,
     NotFound,
     PermissionDenied,
@@ -37,10 +39,11 @@ from ftpy.storage.base import (
     Storage,
     Undone,
 )
+from ftpy.storage.beneath import Directory
 from ftpy.storage.local import LocalStorage
 from ftpy.storage.record import FOLDER, Identity, Step, decode, encode
 from tests.storage.conftest import MEMORY
-from tests.storage.contract import MTIME, OWNER, content, digest, path, put, read, send_missing
+from tests.storage.contract import MTIME, OWNER, at_once, content, digest, path, put, read, send_missing
 from tests.storage.test_counting import Counted
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "preadv"), reason="no server runs here")
@@ -360,6 +363,54 @@ def test_an_operation_is_its_owners_alone(local: LocalStorage, root: Path) -> No
         local.begin(foreign, "somebody else's id")
     local.begin(key, "begun twice it goes on")
     assert tree(root) == {"a": b"1"}
+
+
+@pytest.mark.parametrize("call", ["mkdir", "create", "sync", "rename_noreplace"])
+def test_a_begin_that_was_broken_off_anywhere_can_be_made_again_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    with ExitStack() as stack:
+        usage = Counted(tmp_path, stack)
+        local = usage.open()
+        put(local, "a", b"1")
+        key = OperationKey(OWNER, secrets.token_hex(16))
+        trash = tmp_path / "root" / ".ftpy" / "trash"
+        for error in (
+            OSError(errno.EIO, "broken off"),
+            KeyboardInterrupt(),
+        ):  # the second one as a kill: no cleaning up
+            with monkeypatch.context() as broken:
+                if isinstance(error, KeyboardInterrupt):
+                    broken.setattr(Directory, "unlink", lambda *_, **__: None)
+                    broken.setattr(Directory, "rmdir", lambda *_, **__: None)
+
+                def fail(*_: Any, error: BaseException = error, **__: Any) -> None:
+                    raise error
+
+                broken.setattr(Directory, call, fail)
+                with pytest.raises((IoError, KeyboardInterrupt)):
+                    local.begin(key, "broken off")
+            with pytest.raises(UnknownOperation):
+                local.check_operation(key)
+            if isinstance(error, OSError):
+                assert list(trash.iterdir()) == []
+                usage.check()
+        assert local.operations(OWNER) == []
+        local.begin(key, "again")
+        local.rm(path("a"), recursive=False, operation=key)
+        assert [one.what for one in local.operations(OWNER)] == ["again"]
+        local.sweep(expire_seconds=1e9, trash_seconds=-1)
+        assert list(trash.iterdir()) == []
+        usage.check()
+
+
+def test_racing_beginnings_of_one_operation_are_one(local: LocalStorage) -> None:
+    key = OperationKey(OWNER, secrets.token_hex(16))
+    foreign = OperationKey("bob", key.id)
+    assert at_once(8, lambda _: local.begin(key, "one of them")) == [None] * 8
+    with pytest.raises(InvalidRequest, match="taken"):
+        local.begin(foreign, "somebody else's")
+    assert len(local.operations(OWNER)) == 1 and local.operations("bob") == []
 
 
 def test_what_is_kept_counts_until_it_is_forgotten_or_expires(tmp_path: Path) -> None:

@@ -68,7 +68,9 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pipelined_requests: Annotated[
         Count, says("Requests under way on one connection; what a client may send ahead of the answers.")
     ] = 16_384
-    commands: Annotated[Count, says("Commands that run at once, of all users; each is two processes.")] = 16
+    commands: Annotated[
+        Count, says("Commands that run at once, of all users; of one user as many as are left. Each is two processes.")
+    ] = 16
 
 
 Debt = Annotated[float, Meta(ge=0, le=86_400)]

@@ -32,8 +32,8 @@ class _Orders:
         self._end = end
         self._settings = setup.settings
         self._commands, self._most = setup.commands, setup.most
-        self._supervisors: dict[int, tuple[int, str]] = {}
-        """Process and command of each, by its pidfd."""
+        self._supervisors: dict[int, tuple[int, Order]] = {}
+        """Process and order of each, by its pidfd."""
         self._poll = select.poll()
         self._poll.register(end, select.POLLIN)
 
@@ -49,13 +49,14 @@ class _Orders:
                     self._poll.unregister(self._end)
 
     def _bury(self, pidfd: int) -> None:
-        pid, command = self._supervisors.pop(pidfd)
+        pid, order = self._supervisors.pop(pidfd)
         _, status = os.waitpid(pid, 0)
         self._poll.unregister(pidfd)
         os.close(pidfd)
         if code := os.waitstatus_to_exitcode(status):  # killed, or its arguments took too long to judge
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            log.error("supervisor-died", extra={"event": "supervisor-died", "fields": {"command": command, "how": how}})
+            fields = {"command": order.command, "how": how}
+            log.error("supervisor-died", extra={"event": "supervisor-died", "fields": fields})
 
     def _take(self) -> bool:
         """Take one order: whether there was one."""
@@ -76,8 +77,8 @@ class _Orders:
         return True
 
     def _begin(self, order: Order, descriptors: list[int]) -> None:
-        if len(self._supervisors) >= self._most:
-            _refuse(descriptors[0], Busy(f"{len(self._supervisors)} commands run already; try again later"))
+        if reason := self._crowded(order.user):
+            _refuse(descriptors[0], Busy(f"{reason}; try again later"))
             return
         try:
             pid = os.fork()
@@ -88,8 +89,21 @@ class _Orders:
         if pid == 0:
             self._become_supervisor(order, descriptors)
         pidfd = os.pidfd_open(pid)
-        self._supervisors[pidfd] = pid, order.command
+        self._supervisors[pidfd] = pid, order
         self._poll.register(pidfd, select.POLLIN)
+
+    def _crowded(self, user: str) -> str | None:
+        """Why this user may run no more now, if that is so.
+
+        A user has no more than are left for the others: so one alone has half of them, and whoever has none finds room.
+        """
+        running = len(self._supervisors)
+        own = sum(order.user == user for _, order in self._supervisors.values())
+        if running >= self._most:
+            return f"{running} commands run already"
+        if own >= self._most - running:
+            return f"{own} of {running} commands that run are yours, and {self._most - running} are left for all"
+        return None
 
     def _become_supervisor(self, order: Order, descriptors: list[int]) -> None:
         """In the new process: it never returns into what the runner was doing."""

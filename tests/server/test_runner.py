@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
@@ -57,6 +58,20 @@ def test_runner_looks_by_itself_whether_there_is_such_a_command_and_what_it_take
         with runner.run(command, arguments, "alice") as running:
             said = running.hear()
             assert isinstance(said, Refused) and said.error == error
+
+
+def test_user_runs_no_more_than_are_left_for_others_and_whoever_has_none_finds_room(runner):
+    """So one user's many connections starve nobody: of 16, 8, then 4, 2, 1 and 1."""
+    with contextlib.ExitStack() as opened:
+        for user, share, said in (("a", 8, "8 of 8"), ("b", 4, "4 of 12"), ("c", 2, "2 of 14"), ("d", 1, "1 of 15")):
+            for _ in range(share):
+                assert isinstance(opened.enter_context(runner.run("deaf", [], user)).hear(), Began)
+            refused = opened.enter_context(runner.run("deaf", [], user)).hear()
+            assert isinstance(refused, Refused) and refused.error == "busy"
+            assert refused.message.startswith(f"{said} commands that run are yours")
+        assert isinstance(opened.enter_context(runner.run("deaf", [], "e")).hear(), Began)
+        refused = opened.enter_context(runner.run("deaf", [], "f")).hear()
+        assert isinstance(refused, Refused) and refused.message == "16 commands run already; try again later"
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,8 @@ class FileGet(Closing):
 
     What has come lies beside the target as a ``Partial``. ``directory`` is the folder that the target is in, opened
     without following links where others may have made it; it is closed with this. With ``force`` or ``if_changed`` a
-    different target is replaced; with the latter one of the same content is left as it is.
+    different target is replaced; with the latter one of the same content is left as it is. ``check`` is asked last of
+    all before that, and raises where what is there now is to stay.
     """
 
     def __init__(
@@ -118,7 +119,9 @@ class FileGet(Closing):
         if_changed: bool = False,
         notify: Callable[[str], None],
         directory: Directory | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
+        self._check = check
         self._get, self._target, self._notify = get, target, notify
         self._replaces, self._looks = force or if_changed, if_changed or not force
         self._if_changed = if_changed
@@ -334,6 +337,7 @@ class FileGet(Closing):
     def _commit(self, reply: GetReply, partial: Partial, digest: KnownDigest) -> Fetched:
         """In place, durably; a different file that came meanwhile stays."""
         self._get.say("committing", reply.file_size, reply.file_size)
+        self._check()
         try:
             partial.publish(self._leaf, mode=reply.mode, mtime_ns=reply.mtime_ns, replace=self._replaces)
         except FileExistsError:

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from ftpy.client.source import local_error
-from ftpy.errors import AlreadyExists, FtpyError, LocalFileError, RequestError, TargetExists
+from ftpy.errors import AlreadyExists, Changed, FtpyError, LocalFileError, RequestError, TargetExists
 from ftpy.files import RESERVED_PREFIX, RemotePath, display
 from ftpy.storage.area import AREA, Area
-from ftpy.storage.base import Closing, KnownDigest, NewDirectory, NewFile, Staged
+from ftpy.storage.base import Closing, KnownDigest, KnownVersion, NewDirectory, NewFile, Staged
 from ftpy.storage.beneath import Beneath, Directory
 from ftpy.storage.publishing import Publisher
 from ftpy.storage.staging import SmallFiles
@@ -120,6 +120,14 @@ class Landing(Closing):
         except OSError as error:
             raise local_error(self.name(path), error) from None
 
+    def check(self, path: RemotePath, version: KnownVersion | None) -> None:
+        """Raises LocalFileError unless this version is still there, if it matters which one is."""
+        if version is not None:
+            try:
+                self.publisher.check(path, version)
+            except RequestError as error:
+                raise self.translated(error, path) from None
+
     def open_dir(self, path: RemotePath) -> Directory:
         """A folder, made with those above it where it is missing. Raises LocalFileError."""
         try:
@@ -181,6 +189,8 @@ class Landing(Closing):
         name = display(self.name(path))
         if isinstance(error, AlreadyExists):
             return TargetExists(f"{name}: {TargetExists.sentence()}")
+        if isinstance(error, Changed):
+            return LocalFileError(f"{name}: it was changed since")
         if isinstance(error.__cause__, OSError):
             failure = local_error(self.name(path), error.__cause__)
             failure.__cause__ = error.__cause__

@@ -18,11 +18,15 @@ from ftpy.client.trees import MOST_TOLD, OWNER_BITS, Told, TreeOptions, same_tim
 from ftpy.client.walking import Selection
 from ftpy.errors import FtpyError, LocalFileError, NotADirectory, RequestError
 from ftpy.files import FileInfo, RemotePath, display
-from ftpy.storage.base import NewDirectory
+from ftpy.storage.base import KnownVersion, NewDirectory
 from ftpy.storage.record import Identity, identity
 
 if TYPE_CHECKING:
     from ftpy.client.syncs import Syncs
+
+
+Planned = tuple[Step, FileInfo, KnownVersion | None]
+"""A file to be fetched, and which version of the one here may give way to it, as it is kept."""
 
 
 class Pull:
@@ -49,7 +53,8 @@ class Pull:
         with Landing(self._root) as landing:
             ends = list(self._ends(plan))
             if plan.steps and not landing.groups and not plan.count("replace", "move", "delete", "remove"):
-                self._get(result, landing, [step for step in plan.steps if step.do == "add"], [])  # nothing gives way
+                jobs: list[Planned] = [(step, self._there[step.path], None) for step in plan.steps if step.do == "add"]
+                self._get(result, landing, jobs, [])  # nothing gives way
             elif plan.steps:
                 with KeptHere(landing) as kept:
                     result.operation = secrets.token_hex(16)
@@ -144,21 +149,22 @@ class Pull:
             (step.path, info.size, info.mtime_ns, self._known(step.path) if step.do == "replace" else None)
             for step, info in zip(steps, infos, strict=True)
         ]
-        failed = kept.announce(result.operation, announced)
-        for step, error in zip(steps, failed, strict=True):
-            if error is not None:
-                self._fail(result, step, kept.landing, error)
-        self._get(result, kept.landing, [step for step, error in zip(steps, failed, strict=True) if not error], [])
+        jobs: list[Planned] = []
+        for step, info, found in zip(steps, infos, kept.announce(result.operation, announced), strict=True):
+            if isinstance(found, FtpyError):
+                self._fail(result, step, kept.landing, found)
+            else:
+                jobs.append((step, info, found))
+        self._get(result, kept.landing, jobs, [])
 
-    def _get(self, result: SyncResult, landing: Landing, steps: list[Step], ends: list[FolderEnd]) -> None:
-        if not steps and not ends:
+    def _get(self, result: SyncResult, landing: Landing, jobs: list[Planned], ends: list[FolderEnd]) -> None:
+        if not jobs and not ends:
             return
         options = self._options
         wanted = TreeOptions(
             digest=options.digest, force=True, on_told=options.on_told, on_progress=options.on_progress
         )
         inline_bytes, several = self._client._connected().inline_bytes, self._client._streams.several
-        jobs = [(step, self._there[step.path]) for step in steps]
         tree = PlannedGet(self._source, landing, wanted, inline_bytes, (jobs, ends), several=several)
         told = self._client._run_tree(tree, wanted)
         result.tree.files += told.files
@@ -206,7 +212,7 @@ class PlannedGet(TreeGet):
         landing: Landing,
         options: TreeOptions,
         inline_bytes: int,
-        planned: tuple[list[tuple[Step, FileInfo]], list[FolderEnd]],
+        planned: tuple[list[Planned], list[FolderEnd]],
         *,
         several: bool,
     ) -> None:
@@ -215,10 +221,10 @@ class PlannedGet(TreeGet):
 
     def _found(self) -> Iterator[FileJob | FolderEnd]:
         steps, ends = self._planned
-        for step, info in steps:
+        for step, info, version in steps:
             self.tally.found(info.size)
             alone = info.size > self._inline_bytes
             name = self._landing.name(step.path)
-            yield FileJob(info, step.path, name, alone=alone, replaces=step.do == "replace")
+            yield FileJob(info, step.path, name, alone=alone, replaces=step.do == "replace", version=version)
         self.tally.progress.known = True
         yield from ends

@@ -7,6 +7,7 @@ import os
 import stat
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from ftpy.client.connection import Connection
@@ -38,7 +39,7 @@ from ftpy.errors import (
     TargetExists,
 )
 from ftpy.files import FileInfo, RemotePath, check_portable, display
-from ftpy.storage.base import KnownDigest, NewDirectory, NewFile, Staged
+from ftpy.storage.base import KnownDigest, KnownVersion, NewDirectory, NewFile, Staged
 from ftpy.wire.messages import GetReply, GetRequest
 from ftpy.wire.spelling import path_to_wire
 
@@ -57,11 +58,22 @@ GROUP_BYTES = 16 * 1024 * 1024
 class FileJob(Job):
     """A file of the server, as the listing told of it; ``path`` there, ``below`` on this side."""
 
-    __slots__ = ("below", "info", "replaces", "transfer")
+    __slots__ = ("below", "info", "replaces", "transfer", "version")
 
-    def __init__(self, info: FileInfo, below: RemotePath, name: str, *, alone: bool, replaces: bool) -> None:
+    def __init__(
+        self,
+        info: FileInfo,
+        below: RemotePath,
+        name: str,
+        *,
+        alone: bool,
+        replaces: bool,
+        version: KnownVersion | None = None,
+    ) -> None:
         super().__init__(info.path, name, info.size, alone=alone)
         self.info, self.below = info, below
+        self.version = version
+        """The only one that may go, if it matters."""
         self.replaces = replaces
         """What is there may go: it was there before, and that was asked for."""
         self.transfer: FileGet | None = None
@@ -339,6 +351,7 @@ class TreeGet:
                     force=job.replaces,
                     notify=lambda _: None,
                     directory=self._landing.open_dir(job.below.parent),
+                    check=partial(self._landing.check, job.below, job.version),
                 )
             shared = self._several and job.size >= SHARED_BYTES
             fetched = job.transfer.fetch(SharedLine(connection, self.work) if shared else Alone(connection))
@@ -402,7 +415,7 @@ class _Group:
             mtime_ns=reply.mtime_ns,
             mode=reply.mode,
             digest=digest.name,
-            condition=None if job.replaces else "absent",
+            condition=job.version if job.replaces else "absent",
         )
         try:
             self._staged.append((job, tree._landing.stage(file, body, digest)))

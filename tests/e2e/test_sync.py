@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from ftpy.client.kept import find_here, kept_in, operations_here
+from ftpy.client.kept import KeptHere, find_here, kept_in, operations_here
 from ftpy.client.syncing import SyncOptions, SyncResult
 from ftpy.client.syncplan import Plan
 from ftpy.client.walking import Selection
 from ftpy.config.client import Transfer
 from ftpy.errors import Changed, ConnectionFailed, LocalFileError, SyncRefused
+from ftpy.files import RemotePath
 from tests.rig import Fault, Host, Proxy
 
 Tree = dict[str, Any]
@@ -254,3 +255,29 @@ def test_a_pull_into_a_folder_that_is_not_there_makes_it(plain_host: Host, local
     sync(plain_host, local)
     result = pull(plain_host, tmp_path / "new")
     assert result.tree.files == 41 and tree(tmp_path / "new") == tree(local)
+
+
+@pytest.mark.usefixtures("state")
+@pytest.mark.parametrize("size", [5, 3 * 1024 * 1024])
+@pytest.mark.parametrize("how", ["replaced", "written to"])
+def test_a_pull_leaves_alone_what_is_changed_here_while_it_is_fetched(
+    plain_host: Host, local: Path, monkeypatch: pytest.MonkeyPatch, size: int, how: str
+) -> None:
+    sync(plain_host, local)
+    make(plain_host.root / "d", {"top": os.urandom(size)}, 2 * 10**18)
+    announce = KeptHere.announce
+
+    def meddle(kept: KeptHere, *arguments: Any) -> Any:
+        announced = announce(kept, *arguments)
+        if how == "replaced":
+            (local / "saved").write_bytes(b"an editor saves so")
+            (local / "saved").replace(local / "top")
+        else:
+            (local / "top").write_bytes(b"an editor saves so")
+        return announced
+
+    monkeypatch.setattr(KeptHere, "announce", meddle)
+    result = pull(plain_host, local, delete=True)
+    assert [(type(told.error), told.path) for told in result.failures] == [(LocalFileError, RemotePath(("d", "top")))]
+    assert "changed" in str(result.failures[0].error)
+    assert (local / "top").read_bytes() == b"an editor saves so"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -16,14 +17,17 @@ from ftpy.client.syncplan import Item, Plan, Rules, Step, make_plan
 from ftpy.client.treeget import FileJob, FolderEnd, TreeGet
 from ftpy.client.trees import MOST_TOLD, OWNER_BITS, Told, TreeOptions, same_time
 from ftpy.client.walking import Selection
-from ftpy.errors import FtpyError, LocalFileError, NotADirectory, RequestError
-from ftpy.files import FileInfo, RemotePath, display
+from ftpy.errors import FtpyError, InvalidPath, LocalFileError, NotADirectory, RequestError
+from ftpy.files import FileInfo, RemotePath, check_portable, display
 from ftpy.storage.base import KnownVersion, NewDirectory
 from ftpy.storage.record import Identity, identity
 
 if TYPE_CHECKING:
     from ftpy.client.syncs import Syncs
 
+
+CHECKS_NAMES = os.name == "nt"
+"""Whether there are legal names that this system could not hold, or would take for another place."""
 
 Planned = tuple[Step, FileInfo, KnownVersion | None]
 """A file to be fetched, and which version of the one here may give way to it, as it is kept."""
@@ -37,6 +41,8 @@ class Pull:
         self._filter = options.selection.compiled()
         self._there: dict[RemotePath, FileInfo]
         self._local: Local
+        self._unheld: list[tuple[RemotePath, FtpyError]] = []
+        """What of the source this system cannot hold by its name."""
 
     def run(self) -> SyncResult:
         """List, plan, and do it. Raises SyncRefused, LocalFileError for the root, NotFound, NotADirectory, …."""
@@ -44,6 +50,8 @@ class Pull:
         options = self._options
         complete = not self._local.failed  # of the target: what cannot be read there cannot be kept
         result = SyncResult(plan)
+        for path, error in self._unheld:
+            self._fail(result, path, error)
         if options.dry_run:
             options.on_plan(plan)
         plan.check(complete=complete, most_deleted=options.most_deleted)
@@ -78,7 +86,7 @@ class Pull:
                 raise
             self._local = Local([], {}, [])
         theirs = [
-            structs.replace(item, kind="passed") if item.kind == "other" else item
+            structs.replace(item, kind="passed") if item.kind == "other" or not self._holds(item) else item
             for item in judged(items_of(listed, self._source), self._filter)
             if item.meant
         ]
@@ -91,6 +99,17 @@ class Pull:
             ahead_ns=-self._client.clock.offset_ns,
         )
         return make_plan(theirs, judged(ours, self._filter), rules, self._alike)
+
+    def _holds(self, item: Item) -> bool:
+        try:
+            if CHECKS_NAMES:
+                check_portable(item.path)
+        except InvalidPath as error:
+            last = self._unheld[-1][0].parts if self._unheld else None
+            if last is None or item.path.parts[: len(last)] != last:  # else it goes with the folder that it is in
+                self._unheld.append((item.path, error))
+            return False
+        return True
 
     def _alike(self, theirs: Item, ours: Item) -> bool:
         name = self._options.digest
@@ -131,7 +150,7 @@ class Pull:
             else:
                 kept.delete(operation, step.path, self._known(step.path))
         except FtpyError as error:
-            self._fail(result, step, kept.landing, error)
+            self._fail(result, step.path, error)
             return
         result.moved += step.do == "move"
         result.deleted += step.do == "delete"
@@ -152,7 +171,7 @@ class Pull:
         jobs: list[Planned] = []
         for step, info, found in zip(steps, infos, kept.announce(result.operation, announced), strict=True):
             if isinstance(found, FtpyError):
-                self._fail(result, step, kept.landing, found)
+                self._fail(result, step.path, found)
             else:
                 jobs.append((step, info, found))
         self._get(result, kept.landing, jobs, [])
@@ -194,11 +213,11 @@ class Pull:
                 continue
             yield FolderEnd(NewDirectory(path, parents=True, mode=mode, mtime_ns=info.mtime_ns))
 
-    def _fail(self, result: SyncResult, step: Step, landing: Landing, error: FtpyError) -> None:
+    def _fail(self, result: SyncResult, path: RemotePath, error: FtpyError) -> None:
         result.failed += 1
         if len(result.failures) < MOST_TOLD:
-            path = RemotePath((*self._source.parts, *step.path.parts))
-            result.failures.append(Told("failed", path, landing.name(step.path), error=error))
+            there = RemotePath((*self._source.parts, *path.parts))
+            result.failures.append(Told("failed", there, os.path.join(self._root, *path.parts), error=error))
 
 
 class PlannedGet(TreeGet):

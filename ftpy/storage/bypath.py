@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 
 from ftpy.files import RemotePath
@@ -16,6 +17,10 @@ _REPARSE_POINT = 0x400
 """FILE_ATTRIBUTE_REPARSE_POINT: symlinks, junctions, mount points of Windows."""
 _FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
+
+
+_FOREIGN = re.compile(r"[/\0\\:]|[. ]\Z" if os.name == "nt" else r"[/\0]")
+"""What of one legal component leads elsewhere here: a separator; what Windows leaves out, so that `.. ` is `..`."""
 
 
 def _leads_elsewhere(found: os.stat_result) -> bool:
@@ -37,6 +42,8 @@ class PathDirectory(Directory):
 
     def _at(self, leaf: str) -> str:
         """Where ``leaf`` is on the host, after a look at this directory itself."""
+        if leaf != "." and _FOREIGN.search(leaf):
+            raise _refuse(errno.EILSEQ)
         found = os.lstat(self._host)
         if not stat.S_ISDIR(found.st_mode) or (self.path.parts and _leads_elsewhere(found)):
             raise _refuse(errno.ENOTDIR)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ftpy.client import pulling
 from ftpy.client.kept import KeptHere, find_here, kept_in, operations_here
 from ftpy.client.syncing import SyncOptions, SyncResult
 from ftpy.client.syncplan import Plan
@@ -281,3 +282,19 @@ def test_a_pull_leaves_alone_what_is_changed_here_while_it_is_fetched(
     assert [(type(told.error), told.path) for told in result.failures] == [(LocalFileError, RemotePath(("d", "top")))]
     assert "changed" in str(result.failures[0].error)
     assert (local / "top").read_bytes() == b"an editor saves so"
+
+
+@pytest.mark.usefixtures("state")
+def test_a_pull_takes_no_name_that_is_another_place_on_this_system(
+    plain_host: Host, local: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync(plain_host, local)
+    make(plain_host.root / "d", {"..\\..\\evil": b"1", "C:x/in": b"2", ".. /up": b"3", "fine": b"4"})
+    (local / "mine").write_bytes(b"no other is like it")
+    monkeypatch.setattr(pulling, "CHECKS_NAMES", True)
+    result = pull(plain_host, local, delete=True)
+    assert sorted(str(told.path) for told in result.failures) == ["d/.. ", "d/..\\..\\evil", "d/C:x"]
+    assert tree(local).keys() == tree(plain_host.root / "d").keys() - {
+        "..\\..\\evil", "C:x", "C:x/in", ".. ", ".. /up"
+    } | {"mine"}  # fmt: skip
+    assert result.stopped

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import stat
 import subprocess
@@ -410,3 +411,17 @@ def test_symlink_flipped_under_a_create_never_leads_out(beneath: Beneath, root: 
             except OSError:
                 continue
     assert made > 100
+
+
+@pytest.mark.parametrize("name", ["..\\outside", "C:", "C:\\x", "a:stream", ".. ", "x.", "a/b"])
+def test_by_path_no_component_leads_elsewhere_on_windows(
+    root: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("ftpy.storage.bypath._FOREIGN", re.compile(r"[/\0\\:]|[. ]\Z"))
+    before = sorted(root.parent.rglob("*"))
+    with Beneath(root, door="path") as beneath:
+        for touch in (beneath.root.mkdir, beneath.root.create, beneath.root.open_dir, beneath.root.lstat):
+            with pytest.raises(OSError, match=os.strerror(errno.EILSEQ)):
+                touch(name)
+        assert beneath.root.lstat(".").st_ino == root.stat().st_ino and "file" in beneath.root.names()
+    assert sorted(root.parent.rglob("*")) == before

@@ -7,6 +7,7 @@ whatever became of the step, a look at the place tells: it is as the step left i
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 
 import msgspec
@@ -76,6 +77,10 @@ VERBS = ("added", "replaced", "deleted", "moved", "made")
 """What a step can be: a file that came, one that took another's place, one that went, a move, a new folder."""
 
 
+KEPT = re.compile(r"[0-9a-f]{1,16}")
+"""What a kept thing is called in its operation's folder."""
+
+
 class About(Struct, frozen=True):
     """The first line: whose it is, what began it, when."""
 
@@ -122,6 +127,8 @@ def decode(line: bytes) -> Step | None:
     """A step; None for a line that was not written to its end: then nothing of it was done."""
     try:
         read = _lines.decode(line)
+        if read.kept is not None and not KEPT.fullmatch(read.kept):
+            return None  # a record that others have written: it could name what lies elsewhere
         origin = None if read.origin is None else _path(read.origin)
         return Step(_path(read.place), read.old, read.new, read.kept, origin)
     except (msgspec.DecodeError, UnicodeError, InvalidPath):

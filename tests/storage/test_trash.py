@@ -41,7 +41,7 @@ from ftpy.storage.base import (
 )
 from ftpy.storage.beneath import Directory
 from ftpy.storage.local import LocalStorage
-from ftpy.storage.record import FOLDER, Identity, Step, decode, encode
+from ftpy.storage.record import FOLDER, Identity, Step, decode, encode, identity
 from tests.storage.conftest import MEMORY
 from tests.storage.contract import MTIME, OWNER, at_once, content, digest, path, put, read, send_missing
 from tests.storage.test_counting import Counted
@@ -108,7 +108,7 @@ def undo(storage: Storage, key: OperationKey) -> tuple[OperationKey, Undone]:
     [
         Step(path("a/b"), None, Identity("file", 3, -5, 7)),
         Step(path("a"), Identity("symlink", 0, 1, 2), None, "00ff"),
-        Step(path('q"\\x'), Identity("file", 0, 0, 1), Identity("file", 2**62, 2**62, 2**63), "k", path("o")),
+        Step(path('q"\\x'), Identity("file", 0, 0, 1), Identity("file", 2**62, 2**62, 2**63), "0f", path("o")),
         Step(path("é/\udcff"), None, FOLDER),
     ],
 )
@@ -598,3 +598,18 @@ def test_what_is_no_longer_in_the_trash_is_told(local: LocalStorage, root: Path)
             kept.unlink()
     _, undone = undo(local, key)
     assert [type(one.error) for one in undone.left] == [NotFound]
+
+
+@pytest.mark.parametrize("kept", ["../../../../outside/secret", "/etc/passwd", "record", "", ".", "..", "a" * 17])
+def test_a_record_that_others_have_written_names_nothing_outside_of_its_folder(
+    local: LocalStorage, root: Path, tmp_path: Path, kept: str
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret").write_bytes(b"nobody's business")
+    key = begun(local)
+    record = root / ".ftpy" / "trash" / key.id / "record"
+    with record.open("ab") as file:
+        file.write(encode([Step(path("loot"), identity((outside / "secret").stat()), None, kept)]))
+    assert local.undo(key, OperationKey(OWNER, begun(local).id), lambda *_: True).steps == 0
+    assert (outside / "secret").read_bytes() == b"nobody's business" and not (root / "loot").exists()

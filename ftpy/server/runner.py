@@ -2,6 +2,9 @@
 
 Started by ``orders.Runner`` before the server confines itself, as a program of its own with one socket. For each order
 it forks a supervisor (``supervising``). It ends when nobody can give it orders any more and all of them have ended.
+
+It is two processes: one takes the orders, and its parent has another one take them where it dies. The server could not:
+what it starts is confined as it is.
 """
 
 from __future__ import annotations
@@ -13,16 +16,25 @@ import select
 import signal
 import socket
 import sys
+import time
 
 import msgspec
 
 from ftpy.config.server import load_server_config
 from ftpy.errors import Busy, ConfigError
+from ftpy.server.landlock import PR_SET_CHILD_SUBREAPER, prctl
 from ftpy.server.logs import setup_logging
 from ftpy.server.orders import MESSAGE_BYTES, READY, Order, Refused, Reload, Setup, decode_order, decode_setup, encode
 from ftpy.server.supervising import ENDS, supervise
 
 log = logging.getLogger("ftpy.server")
+
+FIRST_PAUSE_SECONDS, MOST_PAUSE_SECONDS = 0.05, 2.0
+"""Before a process that takes orders is started again; doubled each time that it dies before long."""
+STEADY_SECONDS = 60.0
+"""Who lived so long died of something new."""
+MOST_DEATHS = 10
+"""One that dies so often in a row will not live: some 8 s later no command can be run until the server is restarted."""
 
 
 class _Orders:
@@ -66,7 +78,7 @@ class _Orders:
                 return False
             order = decode_order.decode(data)
             if isinstance(order, Reload):
-                self._reload()
+                self.reload()
             elif len(descriptors) == ENDS:
                 self._begin(order, descriptors)
         except msgspec.DecodeError as error:
@@ -118,7 +130,8 @@ class _Orders:
             logging.shutdown()
             os._exit(0)
 
-    def _reload(self) -> None:
+    def reload(self) -> None:
+        """Read the settings again; where they are broken, what was known counts on."""
         if self._settings is None:
             return
         try:
@@ -132,6 +145,56 @@ class _Orders:
 def _refuse(line: int, error: Busy) -> None:
     with contextlib.suppress(OSError):
         os.write(line, encode(Refused(error=error.code, message=str(error))))
+
+
+def _keep_taking(end: socket.socket, setup: Setup) -> None:
+    """See to it that somebody takes orders until nobody can give any, or all die; and wait for what runs then."""
+    prctl(PR_SET_CHILD_SUBREAPER, 1)  # the supervisors of one that died are waited for here
+    deaths, is_first = 0, True
+    while deaths < MOST_DEATHS:
+        began = time.monotonic()
+        pid = os.fork()
+        if pid == 0:
+            _become_taker(end, setup, is_first=is_first)
+        code = _wait_for(pid)
+        if code == 0:
+            break
+        is_first = False
+        lived = time.monotonic() - began
+        deaths = 1 if lived >= STEADY_SECONDS else deaths + 1
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        fields = {"how": how, "lived_seconds": round(lived, 1), "deaths": deaths}
+        log.error("runner-died", extra={"event": "runner-died", "fields": fields})
+        time.sleep(min(FIRST_PAUSE_SECONDS * 2**deaths, MOST_PAUSE_SECONDS))
+    end.close()
+    _wait_for(None)
+
+
+def _become_taker(end: socket.socket, setup: Setup, *, is_first: bool) -> None:
+    """In the new process: take orders; it never returns."""
+    code = 1
+    try:
+        orders = _Orders(end, setup)
+        if not is_first:
+            orders.reload()  # what the one before was begun with may no longer count
+        orders.serve()
+        code = 0
+    except BaseException:
+        log.exception("internal", extra={"event": "internal", "fields": {}})
+    finally:
+        logging.shutdown()
+        os._exit(code)
+
+
+def _wait_for(wanted: int | None) -> int:
+    """The exit code of a child; of none in particular: 0, when there are no more."""
+    while True:
+        try:
+            pid, status = os.wait()
+        except ChildProcessError:
+            return 0
+        if pid == wanted:
+            return os.waitstatus_to_exitcode(status)
 
 
 def main(descriptor: int) -> None:
@@ -148,7 +211,7 @@ def main(descriptor: int) -> None:
     os.set_inheritable(descriptor, False)
     end = socket.socket(fileno=descriptor)
     end.send(READY)
-    _Orders(end, setup).serve()
+    _keep_taking(end, setup)
 
 
 if __name__ == "__main__":

@@ -246,8 +246,12 @@ def _written(pid: int) -> int:
 def _family(daemon: Daemon) -> list[int]:
     """The server's processes."""
     assert daemon.process is not None
-    listed = subprocess.run(["ps", "--ppid", str(daemon.process.pid), "-o", "pid="], capture_output=True, text=True)
-    return [daemon.process.pid, *map(int, listed.stdout.split())]
+    return [daemon.process.pid, *_children_of(daemon.process.pid)]
+
+
+def _children_of(pid: int) -> list[int]:
+    listed = subprocess.run(["ps", "--ppid", str(pid), "-o", "pid="], capture_output=True, text=True)
+    return [*map(int, listed.stdout.split())]
 
 
 # ---------------------------------------------------------------- the server
@@ -305,10 +309,21 @@ def test_first_command_needs_a_restart(tmp_path: Path, own_mark: Mark) -> None:
 
 
 @pytest.mark.slow
-def test_server_goes_on_without_commands_when_its_runner_was_killed(own: tuple[Daemon, Desk], own_mark: Mark) -> None:
+def test_runner_that_is_killed_is_started_again_outside_of_the_sandbox(own: tuple[Daemon, Desk]) -> None:
     daemon, desk = own
     _, runner = _family(daemon)
-    os.kill(runner, signal.SIGKILL)
+    (taker,) = _children_of(runner)
+    os.kill(taker, signal.SIGKILL)
+    eventually(lambda: desk("run", "true").code == 0, 30)
+    assert "runner-died" in daemon.log and _children_of(runner) != [taker]
+
+
+@pytest.mark.slow
+def test_server_goes_on_without_commands_when_all_of_its_runner_was_killed(own: tuple[Daemon, Desk]) -> None:
+    daemon, desk = own
+    _, runner = _family(daemon)
+    for pid in (runner, *_children_of(runner)):
+        os.kill(pid, signal.SIGKILL)
     eventually(lambda: "commands cannot be run until the server is restarted" in desk("run", "true").err)
     assert "runner-gone" in daemon.log
     assert desk("ls").code == 0

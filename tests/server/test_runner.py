@@ -9,11 +9,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ftpy.config.server import ServerConfig
 from ftpy.errors import CommandFailed, ConfigError
 from ftpy.server.orders import Began, Ended, Refused, Runner, encode, start_runner
+from ftpy.server.runner import MOST_DEATHS
+from ftpy.toml import to_toml
 from tests.rig import eventually
 from tests.rigs.leftovers import Mark
 
@@ -113,12 +116,76 @@ def test_killed_supervisor_takes_its_command_along(runner, mark):
     with runner.run("deaf", [], "alice") as running:
         assert isinstance(running.hear(), Began)
         mark.runs()
-        (supervisor,) = _children_of(runner._process.pid)
+        (supervisor,) = _children_of(taker(runner))
         os.kill(supervisor, 9)
         with pytest.raises(CommandFailed, match="nobody can tell"):
             running.hear()
         mark.gone()
-    eventually(lambda: not _children_of(runner._process.pid))  # it was waited for
+    eventually(lambda: not _children_of(taker(runner)))  # it was waited for
+
+
+def taker(runner: Runner) -> int:
+    """The process that takes the orders."""
+    (pid,) = _children_of(runner._process.pid)
+    return pid
+
+
+def runs(runner: Runner) -> bool:
+    """Whether a command can be run now."""
+    try:
+        with runner.run("true", [], "alice") as running:
+            return isinstance(running.hear(), Began)
+    except CommandFailed:
+        return False
+
+
+def test_runner_that_is_killed_is_started_again_and_what_ran_goes_on(runner, mark):
+    with runner.run("deaf", [], "alice") as running:
+        assert isinstance(running.hear(), Began)
+        mark.runs()
+        os.kill(first := taker(runner), 9)
+        eventually(lambda: runs(runner), 30)
+        assert first not in _children_of(runner._process.pid)
+        running.cancel()
+        said = running.hear()
+        assert isinstance(said, Ended) and said.ended == "cancel"
+    mark.gone()
+
+
+def test_runner_that_is_started_again_has_the_settings_that_count_now(tmp_path, mark):
+    settings = tmp_path / "server.toml"
+    first = config(old=mark.command("true"))
+    settings.write_text(
+        to_toml(msgspec.structs.replace(first, commands={"true": mark.command("true")}), comments=False)
+    )
+    with Runner(first, str(settings)) as runner:
+        assert not runs(runner)
+        os.kill(taker(runner), 9)
+        eventually(lambda: runs(runner), 30)
+
+
+@pytest.mark.slow
+def test_runner_that_dies_all_the_time_is_given_up_and_its_commands_still_end(mark):
+    with Runner(config(true=mark.command("true"), deaf=mark.command("sleep", "1000"))) as runner:
+        with runner.run("deaf", [], "alice") as running:
+            assert isinstance(running.hear(), Began)
+            mark.runs()
+            seen = {*_children_of(taker(runner))}  # the supervisor, which goes on
+            killed: list[int] = []
+
+            def kill() -> bool:
+                for pid in _children_of(runner._process.pid):
+                    if pid not in seen:
+                        os.kill(pid, 9)
+                        seen.add(pid)
+                        killed.append(pid)
+                return len(killed) == MOST_DEATHS
+
+            eventually(kill, 60)
+            with pytest.raises(CommandFailed, match="until the server is restarted"):
+                eventually(lambda: runner.run("true", [], "alice").close(), 30)
+        mark.gone()
+        eventually(lambda: runner._process.poll() == 0, 30)
 
 
 def _children_of(parent: int) -> list[int]:

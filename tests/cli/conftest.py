@@ -2,9 +2,45 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 from tests.cli.administering import invoke
+from tests.cli.desk import Desk
+from tests.rig import Host, running
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """A server for the tests of a module."""
+    with running(tmp_path_factory.mktemp("server") / "host") as made:
+        yield made
+
+
+@pytest.fixture
+def root(host: Host) -> Path:
+    """The server's folder, empty."""
+    for path in host.root.iterdir():
+        if path.name != ".ftpy":
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    return host.root
+
+
+@pytest.fixture
+def desk(tmp_path: Path, host: Host, root: Path) -> Desk:
+    """A workstation that is paired with the server, which has nothing yet."""
+    made = Desk(tmp_path / "desk", host)
+    made.pair()
+    return made
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, host: Host, root: Path) -> Desk:
+    """A workstation that is not paired yet."""
+    return Desk(tmp_path / "desk", host)
 
 
 @pytest.fixture

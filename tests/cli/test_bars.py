@@ -8,24 +8,17 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ftpy.cli.bars import Bar
 from ftpy.client.results import Progress
-from tests.rig import Fault, Host, Proxy, eventually, running
+from tests.rig import Fault, Host, Proxy, eventually
 
 pty = pytest.importorskip("pty", reason="pseudo-terminals are POSIX")
 
 MIB = 1024 * 1024
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    with running(tmp_path_factory.mktemp("bars") / "host") as made:
-        yield made
 
 
 @pytest.fixture

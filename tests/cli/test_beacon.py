@@ -12,7 +12,7 @@ import pytest
 
 from ftpy.config.client import Profile, save_profile
 from ftpy.config.server import Beacon
-from tests.cli.test_main import Desk
+from tests.cli.desk import Desk
 from tests.rig import Host, running
 
 GENEROUS = {"answers_per_second": 10_000, "most_answers_per_second": 10_000}
@@ -26,13 +26,6 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     beacon = Beacon(listen=[address], name="attic", **GENEROUS)
     with running(tmp_path_factory.mktemp("beacon") / "host", listen=address, beacon=beacon) as made:
         yield made
-
-
-@pytest.fixture
-def desk(tmp_path: Path, host: Host) -> Desk:
-    made = Desk(tmp_path / "desk", host)
-    made.pair()
-    return made
 
 
 def test_discover_lists_name_address_version_and_certificate(desk: Desk, host: Host) -> None:

@@ -2,41 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.cli.test_main import Desk, content
-from tests.rig import Host, running
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    with running(tmp_path_factory.mktemp("changes") / "host") as made:
-        yield made
+from tests.cli.desk import Desk, content
 
 
 @pytest.fixture
-def root(host: Host) -> Path:
+def root(root: Path) -> Path:
     """The server's folder, with something in it."""
-    import shutil
-
-    for path in host.root.iterdir():
-        if path.name != ".ftpy":
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
     for name in ("a", "b", "d/x", "d/e/y"):
-        (host.root / name).parent.mkdir(parents=True, exist_ok=True)
-        (host.root / name).write_bytes(name.encode())
-    return host.root
-
-
-@pytest.fixture
-def desk(tmp_path: Path, host: Host, root: Path) -> Desk:
-    """A workstation that is paired."""
-    made = Desk(tmp_path / "desk", host)
-    made.pair()
-    return made
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(name.encode())
+    return root
 
 
 def test_mkdir_makes_folders(desk: Desk, root: Path) -> None:

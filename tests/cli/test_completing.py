@@ -6,30 +6,21 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.cli.administering import run
-from tests.cli.test_main import COMMAND, Desk
-from tests.rig import Host, running
+from tests.cli.desk import COMMAND, Desk
+from tests.rig import Host
 
 
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    with running(tmp_path_factory.mktemp("completing") / "host") as made:
-        (made.root / "my photos").mkdir()
-        for name in ("my photos/a,b [1].jpg", "my file", ".hidden", "e\u202evil", "-dash"):
-            (made.root / name).write_text(name)
-        yield made
-
-
-@pytest.fixture
-def desk(tmp_path: Path, host: Host) -> Desk:
-    made = Desk(tmp_path / "desk", host)
-    made.pair()
-    return made
+@pytest.fixture(autouse=True)
+def filled(root: Path) -> None:
+    """Names that a shell has to quote, or does not show."""
+    (root / "my photos").mkdir()
+    for name in ("my photos/a,b [1].jpg", "my file", ".hidden", "e\u202evil", "-dash"):
+        (root / name).write_text(name)
 
 
 def asked(desk: Desk, *words: str) -> list[str]:

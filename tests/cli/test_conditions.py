@@ -3,33 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from blake3 import blake3
 
-from tests.cli.test_main import Desk, md5
-from tests.rig import Host, running
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    with running(tmp_path_factory.mktemp("conditions") / "host") as made:
-        yield made
-
-
-@pytest.fixture
-def root(host: Host) -> Path:
-    return host.root
-
-
-@pytest.fixture
-def desk(tmp_path: Path, host: Host) -> Desk:
-    """A workstation that is paired."""
-    made = Desk(tmp_path / "desk", host)
-    made.pair()
-    return made
+from tests.cli.desk import Desk, md5
 
 
 def test_put_if_match_swaps_what_has_that_digest(desk: Desk, root: Path) -> None:

@@ -3,29 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from ftpy.cli.diagnosing import MOST_SIZE
 from ftpy.client.doctor import CHECKS
 from ftpy.wire.ping import PING_BYTES
-from tests.cli.test_main import Desk
-from tests.rig import Host, running
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    with running(tmp_path_factory.mktemp("diagnosing") / "host") as made:
-        yield made
-
-
-@pytest.fixture
-def desk(tmp_path: Path, host: Host) -> Desk:
-    made = Desk(tmp_path / "desk", host)
-    made.pair()
-    return made
+from tests.cli.desk import Desk
+from tests.rig import Host
 
 
 def test_ping_tells_round_trips_and_throughput_both_ways(desk: Desk) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_main import MIB, Desk
+from tests.cli.desk import MIB, Desk
 from tests.rig import running
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.cli.test_main import Desk, content
+from tests.cli.desk import Desk, content
 from tests.rig import Fault, Host, Proxy
 
 NAMES = ("a.gz", "b.gz", "c.txt", "logs/1.gz", "logs/2.gz", "logs/old/0.gz", "logs/old/keep.txt")
@@ -24,23 +23,12 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 
 
 @pytest.fixture
-def root(host: Host) -> Path:
+def root(root: Path) -> Path:
     """The server's folder, with something in it."""
-    for path in host.root.iterdir():
-        if path.name != ".ftpy":
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
     for name in NAMES:
-        (host.root / name).parent.mkdir(parents=True, exist_ok=True)
-        (host.root / name).write_bytes(name.encode())
-    return host.root
-
-
-@pytest.fixture
-def desk(tmp_path: Path, host: Host, root: Path) -> Desk:
-    """A workstation that is paired."""
-    made = Desk(tmp_path / "desk", host)
-    made.pair()
-    return made
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(name.encode())
+    return root
 
 
 def test_rm_removes_what_a_pattern_means_and_nothing_else(desk: Desk, root: Path) -> None:

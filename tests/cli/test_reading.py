@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_main import Desk
+from tests.cli.desk import Desk
 from tests.rig import Fault, Host, Proxy, eventually
 
 MIB = 1024 * 1024
@@ -25,23 +24,6 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     made.start()
     yield made
     made.stop()
-
-
-@pytest.fixture
-def root(host: Host) -> Path:
-    """The server's folder, empty."""
-    for path in host.root.iterdir():
-        if path.name != ".ftpy":
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    return host.root
-
-
-@pytest.fixture
-def desk(tmp_path: Path, host: Host, root: Path) -> Desk:
-    """A workstation that is paired."""
-    made = Desk(tmp_path / "desk", host)
-    made.pair()
-    return made
 
 
 LINES = "".join(f"line {number}\n" for number in range(1, 31))
@@ -186,7 +168,7 @@ class Following:
 
 
 def desk_command() -> list[str]:
-    from tests.cli.test_main import COMMAND
+    from tests.cli.desk import COMMAND
 
     return COMMAND
 

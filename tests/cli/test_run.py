@@ -18,7 +18,7 @@ import pytest
 
 from ftpy.config.server import ServerConfig
 from ftpy.toml import to_toml
-from tests.cli.test_main import Desk
+from tests.cli.desk import Desk
 from tests.e2e.test_commands import GREETING, STUBBORN
 from tests.rig import Daemon, Host, eventually
 from tests.rigs.leftovers import Mark

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_main import Desk
+from tests.cli.desk import Desk
 from tests.rig import Fault, Host, Proxy
 
 
@@ -20,23 +20,6 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     made.start()
     yield made
     made.stop()
-
-
-@pytest.fixture
-def root(host: Host) -> Path:
-    """The server's folder, with something in it."""
-    for path in host.root.iterdir():
-        if path.name != ".ftpy":
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    return host.root
-
-
-@pytest.fixture
-def desk(tmp_path: Path, host: Host, root: Path) -> Desk:
-    """A workstation that is paired."""
-    made = Desk(tmp_path / "desk", host)
-    made.pair()
-    return made
 
 
 # ---------------------------------------------------------------- df

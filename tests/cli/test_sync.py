@@ -3,44 +3,25 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.cli.test_main import Desk
-from tests.rig import Host, eventually, running
+from tests.cli.desk import Desk
+from tests.rig import eventually
 
 MTIME_NS = 10**18
 
 
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    with running(tmp_path_factory.mktemp("sync") / "host") as made:
-        yield made
-
-
 @pytest.fixture
-def root(host: Host) -> Path:
-    """The server's folder, with nothing in it."""
-    for path in host.root.iterdir():
-        if path.name != ".ftpy":
-            shutil.rmtree(path)
-    return host.root
-
-
-@pytest.fixture
-def desk(tmp_path: Path, host: Host, root: Path) -> Desk:
+def desk(desk: Desk) -> Desk:
     """A workstation that is paired, with a folder of ten files."""
-    made = Desk(tmp_path / "desk", host)
-    made.pair()
     for number in range(10):
-        put(made.folder / "src" / str(number), f"content {number}")
-    return made
+        put(desk.folder / "src" / str(number), f"content {number}")
+    return desk
 
 
 def put(path: Path, text: str) -> None:

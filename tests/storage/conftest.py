@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from ftpy.storage.local import LocalStorage
+
 MEMORY = Path(os.environ.get("FTPY_TEST_MEMORY", "/dev/shm"))
 
 
@@ -28,3 +30,24 @@ def tmp_path(disk_path: Path) -> Iterator[Path]:
     made = Path(tempfile.mkdtemp(prefix="ftpy-test-", dir=MEMORY))
     yield made
     shutil.rmtree(made)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """What a user's root is: an empty folder."""
+    root = tmp_path / "root"
+    root.mkdir()
+    return root
+
+
+@pytest.fixture
+def local(root: Path, tmp_path: Path) -> Iterator[LocalStorage]:
+    """The storage of this root, opened as the host of it finds best."""
+    with LocalStorage(root, tmp_path / "state") as storage:
+        yield storage
+
+
+@pytest.fixture
+def storage(local: LocalStorage) -> LocalStorage:
+    """The same, for the contract of all storages."""
+    return local

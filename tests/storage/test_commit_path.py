@@ -7,7 +7,7 @@ import errno
 import os
 import resource
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -54,19 +54,6 @@ from tests.storage.contract import (
 
 DATA = content(2 * PART_BYTES + 5)
 FILE = new_file("d/big", len(DATA))
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    root = tmp_path / "root"
-    root.mkdir()
-    return root
-
-
-@pytest.fixture
-def storage(root: Path, tmp_path: Path) -> Iterator[LocalStorage]:
-    with LocalStorage(root, tmp_path / "state") as storage:
-        yield storage
 
 
 def failing(code: int) -> Callable[..., None]:

@@ -75,21 +75,8 @@ def door(request: pytest.FixtureRequest) -> Door:
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    root = tmp_path / "root"
-    root.mkdir()
-    return root
-
-
-@pytest.fixture
 def storage(root: Path, tmp_path: Path, door: Door) -> Iterator[Storage]:
     with LocalStorage(root, tmp_path / "state", door=door) as storage:
-        yield storage
-
-
-@pytest.fixture
-def local(root: Path, tmp_path: Path) -> Iterator[LocalStorage]:
-    with LocalStorage(root, tmp_path / "state") as storage:
         yield storage
 
 

@@ -29,13 +29,6 @@ def door(request: pytest.FixtureRequest) -> Door:
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    root = tmp_path / "root"
-    root.mkdir()
-    return root
-
-
-@pytest.fixture
 def local(root: Path, tmp_path: Path, door: Door) -> Iterator[LocalStorage]:
     with LocalStorage(root, tmp_path / "state", door=door) as storage:
         yield storage

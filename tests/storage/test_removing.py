@@ -28,19 +28,6 @@ DEPTH = 1500
 """Deeper than any path, than Python's stack, than the usual limit of descriptors."""
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    root = tmp_path / "root"
-    root.mkdir()
-    return root
-
-
-@pytest.fixture
-def local(root: Path, tmp_path: Path) -> Iterator[LocalStorage]:
-    with LocalStorage(root, tmp_path / "state") as storage:
-        yield storage
-
-
 def out_of_sight(root: Path) -> list[str]:
     return sorted(os.listdir(root / ".ftpy" / "removed"))
 

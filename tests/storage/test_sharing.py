@@ -90,13 +90,6 @@ class Seat:
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    root = tmp_path / "root"
-    root.mkdir()
-    return root
-
-
-@pytest.fixture
 def storages(root: Path, tmp_path: Path) -> Iterator[list[LocalStorage]]:
     """Three at one root."""
     board = Switchboard()

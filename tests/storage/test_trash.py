@@ -7,7 +7,6 @@ import os
 import secrets
 import stat
 import tempfile
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -49,19 +48,6 @@ from tests.storage.test_counting import Counted
 pytestmark = pytest.mark.skipif(not hasattr(os, "preadv"), reason="no server runs here")
 
 Tree = dict[str, Any]
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    root = tmp_path / "root"
-    root.mkdir()
-    return root
-
-
-@pytest.fixture
-def local(root: Path, tmp_path: Path) -> Iterator[LocalStorage]:
-    with LocalStorage(root, tmp_path / "state") as storage:
-        yield storage
 
 
 def tree(root: Path) -> Tree:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,19 +37,6 @@ from tests.storage.contract import (
 
 DATA = content(4 * PART_BYTES + 17)
 FILE = new_file("d/big", len(DATA))
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    root = tmp_path / "root"
-    root.mkdir()
-    return root
-
-
-@pytest.fixture
-def storage(root: Path, tmp_path: Path) -> Iterator[LocalStorage]:
-    with LocalStorage(root, tmp_path / "state") as storage:
-        yield storage
 
 
 def half_sent(storage: LocalStorage, *numbers: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import os
 import re
@@ -19,6 +18,7 @@ from ftpy.cli.output import print_json
 from ftpy.cli.transfers import client_of
 from ftpy.cli.words import COMMAND
 from ftpy.cli.working import shell
+from ftpy.encodings import decoder
 from ftpy.files import display
 
 if TYPE_CHECKING:
@@ -185,15 +185,6 @@ class _Json:
             said = {"text": text} if text else {}
         if said:
             print_json({"stream": self._name, **said})
-
-
-def decoder(encoding: str) -> codecs.IncrementalDecoder:
-    """What reads the host's encoding piece by piece; UTF-8 where Python does not know it, or it is none of text."""
-    try:
-        b"x".decode(encoding, "replace")
-        return codecs.getincrementaldecoder(encoding)("replace")
-    except (LookupError, ValueError):
-        return codecs.getincrementaldecoder("utf-8")("replace")
 
 
 def _streams(running: Run, *, raw: bool, as_json: bool) -> dict[str, _Bytes | _Text | _Json]:

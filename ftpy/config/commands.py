@@ -9,6 +9,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from ftpy.config.keys import Seconds, says
+from ftpy.encodings import is_text
 from ftpy.errors import ConfigError
 from ftpy.files import display
 
@@ -90,10 +91,5 @@ def check_command(name: str, command: Command) -> None:
 
 
 def is_encoding(name: str) -> bool:
-    """Whether this is the name of an encoding of text, as Python knows them."""
-    if not _ENCODING.fullmatch(name):
-        return False
-    try:
-        return isinstance(b"x".decode(name, "replace"), str)
-    except (LookupError, ValueError):
-        return False
+    """Whether this is the name of an encoding of text, as Python knows them and the wire can say it."""
+    return _ENCODING.fullmatch(name) is not None and is_text(name)

@@ -58,6 +58,7 @@ def test_folder_is_relative_to_that_of_the_settings(loaded, tmp_path):
         ('[commands.disk]\nrun = ["df"]\nargs = ["("]', "(: no regular expression"),
         ('[commands.disk]\nrun = ["df"]\nencoding = "utf-99"', "utf-99: no encoding of text"),
         ('[commands.disk]\nrun = ["df"]\nencoding = "base64"', "base64: no encoding of text"),
+        ('[commands.disk]\nrun = ["df"]\nencoding = "punycode"', "punycode: no encoding of text"),
         ('[commands.disk]\nrun = ["df"]\nencoding = "../x"', "../x: no encoding of text"),
         ('[commands.disk]\nrun = ["df"]\ntimeout_seconds = 0', "5: `commands.disk.timeout_seconds`"),
         ('[commands.disk]\nrun = ["df"]\nusers = ["Alice"]', "5: `commands.disk.users`"),

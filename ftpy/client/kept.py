@@ -72,7 +72,7 @@ class KeptHere(Closing):
         with self._translating():
             with Remover(self.landing.area, self.landing.publisher) as remover:
                 remover.sweep_trash(self.trash, KEEP_SECONDS)
-            self.trash.begin(OperationKey(OWNER, operation), what)
+            self.trash.begin(OperationKey(OWNER, operation), display(what))
         note(self.landing.target)
 
     @contextlib.contextmanager

@@ -10,6 +10,8 @@ from ftpy.client.base import Base
 from ftpy.client.connection import Connection
 from ftpy.client.results import Kept, LeftAlone, Undone
 from ftpy.errors import ProtocolError, UnknownOperation, Unsupported, request_error
+from ftpy.files import display
+from ftpy.wire.fields import TEXT_CHARACTERS
 from ftpy.wire.operations import (
     BeginReply,
     BeginRequest,
@@ -38,8 +40,8 @@ class Operations(Base):
 
         Raises Unsupported where the server has no trash.
         """
-        operation = secrets.token_hex(16)
-        self._ask(lambda live: live.call(BeginRequest(id=live.next_id(), operation=operation, what=what), BeginReply))
+        operation, said = secrets.token_hex(16), display(what)[:TEXT_CHARACTERS]
+        self._ask(lambda live: live.call(BeginRequest(id=live.next_id(), operation=operation, what=said), BeginReply))
         return operation
 
     def operations(self) -> list[Kept]:

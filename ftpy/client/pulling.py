@@ -12,11 +12,11 @@ from msgspec import structs
 from ftpy.client.kept import KeptHere
 from ftpy.client.landing import Landing
 from ftpy.client.source import Source
-from ftpy.client.syncing import Local, SyncOptions, SyncResult, items_of, judged, list_local
+from ftpy.client.syncing import Local, SyncOptions, SyncResult, items_of, judged, list_local, unread
 from ftpy.client.syncplan import Item, Plan, Rules, Step, make_plan
 from ftpy.client.treeget import FileJob, FolderEnd, TreeGet
 from ftpy.client.trees import MOST_TOLD, OWNER_BITS, Told, TreeOptions, same_time
-from ftpy.client.walking import Selection
+from ftpy.client.walking import Found, Selection
 from ftpy.errors import FtpyError, InvalidPath, LocalFileError, NotADirectory, RequestError
 from ftpy.files import FileInfo, RemotePath, check_portable, display
 from ftpy.storage.base import KnownVersion, NewDirectory
@@ -48,13 +48,13 @@ class Pull:
         """List, plan, and do it. Raises SyncRefused, LocalFileError for the root, NotFound, NotADirectory, …."""
         plan = self._plan()
         options = self._options
-        complete = not self._local.failed  # of the target: what cannot be read there cannot be kept
         result = SyncResult(plan)
         for path, error in self._unheld:
             self._fail(result, path, error)
         if options.dry_run:
             options.on_plan(plan)
-        plan.check(complete=complete, most_deleted=options.most_deleted)
+        # What cannot be read here cannot be kept.
+        plan.check(unread=unread("target", self._local), most_deleted=options.most_deleted)
         if options.dry_run:
             return result
         options.on_plan(plan)
@@ -66,7 +66,7 @@ class Pull:
             elif plan.steps:
                 with KeptHere(landing) as kept:
                     result.operation = secrets.token_hex(16)
-                    kept.begin(result.operation, f"sync --pull {self._root} {self._source or '/'}")
+                    kept.begin(result.operation, f"sync --pull {self._root} {str(self._source) or '/'}")
                     self._carry_out(plan, result, kept)
             self._get(result, landing, [], ends)
         return result
@@ -85,6 +85,7 @@ class Pull:
             if not isinstance(error.__context__, FileNotFoundError):
                 raise
             self._local = Local([], {}, [])
+        self._local.failed = [found for found in self._local.failed if self._is_meant(found)]
         theirs = [
             structs.replace(item, kind="passed") if item.kind == "other" or not self._holds(item) else item
             for item in judged(items_of(listed, self._source), self._filter)
@@ -99,6 +100,12 @@ class Pull:
             ahead_ns=-self._client.clock.offset_ns,
         )
         return make_plan(theirs, judged(ours, self._filter), rules, self._alike)
+
+    def _is_meant(self, found: Found) -> bool:
+        """Whether what could not be read here matters."""
+        if self._filter is None:
+            return True
+        return (self._filter.enters if os.path.isdir(found.local) else self._filter.takes_file)(str(found.path))
 
     def _holds(self, item: Item) -> bool:
         try:

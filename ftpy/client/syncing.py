@@ -102,6 +102,14 @@ def list_local(root: str, target: RemotePath, selection: Selection, links: Links
     return local
 
 
+def unread(side: str, local: Local) -> str:
+    """What of this side, the source or the target, could not be read; empty where all could."""
+    if not local.failed:
+        return ""
+    more = f" and {len(local.failed) - 1:,} more" if len(local.failed) > 1 else ""
+    return f"part of the {side} could not be read ({local.failed[0].error}{more})"
+
+
 def _item_of(below: RemotePath, found: Found) -> Item:
     if found.status is None or found.kind not in ("file", "directory"):
         return Item(below, "passed")
@@ -156,14 +164,14 @@ class Push:
             self._fail(result, found.path, found.local, found.error)
         if options.dry_run:
             options.on_plan(plan)
-            plan.check(complete=not self._local.failed, most_deleted=options.most_deleted)
+        plan.check(unread=unread("source", self._local), most_deleted=options.most_deleted)
+        if options.dry_run:
             return result
-        plan.check(complete=not self._local.failed, most_deleted=options.most_deleted)
         options.on_plan(plan)
         ends = list(self._ends(plan))
         if plan.steps or ends:
             if plan.steps:
-                result.operation = self._client.begin(f"sync {self._root} {self._target or '/'}")
+                result.operation = self._client.begin(f"sync {self._root} {str(self._target) or '/'}")
             self._carry_out(plan, result)
             self._put(result, [], ends)
         return result

@@ -91,16 +91,16 @@ class Plan(Struct, frozen=True):
         """Bytes that are to be transferred."""
         return sum(step.size for step in self.steps if step.do in ("add", "replace"))
 
-    def check(self, *, complete: bool, most_deleted: int = MOST_DELETED) -> None:
+    def check(self, *, unread: str = "", most_deleted: int = MOST_DELETED) -> None:
         """Raises SyncRefused for a plan that would delete what it had better not.
 
-        ``complete``: all of the source could be read. ``most_deleted`` percent of the target's files may go.
+        ``unread`` says what of either side could not be read. ``most_deleted`` percent of the target's files may go.
         """
         deleted = self.count("delete")
         if not deleted and not self.count("remove", "move"):  # what is moved is gone from where it was
             return
-        if not complete:
-            raise SyncRefused("part of the source could not be read, so nothing is deleted; nothing was changed")
+        if unread:
+            raise SyncRefused(f"{unread}, so nothing is deleted; nothing was changed")
         if not self.source_files:
             raise SyncRefused("the source is empty, so nothing is deleted; nothing was changed")
         if deleted * 100 > most_deleted * self.target_files:

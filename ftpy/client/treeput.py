@@ -135,7 +135,7 @@ class TreePut:
 
     def _found(self) -> Iterator[FileJob | FolderEnd]:
         foreseen = set()
-        for found in unnameable(self._root, self._target):
+        for found in unnameable(self._root, self._target, self._options.selection):
             foreseen.add(found.local)
             self._tell_failed(found)
         there = Beside(iter(self._theirs) if self._theirs is not None else iter(()))

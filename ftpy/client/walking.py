@@ -81,6 +81,13 @@ class Filter:
             return True
         return self._include is not None and self._include.match_file(relative)
 
+    def takes(self, entry: os.DirEntry[str], relative: str) -> bool:
+        """Whether what was found in a directory of this side is meant."""
+        try:
+            return self.enters(relative) if entry.is_dir(follow_symlinks=False) else self.takes_file(relative)
+        except OSError:
+            return True  # nobody knows what it is
+
     def enters(self, relative: str) -> bool:
         """Whether what is in a directory can be meant."""
         if self._exclude is None or not self._exclude.match_file(relative + "/"):
@@ -126,7 +133,8 @@ class Walk:
                 below = RemotePath((*path.parts, name)) if plain else path / name
                 regular = entry.is_file(follow_symlinks=False)
             except InvalidPath as error:
-                if not is_reserved(name):  # what is ours is nobody's file
+                meant = self._filter is None or self._filter.takes(entry, relative + name)
+                if meant and not is_reserved(name):  # what is ours is nobody's file
                     yield Found("failed", RemotePath((*path.parts, name)), entry.path, error=error)
                 continue
             except OSError:
@@ -196,18 +204,21 @@ MOST_FORESEEN = 100_000
 """Names looked at before anything is sent, a tenth of a second or so; those behind are told as the walk finds them."""
 
 
-def unnameable(root: str, target: RemotePath) -> Iterator[Found]:
+def unnameable(root: str, target: RemotePath, selection: Selection) -> Iterator[Found]:
     """What of a tree the server cannot hold by its name, told by a quick look at the names alone."""
+    filtered = selection.compiled()
     seen = 0
-    waiting = [(root, target)]
+    waiting = [(root, target, "")]
     while waiting and seen < MOST_FORESEEN:
-        local, path = waiting.pop()
+        local, path, relative = waiting.pop()
         try:
             with os.scandir(local) as scan:
                 entries = list(itertools.islice(scan, MOST_FORESEEN - seen))
                 seen += len(entries)
                 plain = path.admits([entry.name for entry in entries])
                 for entry in entries:
+                    if filtered is not None and not filtered.takes(entry, relative + entry.name):
+                        continue
                     if not plain:
                         try:
                             path / entry.name
@@ -216,6 +227,7 @@ def unnameable(root: str, target: RemotePath) -> Iterator[Found]:
                                 yield Found("failed", RemotePath((*path.parts, entry.name)), entry.path, error=error)
                             continue
                     if entry.is_dir(follow_symlinks=False):
-                        waiting.append((entry.path, RemotePath((*path.parts, entry.name))))
+                        below = f"{relative}{entry.name}/"
+                        waiting.append((entry.path, RemotePath((*path.parts, entry.name)), below))
         except OSError:
             continue  # told when the walk comes there

@@ -141,7 +141,7 @@ def test_no_plan_passes_that_deletes_too_much(source: Tree, target: Tree, most: 
     plan = plan_of(source, target, Rules(delete=True))
     files = sum(what is not None for what in target.values())
     try:
-        plan.check(complete=complete, most_deleted=most)
+        plan.check(unread="" if complete else "something", most_deleted=most)
     except SyncRefused:
         assert plan.count("delete", "remove", "move")
     else:
@@ -155,8 +155,8 @@ def test_a_refusal_names_the_numbers_and_what_would_allow_it() -> None:
     source = dict(list(target.items())[:39])
     plan = plan_of(source, target, Rules(delete=True))
     with pytest.raises(SyncRefused, match=r"61 of the target's 100 files .* over 50%; --max-delete 61% allows it"):
-        plan.check(complete=True)
-    plan.check(complete=True, most_deleted=61)
+        plan.check()
+    plan.check(most_deleted=61)
 
 
 def test_a_file_with_another_name_is_moved_and_one_of_another_time_is_not() -> None:

@@ -13,6 +13,7 @@ from ftpy.client import pulling
 from ftpy.client.kept import KeptHere, find_here, kept_in, operations_here
 from ftpy.client.syncing import SyncOptions, SyncResult
 from ftpy.client.syncplan import Plan
+from ftpy.client.trees import TreeOptions
 from ftpy.client.walking import Selection
 from ftpy.config.client import Transfer
 from ftpy.errors import Changed, ConnectionFailed, LocalFileError, SyncRefused
@@ -112,6 +113,41 @@ def test_a_source_that_is_unreadable_in_part_deletes_nothing(plain_host: Host, l
         sync(plain_host, local, delete=True)
     result = sync(plain_host, local)
     assert result.failed == 1 and result.tree.files == 40
+
+
+@pytest.mark.usefixtures("state")
+def test_what_cannot_be_named_is_told_and_matters_no_more_once_a_pattern_leaves_it_out(
+    plain_host: Host, local: Path
+) -> None:
+    make(plain_host.root / "d", {"gone": b"no other is like it"})
+    make(local, {"Icon\r": b"a mac's", "sub/bad\n/in": b"1"})
+    without = Selection(exclude=["Icon?", "bad*/"])
+    for way, side in ((sync, "source"), (pull, "target")):
+        with pytest.raises(SyncRefused) as refused:
+            way(plain_host, local, delete=True, most_deleted=100)
+        assert f"part of the {side} could not be read (" in str(refused.value)
+        assert "Icon\\r: control characters are not allowed and 1 more)" in str(refused.value)
+    assert sync(plain_host, local, delete=True, most_deleted=100, selection=without).failed == 0
+    assert not (plain_host.root / "d" / "gone").exists()
+    (plain_host.root / "d" / "top").unlink()
+    assert pull(plain_host, local, delete=True, selection=without).deleted == 1
+    with plain_host.client() as client:
+        assert client.put_tree(local, "e", TreeOptions(selection=without)).failed == 0
+
+
+@pytest.mark.usefixtures("state")
+def test_an_operation_is_told_of_whatever_the_folder_here_is_called(plain_host: Host, tmp_path: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/b\xffd\n"))
+    long = tmp_path.joinpath(*["x" * 200] * 12)
+    for local in (odd, long):
+        make(local, {"a": b"1"})
+        assert sync(plain_host, local, str(len(str(local)))).failed == 0
+        make(local, {"a": b"22"})
+        assert pull(plain_host, local, str(len(str(local)))).failed == 0
+    with plain_host.client() as client:
+        first, last = (one.what for one in reversed(client.operations()))
+    assert first.endswith("ffd\\n " + str(len(str(odd)))) and last.endswith("x" * 9)
+    assert {one.target for one in operations_here()} == {str(odd), str(long)}
 
 
 def test_more_than_half_is_refused_with_the_number_and_done_when_it_is_allowed(plain_host: Host, local: Path) -> None:

@@ -406,6 +406,7 @@ class Proxy:
         """Stop accepting and break what is open."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
+        self._threads[0].join()  # a connection that has just come is open before all that is open is closed
         self._listener.close()
         for sock in self._open:
             with contextlib.suppress(OSError):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgspec
+
 from ftpy import timing
 from ftpy.digests import DigestName, hexdigest
 from ftpy.errors import (
@@ -283,13 +285,13 @@ def _chunks(reader: Reader, offset: int, length: int) -> Iterator[memoryview]:
         yield view
 
 
-def handle_ls(request: LsRequest, context: Context, *, admits: Admits) -> LsReply:
+def handle_ls(request: LsRequest, context: Context, *, admits: Admits = None, tells: Admits = None) -> LsReply:
     """List a directory in pages; the last one says that it is complete."""
     path = request.remote_path()
     entries: list[Entry] = []
     size = 0
     for info in context.storage.ls(path, recursive=request.recursive, admits=admits):
-        entry = info_to_entry(info, path)
+        entry = info_to_entry(_judged(info, tells), path)
         cost = 2 * len(entry.name) + 2 * len(entry.name_b64 or "") + 2 * len(entry.name.encode()) + 256
         if len(entries) >= PAGE_ENTRIES or size + cost > PAGE_BYTES:
             context.channel.send(LsReply(id=request.id, entries=entries, complete=False))
@@ -300,10 +302,17 @@ def handle_ls(request: LsRequest, context: Context, *, admits: Admits) -> LsRepl
     return LsReply(id=request.id, entries=entries, complete=True)
 
 
-def handle_stat(request: StatRequest, context: Context) -> StatReply:
+def handle_stat(request: StatRequest, context: Context, *, tells: Admits = None) -> StatReply:
     """What is known of one path."""
     path = request.remote_path()
-    return StatReply(id=request.id, entry=info_to_entry(context.storage.stat(path), path))
+    return StatReply(id=request.id, entry=info_to_entry(_judged(context.storage.stat(path), tells), path))
+
+
+def _judged(info: FileInfo, tells: Admits) -> FileInfo:
+    """Without digests where these are not to be told: they are knowledge of the content."""
+    if tells is None or info.type != "file" or tells(info.path):
+        return info
+    return msgspec.structs.replace(info, md5=None, blake3=None)
 
 
 def handle_digest(request: DigestRequest, context: Context) -> DigestReply:

@@ -11,6 +11,7 @@ from ftpy.files import RemotePath, display
 from ftpy.server import events, handlers, operations, ping, receipts, running, upkeep
 from ftpy.server.context import Context
 from ftpy.server.rights import Permissions
+from ftpy.storage.base import Admits
 from ftpy.wire.bases import Reply, Request, UnknownRequest
 from ftpy.wire.commands import CommandsRequest, RunRequest
 from ftpy.wire.events import EventsRequest
@@ -72,6 +73,8 @@ class Need:
     path: PathOf | None = _named
     below: Of = _never
     when: Of = _always
+    beside: str | None = None
+    """Only who holds this right there as well needs it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +83,14 @@ class Verb:
 
     It takes what it ``needs``; nothing where it is about the connection alone. With ``replaces`` the handler is told
     whether the user may replace what is at that path, as ``replacing``; with ``shows`` which paths may be told of,
-    those with that right, as ``admits`` (None: all).
+    those with that right, as ``admits`` (None: all); with ``digests`` likewise of which digests may be, as ``tells``.
     """
 
     handler: Callable[..., Reply | None]
     needs: tuple[Need, ...] = ()
     replaces: PathOf | None = None
     shows: str | None = None
+    digests: str | None = None
     ever: tuple[str, ...] = ()
     """Rights of which one must be held somewhere."""
 
@@ -121,8 +125,8 @@ VERBS: dict[type[Request], Verb] = {
     ),
     GetRequest: Verb(handlers.handle_get, (Need("read"),)),
     DigestRequest: Verb(handlers.handle_digest, (Need("read"),)),
-    LsRequest: Verb(handlers.handle_ls, (Need("list"),), shows="list"),
-    StatRequest: Verb(handlers.handle_stat, (Need("list"),)),
+    LsRequest: Verb(handlers.handle_ls, (Need("list"),), shows="list", digests="read"),
+    StatRequest: Verb(handlers.handle_stat, (Need("list"),), digests="read"),
     TimesRequest: Verb(handlers.handle_times),
     TouchRequest: Verb(upkeep.handle_touch, (Need("write"),), replaces=_named),
     PingRequest: Verb(ping.handle_ping),
@@ -132,7 +136,9 @@ VERBS: dict[type[Request], Verb] = {
         receipts.handle_receipt,
         (
             Need("read", when=lambda request: request.etag is None),
-            Need("write", when=lambda request: request.etag is not None),  # who knows the version has put it
+            # Who knows the version has put it, unless it was in a listing.
+            Need("write", when=lambda request: request.etag is not None),
+            Need("read", when=lambda request: request.etag is not None, beside="list"),
         ),
     ),
     # Which commands a user may run is said by each command's own settings.
@@ -159,18 +165,29 @@ def dispatch(request: Request | UnknownRequest, context: Context) -> Reply | Non
     more: dict[str, Any] = {}
     if verb.replaces is not None:
         more["replacing"] = "replace" in allowed.at(verb.replaces(request, context))
-    if (shown := verb.shows) is not None:
-        more["admits"] = (lambda path: shown in allowed.at(path)) if allowed.rules else None
+    if verb.shows is not None:
+        more["admits"] = _where(verb.shows, allowed)
+    if verb.digests is not None:
+        more["tells"] = _where(verb.digests, allowed)
     return verb.handler(request, context, **more)
+
+
+def _where(right: str, allowed: Permissions) -> Admits:
+    """The paths at which a right is held."""
+    if not allowed.rules and right in allowed.rights:
+        return None
+    return lambda path: right in allowed.at(path)
 
 
 def _check(need: Need, request: Request, context: Context, allowed: Permissions) -> None:
     refused = f"user {context.account.name} has no right to {need.right}"
-    if not allowed.ever(need.right):
+    if not allowed.ever(need.right) and need.beside is None:
         raise PermissionDenied(refused)  # before anything is looked up
     if need.path is None:
         return
     path = need.path(request, context)
     held = allowed.below(path) if need.below(request) else allowed.at(path)
+    if need.beside is not None and need.beside not in held:
+        return
     if need.right not in held:
         raise PermissionDenied(f"{refused} {display(str(path)) or '/'}")

@@ -20,6 +20,7 @@ from blake3 import blake3
 
 from ftpy.files import RemotePath
 from ftpy.storage.base import KnownDigest, NewFile, OperationKey
+from ftpy.storage.versions import digests, version_of
 from tests.rig import Host
 from tests.rigs.peer import Answer, RawPeer
 
@@ -153,6 +154,16 @@ class World:
                 (asked / below).parent.mkdir(parents=True, exist_ok=True)
                 (asked / below).write_bytes(OLD)
 
+    def remember_digests(self, tree: Tree) -> None:
+        """Let the server know the digests of all files."""
+        files = {path: content for path, content in tree.items() if isinstance(content, bytes)}
+        self.storage._remembered.keep(  # at once: a reader would not of what has just been written
+            [
+                (version_of((self.root / path).lstat()), digests(KnownDigest("md5", hashlib.md5(content).hexdigest())))
+                for path, content in files.items()
+            ]
+        )
+
     def tree(self) -> Tree:
         """What is on disk."""
         found: Tree = {}
@@ -278,6 +289,13 @@ def _reading(right: str, *, of_folder: str | None = None, of_file: str | None = 
     return model
 
 
+def _of_version(case: Case, tree: Tree) -> Expected:
+    """Who may list is told every version: naming one proves nothing then."""
+    if "write" not in case.may or ("list" in case.may and "read" not in case.may):
+        return "permission-denied", tree, 0
+    return {"absent": "not-found", "folder": "is-a-directory", "file": "changed"}[case.kind], tree, 0
+
+
 def _anywhere(right: str, answer: str) -> Model:
     """What takes the right at any path."""
     return lambda case, tree: (
@@ -397,7 +415,7 @@ VERBS: dict[str, tuple[Ask, Model]] = {
     "receipt": (_ask("receipt"), _reading("read", of_folder="is-a-directory", of_file="unsupported")),  # without TLS
     "receipt of a version": (
         _ask("receipt", etag="0" * 32),
-        _reading("write", of_folder="is-a-directory", of_file="changed"),
+        _of_version,
     ),
     "events": (lambda peer, case: peer.ask("events"), _anywhere("list", "unsupported")),  # no feed is kept
     "stat": (_ask("stat"), _reading("list")),
@@ -410,6 +428,7 @@ VERBS: dict[str, tuple[Ask, Model]] = {
     "undo rm": (_ask_undo, _undo),
 }
 """How each verb is asked, and what must come of it."""
+LISTING = frozenset({"stat", "ls", "ls below"})
 OF_UPLOADS = frozenset({"part", "commit", "abort"})
 
 
@@ -448,6 +467,8 @@ def _ask_all(world: World, verb: str, place: str, kind: str, begun: dict[str, st
         if stale:
             world.build(PLACES[place], kind)
             before = world.tree()
+            if verb in LISTING:
+                world.remember_digests(before)
         case = Case(user, PLACES[place], kind, begun.pop(name, ""), verb)
         wrong, stale = _ask_once(world, verb, case, before, set(begun.values()))
         for violation in wrong:
@@ -468,6 +489,13 @@ def _ask_once(world: World, verb: str, case: Case, before: Tree, others: Set[str
         wrong.append(f"left on disk {found}, not {after}")
     if left != uploads:
         wrong.append(f"{left} uploads are left, not {uploads}")
+    if error is None and verb in LISTING:
+        entries = [answer.fields["entry"] | {"name": ""}] if verb == "stat" else answer.entries
+        known = {f"{case.path}/{one['name']}".rstrip("/") for one in entries if one.get("md5") or one.get("blake3")}
+        may = {path for path in before if isinstance(before[path], bytes) and "read" in case.user.at(path)}
+        asked = {f"{case.path}/{one['name']}".rstrip("/") for one in entries}
+        if known != may & asked:
+            wrong.append(f"digests of {sorted(known)} were told, not of {sorted(may & asked)}")
     if error is None and verb in ("ls", "ls below"):
         names = {entry["name"] for entry in answer.entries}
         if names != (must := listed(case, before, recursive=verb == "ls below")):

@@ -13,7 +13,7 @@ import pytest
 
 from ftpy.server import handlers, rights, verbs
 from ftpy.server.verbs import Need, Verb
-from ftpy.wire.messages import CommitRequest, GetRequest, MvRequest, PutRequest, RmRequest, StatRequest
+from ftpy.wire.messages import CommitRequest, GetRequest, LsRequest, MvRequest, PutRequest, RmRequest, StatRequest
 from tests.rig import Host
 from tests.rigs.rights import PAIRS, VERBS, World, judge
 
@@ -61,6 +61,7 @@ BROKEN: dict[str, tuple[str, type[Any], Verb]] = {
     "looks at the parent": ("get", GetRequest, Verb(handlers.handle_get, (Need("read", path=_parent),))),
     "skips a verb": ("stat", StatRequest, Verb(handlers.handle_stat)),
     "asks for another right": ("stat", StatRequest, Verb(handlers.handle_stat, (Need("read"),))),
+    "tells digests to who may only list": ("ls", LsRequest, Verb(handlers.handle_ls, (Need("list"),), shows="list")),
     "does not look again at the end": (
         "commit",
         CommitRequest,

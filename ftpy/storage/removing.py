@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import math
 import os
 import stat
 import threading
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING
 
-from ftpy.errors import RequestError
+from ftpy.errors import RequestError, UnknownOperation
 from ftpy.files import DEPTH, RemotePath, display
 from ftpy.storage.area import AREA, Area, made_private
 from ftpy.storage.base import Closing, KnownVersion, OperationKey, Quota, Removed, ignore
@@ -108,23 +109,29 @@ class Remover(Closing):
 
     def forget(self, trash: Trash, key: OperationKey, on_removed: Callable[[int], None]) -> Removed:
         """Destroy what an operation keeps. Raises RequestError."""
-        with translating(ROOT):
-            trash.open(key).close()
+        with translating(ROOT), trash.open(key):
             return self._destroy(trash, key.id, on_removed)
 
     def sweep_trash(self, trash: Trash, seconds: float) -> int:
         """Destroy what operations keep that nothing was added to for so long: how many went. Raises OSError."""
-        expired = trash.expired(seconds)
-        for name in expired:
-            self._destroy(trash, name, ignore)
-            log.info("an operation expired", extra={"event": "operation-swept", "fields": {"operation": name}})
-        return len(expired)
+        swept = 0
+        for name in trash.expired(seconds):
+            with contextlib.suppress(UnknownOperation):  # somebody was faster, or has gone on with it
+                self._destroy(trash, name, ignore, seconds)
+                log.info("an operation expired", extra={"event": "operation-swept", "fields": {"operation": name}})
+                swept += 1
+        return swept
 
-    def _destroy(self, trash: Trash, operation: str, on_removed: Callable[[int], None]) -> Removed:
+    def _destroy(
+        self, trash: Trash, operation: str, on_removed: Callable[[int], None], seconds: float = -math.inf
+    ) -> Removed:
+        """Destroy what an operation keeps, if for so long nothing was added to it. Raises UnknownOperation, OSError."""
         name, usage = self._area.new_name()[1], self._publisher.usage
         self._under_way.add(name)
         try:
             with self._publisher.publication(exclusive=True), usage.changing() as change:
+                if not trash.has_expired(operation, seconds):  # asked under the lock, where nobody can go on with it
+                    raise UnknownOperation
                 size, files = usage.measure(RemotePath((AREA, TRASH, operation)))
                 trash.folder.rename(operation, self._folder, name)
                 change.removed(ROOT, size, files)

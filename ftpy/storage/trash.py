@@ -128,6 +128,7 @@ class Trash(Closing):
     def begin(self, key: OperationKey, what: str, quota: Quota | None = None) -> None:
         """An operation of its owner, from now on; begun already, it goes on. Raises InvalidRequest, QuotaExceeded."""
         if self._is_begun(key):
+            self._renew(key)
             return
         if len(self.folder.names()) >= MOST_OPERATIONS:
             raise QuotaExceeded(f"there are {MOST_OPERATIONS} operations on record already; forget some")
@@ -138,6 +139,15 @@ class Trash(Closing):
         except FileExistsError:
             if not self._is_begun(key):
                 raise InvalidRequest("this operation's id is taken; choose another") from None
+
+    def _renew(self, key: OperationKey) -> None:
+        """Somebody cares for it: it does not expire yet."""
+        with self.open(key) as folder:
+            fd = folder.directory.open_for_append(RECORD, create=False)
+            try:
+                os.utime(fd)
+            finally:
+                syscalls.close(fd)
 
     def _is_begun(self, key: OperationKey) -> bool:
         try:
@@ -213,10 +223,14 @@ class Trash(Closing):
 
     def expired(self, seconds: float) -> list[str]:
         """Ids of those that nothing was added to for so long, and of what a crash left of a beginning."""
-        oldest_ns = time.time_ns() - int(seconds * 1e9)
-        return [name for name in self.folder.names() if self._last_ns(name) < oldest_ns]
+        return [name for name in self.folder.names() if self.has_expired(name, seconds)]
 
-    def _last_ns(self, name: str) -> int:
+    def has_expired(self, name: str, seconds: float) -> bool:
+        """Whether it is there, and nothing was added to it for so long."""
+        last_ns = self._last_ns(name)
+        return last_ns is not None and time.time_ns() - last_ns > seconds * 1e9
+
+    def _last_ns(self, name: str) -> int | None:
         try:
             with self.folder.open_dir(name) as folder:
                 try:
@@ -224,4 +238,4 @@ class Trash(Closing):
                 except FileNotFoundError:
                     return folder.lstat(".").st_mtime_ns
         except (FileNotFoundError, NotADirectoryError):
-            return time.time_ns()  # gone meanwhile, or nobody's
+            return None  # gone meanwhile, or nobody's

@@ -41,6 +41,7 @@ from ftpy.storage.base import (
 from ftpy.storage.beneath import Directory
 from ftpy.storage.local import LocalStorage
 from ftpy.storage.record import FOLDER, Identity, Step, decode, encode, identity
+from ftpy.storage.trash import Trash
 from tests.storage.conftest import MEMORY
 from tests.storage.contract import MTIME, OWNER, at_once, content, digest, path, put, read, send_missing
 from tests.storage.test_counting import Counted
@@ -418,6 +419,33 @@ def test_what_is_kept_counts_until_it_is_forgotten_or_expires(tmp_path: Path) ->
         local.sweep(expire_seconds=1e9, trash_seconds=-1)
         assert local.operations(OWNER) == [] and usage.used() == (3, 1)
         usage.check()
+
+
+@pytest.mark.parametrize("how", ["a step", "begin"])
+def test_an_operation_that_somebody_goes_on_with_in_its_last_moment_is_not_swept(
+    local: LocalStorage, root: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    put(local, "a", b"1")
+    key, other = begun(local), begun(local)
+    for one in (key, other):
+        os.utime(root / ".ftpy" / "trash" / one.id / "record", (0, 0))
+    expired = Trash.expired
+
+    def and_then(trash: Trash, seconds: float) -> list[str]:
+        found = expired(trash, seconds)
+        assert sorted(found) == sorted([key.id, other.id])
+        if how == "begin":
+            local.begin(key, "it goes on")
+        else:
+            local.rm(path("a"), recursive=False, operation=key)
+        local.forget(other)
+        return found
+
+    monkeypatch.setattr(Trash, "expired", and_then)
+    local.sweep(expire_seconds=1e9, trash_seconds=3600)
+    assert [one.id for one in local.operations(OWNER)] == [key.id]
+    undo(local, key)
+    assert read(local, "a") == b"1"
 
 
 def test_where_the_quota_is_used_up_what_would_be_kept_is_not_replaced_and_rm_still_keeps(tmp_path: Path) -> None:

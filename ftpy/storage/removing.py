@@ -25,8 +25,8 @@ from ftpy.storage.clearing import Clearing
 from ftpy.storage.feed import Record, deleted
 from ftpy.storage.publishing import Place, Publisher
 from ftpy.storage.refusals import translating
-from ftpy.storage.trash import TRASH, Trash
-from ftpy.storage.usage import ROOT, weight
+from ftpy.storage.trash import Trash
+from ftpy.storage.usage import ROOT, Change, weight
 
 if TYPE_CHECKING:
     from ftpy.storage.keeping import Keeper
@@ -63,17 +63,14 @@ class Remover(Closing):
         version: KnownVersion | None = None,
     ) -> Removed:
         """Remove what is at ``path``. Raises RequestError."""
-        with translating(path), self._publisher.standing(path, version=version) as place:
-            if not place.is_folder or not recursive:
-                return self._remove(place)
-            name = self._take_out(place)
-        try:
-            clearing = self._clear([name], on_removed)
-        finally:
-            self._under_way.discard(name)
-        if clearing.left:
-            self._tell(clearing, path)
-        return clearing.removed
+        with translating(path), ExitStack() as counting:
+            with self._publisher.standing(path, version=version) as place:
+                if not place.is_folder or not recursive:
+                    return self._remove(place)
+                name, change = self._take_out(place, counting)
+            # It counts for nobody from now on, however long it takes to destroy it.
+            change.removed(path, *self._weigh(name))
+        return self._finish(name, on_removed, path)
 
     def keep(
         self,
@@ -129,18 +126,33 @@ class Remover(Closing):
         name, usage = self._area.new_name()[1], self._publisher.usage
         self._under_way.add(name)
         try:
-            with self._publisher.publication(exclusive=True), usage.changing() as change:
-                if not trash.has_expired(operation, seconds):  # asked under the lock, where nobody can go on with it
-                    raise UnknownOperation
-                size, files = usage.measure(RemotePath((AREA, TRASH, operation)))
-                trash.folder.rename(operation, self._folder, name)
-                change.removed(ROOT, size, files)
+            with ExitStack() as counting:
+                with self._publisher.publication(exclusive=True):
+                    if not trash.has_expired(
+                        operation, seconds
+                    ):  # asked under the lock, where nobody can go on with it
+                        raise UnknownOperation
+                    change = counting.enter_context(usage.changing())
+                    trash.folder.rename(operation, self._folder, name)
+                change.removed(ROOT, *self._weigh(name))
             trash.folder.sync()
+        except BaseException:
+            self._under_way.discard(name)
+            raise
+        return self._finish(name, on_removed)
+
+    def _weigh(self, name: str) -> tuple[int, int]:
+        """What counts of something that is out of sight: nobody can change it, so nobody has to wait for that."""
+        return self._publisher.usage.measure(RemotePath((AREA, REMOVED, name)))
+
+    def _finish(self, name: str, on_removed: Callable[[int], None], path: RemotePath | None = None) -> Removed:
+        """Destroy what is out of sight: what went."""
+        try:
             clearing = self._clear([name], on_removed)
         finally:
             self._under_way.discard(name)
         if clearing.left:
-            self._tell(clearing)
+            self._tell(clearing, path)
         return clearing.removed
 
     def has_taken(self, directory: Directory) -> bool:
@@ -177,30 +189,29 @@ class Remover(Closing):
         """Who removes is not kept from it where the disk has no room for the event."""
         return self._publisher.feed.recording([deleted(place.path, place.found)], alone=True, needed=False)
 
-    def _take_out(self, place: Place) -> str:
-        """The name that a folder has out of sight; when this returns, it is gone from its path for good."""
+    def _take_out(self, place: Place, counting: ExitStack) -> tuple[str, Change]:
+        """The name that a folder has out of sight; when this returns, it is gone from its path for good.
+
+        What it counted is to be told to the change, which lasts as long as ``counting``.
+        """
         name, usage = self._area.new_name()[1], self._publisher.usage
         self._under_way.add(name)
         try:
-            with ExitStack() as recording:
-                record = recording.enter_context(self._recording(place))
-                with usage.changing() as change:
-                    take(place.directory, place.path.name, place.found, self._folder, name)
-                    record.done()
-                    try:
-                        place.check_gone()
-                    except RequestError:
-                        # A crash might bring it back, so nothing of it may be destroyed; nor is it to stay away.
-                        self._folder.rename_noreplace(name, place.directory, place.path.name)
-                        record.undone()
-                        raise
-                    recording.close()  # others need not wait while it is measured
-                    # It counts for nobody from now on, however long it takes to destroy it.
-                    change.removed(place.path, *usage.measure(RemotePath((AREA, REMOVED, name))))
+            with self._recording(place) as record:
+                change: Change = counting.enter_context(usage.changing())
+                take(place.directory, place.path.name, place.found, self._folder, name)
+                record.done()
+                try:
+                    place.check_gone()
+                except RequestError:
+                    # A crash might bring it back, so nothing of it may be destroyed; nor is it to stay away.
+                    self._folder.rename_noreplace(name, place.directory, place.path.name)
+                    record.undone()
+                    raise
         except BaseException:
             self._under_way.discard(name)
             raise
-        return name
+        return name, change
 
     def _clear(self, names: list[str], on_removed: Callable[[int], None] | None = None) -> Clearing:
         clearing = Clearing(

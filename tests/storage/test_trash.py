@@ -7,6 +7,7 @@ import os
 import secrets
 import stat
 import tempfile
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from ftpy.errors import (
     RequestError,
     UnknownOperation,
 )
-from ftpy.files import FileInfo
+from ftpy.files import FileInfo, RemotePath
 from ftpy.storage.base import (
     PART_BYTES,
     KnownVersion,
@@ -39,6 +40,7 @@ from ftpy.storage.base import (
     Undone,
 )
 from ftpy.storage.beneath import Directory
+from ftpy.storage.counting import CountedUsage
 from ftpy.storage.local import LocalStorage
 from ftpy.storage.record import FOLDER, Identity, Step, decode, encode, identity
 from ftpy.storage.trash import Trash
@@ -446,6 +448,38 @@ def test_an_operation_that_somebody_goes_on_with_in_its_last_moment_is_not_swept
     assert [one.id for one in local.operations(OWNER)] == [key.id]
     undo(local, key)
     assert read(local, "a") == b"1"
+
+
+@pytest.mark.parametrize("verb", ["rm", "forget", "sweep"])
+def test_nobody_waits_while_what_went_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    with ExitStack() as stack:
+        usage = Counted(tmp_path, stack)
+        local = usage.open()
+        for name in range(3):
+            put(local, f"d/{name}", b"12345")
+        key = begun(local)
+        if verb != "rm":
+            local.rm(path("d"), recursive=True, operation=key)
+        measure, measured = CountedUsage.measure, 0
+
+        def meanwhile(self: CountedUsage, where: RemotePath) -> tuple[int, int]:
+            nonlocal measured
+            measured += 1
+            other = threading.Thread(target=put, args=[local, "other", b"1"])
+            other.start()
+            other.join(30)
+            assert not other.is_alive()
+            return measure(self, where)
+
+        monkeypatch.setattr(CountedUsage, "measure", meanwhile)
+        if verb == "rm":
+            assert local.rm(path("d"), recursive=True).files == 3
+        elif verb == "forget":
+            assert local.forget(key).files == 4
+        else:
+            local.sweep(expire_seconds=1e9, trash_seconds=-1)
+        assert measured == 1 and read(local, "other") == b"1"
+        usage.check()
 
 
 def test_where_the_quota_is_used_up_what_would_be_kept_is_not_replaced_and_rm_still_keeps(tmp_path: Path) -> None:

@@ -11,13 +11,22 @@ from msgspec import structs
 
 from ftpy.client.kept import KeptHere
 from ftpy.client.landing import Landing
-from ftpy.client.source import Source
-from ftpy.client.syncing import Local, SyncOptions, SyncResult, items_of, judged, list_local, unread
-from ftpy.client.syncplan import Item, Plan, Rules, Step, make_plan
+from ftpy.client.syncing import (
+    Local,
+    SyncOptions,
+    SyncResult,
+    ask_digest,
+    items_of,
+    judged,
+    list_local,
+    read_digest,
+    unread,
+)
+from ftpy.client.syncplan import Contents, Item, Plan, Rules, Step, make_plan
 from ftpy.client.treeget import FileJob, FolderEnd, TreeGet
 from ftpy.client.trees import MOST_TOLD, OWNER_BITS, Told, TreeOptions, same_time
 from ftpy.client.walking import Found, Selection
-from ftpy.errors import FtpyError, InvalidPath, LocalFileError, NotADirectory, RequestError
+from ftpy.errors import FtpyError, InvalidPath, LocalFileError, NotADirectory
 from ftpy.files import FileInfo, RemotePath, check_portable, display
 from ftpy.storage.base import KnownVersion, NewDirectory
 from ftpy.storage.record import Identity, identity
@@ -99,7 +108,8 @@ class Pull:
             only_some=self._filter is not None and self._filter.only_some,
             ahead_ns=-self._client.clock.offset_ns,
         )
-        return make_plan(theirs, judged(ours, self._filter), rules, self._alike)
+        contents = Contents(self._digest_there, self._digest_here)
+        return make_plan(theirs, judged(ours, self._filter), rules, contents)
 
     def _is_meant(self, found: Found) -> bool:
         """Whether what could not be read here matters."""
@@ -118,16 +128,11 @@ class Pull:
             return False
         return True
 
-    def _alike(self, theirs: Item, ours: Item) -> bool:
-        name = self._options.digest
-        info = self._there[theirs.path]
-        known: str | None = getattr(info, name)
-        try:
-            there = known or self._client.digest(info.path, name).hex
-            with Source(self._local.found[ours.path].local, name) as source:
-                return source.read_digest() == there
-        except (RequestError, LocalFileError):
-            return False
+    def _digest_here(self, ours: Item) -> str | None:
+        return read_digest(self._local.found[ours.path].local, self._options.digest)
+
+    def _digest_there(self, theirs: Item) -> str | None:
+        return ask_digest(self._client, self._there[theirs.path], self._options.digest)
 
     # ---------------------------------------------------------------- doing it
 

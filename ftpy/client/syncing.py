@@ -12,7 +12,7 @@ from msgspec import Struct, field, structs
 from ftpy.client.connection import Connection
 from ftpy.client.pipelining import Pipeline
 from ftpy.client.source import Source
-from ftpy.client.syncplan import MOST_DELETED, Item, Plan, Rules, Step, make_plan
+from ftpy.client.syncplan import MOST_DELETED, Contents, Item, Plan, Rules, Step, make_plan
 from ftpy.client.treeput import FileJob, FolderEnd, TreePut
 from ftpy.client.trees import MOST_TOLD, OWNER_BITS, Told, TreeOptions, TreeProgress, TreeResult, same_time
 from ftpy.client.walking import Filter, Found, Links, Selection, Walk
@@ -129,6 +129,24 @@ def items_of(listed: list[FileInfo], below: RemotePath) -> list[Item]:
     return items
 
 
+def read_digest(local: str, name: DigestName) -> str | None:
+    """The digest of a file of this side; None where it cannot be read, which is told when it is to be sent."""
+    try:
+        with Source(local, name) as source:
+            return source.read_digest()
+    except LocalFileError:
+        return None
+
+
+def ask_digest(client: Syncs, info: FileInfo, name: DigestName) -> str | None:
+    """The digest of a file on the server; None where it cannot be had: it is gone, or out of our sight."""
+    known: str | None = getattr(info, name)
+    try:
+        return known or client.digest(info.path, name).hex
+    except RequestError:
+        return None
+
+
 def judged(items: list[Item], filtered: Filter | None) -> list[Item]:
     """The same in order, each with whether the patterns let it through, and the folders that it is in."""
     if filtered is None:
@@ -151,7 +169,6 @@ class Push:
     def __init__(self, client: Syncs, root: str, target: RemotePath, options: SyncOptions) -> None:
         self._client, self._root, self._target, self._options = client, root, target, options
         self._filter = options.selection.compiled()
-        self._digests: dict[str, str | None] = {}
         self._local: Local
         self._there: dict[RemotePath, FileInfo]
 
@@ -195,24 +212,13 @@ class Push:
             ahead_ns=self._client.clock.offset_ns,
         )
         theirs = judged(items_of(listed, self._target), self._filter)
-        return make_plan(self._local.items, theirs, rules, self._alike)
+        return make_plan(self._local.items, theirs, rules, Contents(self._digest_here, self._digest_there))
 
-    def _alike(self, ours: Item, theirs: Item) -> bool:
-        name = self._options.digest
-        info = self._there[theirs.path]
-        known: str | None = getattr(info, name)
-        try:
-            there = known or self._client.digest(info.path, name).hex
-        except RequestError:
-            return False  # gone, or out of our sight
-        local = self._local.found[ours.path].local
-        if local not in self._digests:
-            try:
-                with Source(local, name) as source:
-                    self._digests[local] = source.read_digest()
-            except LocalFileError:
-                self._digests[local] = None  # told when it is to be sent
-        return self._digests[local] == there
+    def _digest_here(self, ours: Item) -> str | None:
+        return read_digest(self._local.found[ours.path].local, self._options.digest)
+
+    def _digest_there(self, theirs: Item) -> str | None:
+        return ask_digest(self._client, self._there[theirs.path], self._options.digest)
 
     # ---------------------------------------------------------------- doing it
 

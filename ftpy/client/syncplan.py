@@ -6,12 +6,14 @@ for, and then not too much of it (``Plan.check``).
 
 from __future__ import annotations
 
+import functools
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from msgspec import Struct, field
 
-from ftpy.client.trees import same_time
+from ftpy.client.trees import SAME_TIME_NS, same_time
 from ftpy.errors import SyncRefused
 from ftpy.files import RemotePath
 
@@ -47,8 +49,18 @@ class Rules(Struct, frozen=True):
     ahead_ns: int = 0
 
 
-Alike = Callable[[Item, Item], bool]
-"""Whether a file of the source and one of the target, of one size, have the same content."""
+Digest = Callable[[Item], str | None]
+
+
+class Contents(NamedTuple):
+    """How the digest of a file is had, of the ``source`` and of the ``target``, by one algorithm; None: not at all.
+
+    It costs: a file is read, or its server asked. Each file is asked for once at most.
+    """
+
+    source: Digest
+    target: Digest
+
 
 Do = Literal["make", "move", "add", "replace", "delete", "remove"]
 """Make a folder, move a file to its new name, add or replace a file, delete a file, remove a folder."""
@@ -117,7 +129,9 @@ class _Planner(Struct):
     here: dict[RemotePath, Item]
     there: dict[RemotePath, Item]
     rules: Rules
-    alike: Alike
+    contents: Contents
+    unmeant: set[RemotePath]
+    """Folders of the target with something in them that a pattern leaves out."""
     blocked: set[RemotePath] = field(default_factory=set)
     cleared: set[RemotePath] = field(default_factory=set)
     """Places whose target gives way to something of another kind, with all below."""
@@ -128,11 +142,12 @@ class _Planner(Struct):
     conflicts: list[RemotePath] = field(default_factory=list)
 
 
-def make_plan(source: Iterable[Item], target: Iterable[Item], rules: Rules, alike: Alike) -> Plan:
+def make_plan(source: Iterable[Item], target: Iterable[Item], rules: Rules, contents: Contents) -> Plan:
     """What makes ``target`` equal ``source``, as far as the rules go."""
     here = {item.path: item for item in sorted(source, key=lambda item: item.path)}
     there = {item.path: item for item in sorted(target, key=lambda item: item.path)}
-    planner = _Planner(here, there, rules, alike)
+    unmeant = {way for item in there.values() if not item.meant for way in _ways(item.path)}
+    planner = _Planner(here, there, rules, Contents(*map(functools.cache, contents)), unmeant)
     for item in here.values():
         if not any(way in planner.blocked for way in _ways(item.path)):
             _look(planner, item)
@@ -173,13 +188,15 @@ def _look(planner: _Planner, item: Item) -> None:
 def _same(planner: _Planner, item: Item, other: Item) -> bool:
     if other.kind != "file" or item.size != other.size:
         return False
-    return planner.alike(item, other) if planner.rules.by_digest else same_time(item.mtime_ns, other.mtime_ns)
+    if not planner.rules.by_digest:
+        return same_time(item.mtime_ns, other.mtime_ns)
+    digest = planner.contents.source(item)
+    return digest is not None and digest == planner.contents.target(other)
 
 
 def _change_kind(planner: _Planner, item: Item, other: Item) -> None:
     """A file where the target has a folder, or the other way round: the target's goes first, if it may."""
-    below = [one for one in planner.there.values() if item.path in _ways(one.path)] if other.kind == "directory" else []
-    if not planner.rules.delete or not all(one.meant for one in (other, *below)):
+    if not planner.rules.delete or not other.meant or item.path in planner.unmeant:
         planner.conflicts.append(item.path)
         planner.blocked.add(item.path)
         return
@@ -209,23 +226,59 @@ def _gone(planner: _Planner) -> dict[RemotePath, Item]:
 
 def _moves(planner: _Planner, gone: dict[RemotePath, Item]) -> list[Step]:
     """Files that only have other names: each takes one of those that come and one of those that go."""
-    by_size: dict[int, list[Item]] = {}
+    leaving = _Leaving(planner)
     for item in sorted(gone.values(), key=lambda item: item.path):
         if item.kind == "file" and item.size and item.path not in planner.cleared:
-            by_size.setdefault(item.size, []).append(item)
+            leaving.add(item)
     moves = []
     for step in list(planner.come.values()):
         if step.do != "add" or not planner.cleared.isdisjoint([step.path, *_ways(step.path)]):
             continue
-        new = planner.here[step.path]
-        for old in by_size.get(step.size, ()):
-            timely = planner.rules.by_digest or same_time(old.mtime_ns, new.mtime_ns)
-            if timely and planner.alike(new, old):
-                moves.append(Step("move", step.path, step.size, old.path, old.etag))
-                by_size[step.size].remove(old)
-                del planner.come[step.path], gone[old.path]
-                break
+        if (old := leaving.take(planner.here[step.path])) is not None:
+            moves.append(Step("move", step.path, step.size, old.path, old.etag))
+            del planner.come[step.path], gone[old.path]
     return moves
+
+
+Group = tuple[int, int]
+"""A size, and a time so coarse that what is one time lies in one of these or in the next; 0 where no time counts."""
+
+
+class _Leaving:
+    """Files that are to go, found by what they are: no two are compared that could not be one and the same."""
+
+    def __init__(self, planner: _Planner) -> None:
+        self._contents, self._by_digest = planner.contents, planner.rules.by_digest
+        self._groups: dict[Group, list[Item]] = {}
+        self._known: dict[Group, dict[str | None, deque[Item]]] = {}
+        """The same by their digests, of groups that somebody wanted one of."""
+
+    def _group(self, item: Item) -> Group:
+        return item.size, 0 if self._by_digest else item.mtime_ns // SAME_TIME_NS
+
+    def add(self, item: Item) -> None:
+        """One more."""
+        self._groups.setdefault(self._group(item), []).append(item)
+
+    def take(self, new: Item) -> Item | None:
+        """One that is the same as ``new`` but for its path, for nobody else from now on."""
+        size, tick = self._group(new)
+        for group in ((size, tick - 1), (size, tick), (size, tick + 1)):
+            if group not in self._groups or (digest := self._contents.source(new)) is None:
+                continue
+            same = self._in(group).get(digest, deque())
+            for old in same:
+                if self._by_digest or same_time(old.mtime_ns, new.mtime_ns):
+                    same.remove(old)
+                    return old
+        return None
+
+    def _in(self, group: Group) -> dict[str | None, deque[Item]]:
+        if group not in self._known:
+            known = self._known[group] = {}
+            for item in self._groups[group]:
+                known.setdefault(self._contents.target(item), deque()).append(item)
+        return self._known[group]
 
 
 def _ordered(planner: _Planner, gone: dict[RemotePath, Item], moves: list[Step]) -> Iterator[Step]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftpy.client.syncplan import Item, Plan, Rules, Step, make_plan
+from ftpy.client.syncplan import Contents, Item, Plan, Rules, Step, make_plan
+from ftpy.client.trees import same_time
 from ftpy.errors import SyncRefused
 from ftpy.files import RemotePath
 
@@ -47,10 +49,19 @@ def items(tree: Tree, unmeant: frozenset[str] = frozenset()) -> list[Item]:
 
 
 def plan_of(source: Tree, target: Tree, rules: Rules, unmeant: frozenset[str] = frozenset()) -> Plan:
-    def alike(one: Item, other: Item) -> bool:
-        return bool(source[one.path.parts][0] == target[other.path.parts][0])
+    asked: list[tuple[int, Item]] = []
 
-    return make_plan(items(source, unmeant), items(target, unmeant), rules, alike)
+    def contents(side: int, tree: Tree) -> Callable[[Item], str]:
+        def digest(item: Item) -> str:
+            asked.append((side, item))
+            return repr(tree[item.path.parts][0])
+
+        return digest
+
+    both = Contents(contents(0, source), contents(1, target))
+    plan = make_plan(items(source, unmeant), items(target, unmeant), rules, both)
+    assert len(set(asked)) == len(asked)  # it costs, so nothing is asked for twice
+    return plan
 
 
 def carry_out(plan: Plan, source: Tree, target: Tree) -> Tree:
@@ -177,7 +188,7 @@ def test_a_file_with_another_name_is_moved_and_one_of_another_time_is_not() -> N
 def test_what_the_source_passes_over_is_left_to_the_target() -> None:
     source = [Item(RemotePath(("link",)), "passed"), Item(RemotePath(("a",)), "file", 1)]
     target = items({("link",): None, ("link", "file"): (b"x", 0), ("a",): (b"x", 0)})
-    assert make_plan(source, target, Rules(delete=True), lambda one, other: True).steps == ()
+    assert make_plan(source, target, Rules(delete=True), Contents(str, str)).steps == ()
 
 
 def test_a_newer_file_is_told_and_stays_if_that_is_asked_for_whatever_the_clocks_say() -> None:
@@ -189,3 +200,22 @@ def test_a_newer_file_is_told_and_stays_if_that_is_asked_for_whatever_the_clocks
     assert kept.steps == () and kept.newer == (RemotePath(("a",)),)
     ahead = plan_of(source, target, Rules(keep_newer=True, ahead_ns=10**9))
     assert ahead.count("replace") == 1 and not ahead.steps[0].newer
+
+
+@pytest.mark.parametrize("by_digest", [False, True])
+def test_a_plan_of_files_of_one_size_and_time_asks_for_each_digest_once(by_digest: bool) -> None:
+    many = 10_000
+    source: Tree = {(f"new{number}",): (b"n%05d" % number, 1) for number in range(many)}
+    target: Tree = {(f"old{number}",): (b"o%05d" % number, 1) for number in range(many)}
+    target |= {("was",): (b"n00007", 1)}
+    plan = plan_of(source, target, Rules(delete=True, by_digest=by_digest))
+    assert (plan.count("move"), plan.count("add"), plan.count("delete")) == (1, many - 1, many)
+
+
+@given(st.integers(-3, 3), st.sampled_from([-1, 0, 10**18 - 1, 10**18, 10**18 + 999]))
+def test_a_move_is_found_where_two_times_are_one_time(ticks: int, mtime_ns: int) -> None:
+    for apart in (0, 1, 500, 999, 1000):
+        other = mtime_ns + (apart if ticks > 0 else -apart)
+        source, target = Item(RemotePath(("a",)), "file", 1, mtime_ns), Item(RemotePath(("b",)), "file", 1, other)
+        steps = make_plan([source], [target], Rules(delete=True), Contents(lambda _: "d", lambda _: "d")).steps
+        assert [step.do for step in steps] == (["move"] if same_time(mtime_ns, other) else ["add", "delete"])

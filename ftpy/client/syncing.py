@@ -364,6 +364,10 @@ class _Moves(_Steps):
 class _Removals(_Steps):
     reply = RmReply
 
+    def answered(self, job: Step, error: FtpyError | None) -> None:
+        # What is gone already, by whatever hand, is as it is to be: by our own that was cut off, say.
+        super().answered(job, None if isinstance(error, NotFound) else error)
+
     def request(self, job: Step, request_id: int) -> RmRequest:
         path = path_to_wire(self._push.at(job.path))
         return RmRequest(id=request_id, **path, etag=job.etag, operation=self._result.operation)

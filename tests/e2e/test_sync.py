@@ -179,6 +179,15 @@ def test_what_changed_since_the_plan_is_left_alone_and_nothing_is_deleted_behind
     assert tree(plain_host.root / "d") == tree(local)
 
 
+def test_what_is_gone_already_when_it_is_to_be_deleted_is_no_failure(plain_host: Host, local: Path) -> None:
+    sync(plain_host, local)
+    for name in ("1/1", "1/8"):
+        (local / name).unlink()
+    there = plain_host.root / "d" / "1" / "1"
+    result = sync(plain_host, local, delete=True, on_plan=lambda _: there.unlink())
+    assert (result.failed, result.stopped) == (0, False) and tree(plain_host.root / "d") == tree(local)
+
+
 def test_patterns_and_links_leave_the_target_what_they_leave_out(plain_host: Host, local: Path) -> None:
     (local / "link").symlink_to("top")
     make(plain_host.root / "d", {"x.o": b"1", "3/y.o": b"2", "link": b"3", "z": b"4"})

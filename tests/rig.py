@@ -75,6 +75,12 @@ class Host:
         if self.tls:
             make_identity(str(self.folder / "certificate.pem"), str(self.folder / "private_key.pem"))
 
+    def owner(self, user: str = "alice") -> str:
+        """What this user's uploads and operations are known by in a storage."""
+        account = self.accounts.lookup(user)[1]
+        assert account is not None
+        return account.owner
+
     def add_user(self, name: str, **options: Any) -> None:
         """A user with a fresh key."""
         key = self.keys[name] = self.accounts.add(name, **options)

@@ -100,6 +100,11 @@ class Account:
     """Tells an account from the same one with another key."""
 
     @property
+    def owner(self) -> str:
+        """Whose its uploads and operations are: not those of who has the name after this account is removed."""
+        return f"{self.name}/{self.created_ns}"
+
+    @property
     def permissions(self) -> Permissions:
         """The rights, path by path."""
         return Permissions(self.rights, self.rules)
@@ -335,6 +340,11 @@ def check_user_name(name: str) -> None:
         raise ConfigError(
             f"{display(name)}: a user's name is 1 to 64 of a-z, 0-9, . _ - and begins with a letter or digit"
         ) from None
+
+
+def user_of(owner: str) -> str:
+    """The name of an ``Account.owner``."""
+    return owner.partition("/")[0]
 
 
 def legal_user_name(name: str) -> str:

@@ -176,7 +176,7 @@ class Context:
         """The operation that a request names, if it does, looked up once a connection. Raises UnknownOperation."""
         if named is None:
             return None
-        key = OperationKey(self.account.name, named)
+        key = OperationKey(self.account.owner, named)
         if named not in self.operations:
             self.storage.check_operation(key)
             self.remember(named)
@@ -193,7 +193,7 @@ class Context:
         if self.draining():
             raise ShuttingDown
         self._make_room()
-        upload = self._hold(lambda: self.storage.open_upload(self.account.name, file, quota=self.account.quota))
+        upload = self._hold(lambda: self.storage.open_upload(self.account.owner, file, quota=self.account.quota))
         self._found.pop(upload.id, None)
         self.began[upload.id] = self.act.started
         return upload
@@ -211,7 +211,7 @@ class Context:
         if held is None:
             self._make_room()
             quota = self.account.quota
-            held = self._hold(lambda: self.storage.find_upload(self.account.name, upload_id, quota=quota))
+            held = self._hold(lambda: self.storage.find_upload(self.account.owner, upload_id, quota=quota))
             self._found[upload_id] = None
         elif upload_id in self._found:
             del self._found[upload_id]

@@ -46,7 +46,7 @@ def handle_operations(request: OperationsRequest, context: Context) -> Operation
     """List this user's operations in pages; the last one says that it is complete."""
 
     def found() -> list[Operation]:
-        return context.storage.operations(context.account.name)
+        return context.storage.operations(context.account.owner)
 
     page: list[OperationEntry] = []
     size = 0
@@ -105,7 +105,7 @@ def handle_forget(request: ForgetRequest, context: Context) -> ForgetReply:
 
 
 def _key(operation: str, context: Context) -> OperationKey:
-    return OperationKey(context.account.name, operation)
+    return OperationKey(context.account.owner, operation)
 
 
 def _allows(permissions: Permissions) -> Allows:

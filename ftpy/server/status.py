@@ -11,6 +11,7 @@ import msgspec
 
 from ftpy.errors import ConnectionFailed, NotRunning, UnknownSession
 from ftpy.files import display
+from ftpy.server.accounts import user_of
 from ftpy.server.control import NAME, within
 from ftpy.server.rows import (
     EndRow,
@@ -58,7 +59,7 @@ def uploads_below(root: str) -> Iterator[UploadRow]:
     try:
         for found in unfinished(root):
             yield UploadRow(
-                owner=found.owner,
+                owner=user_of(found.owner),
                 path=display(str(found.path)),
                 size=found.size,
                 stored=found.stored,

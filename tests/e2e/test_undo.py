@@ -124,6 +124,34 @@ def test_every_operation_is_in_the_listing_however_many_there_are(plain_host: Ho
         assert isinstance(client, Client)
 
 
+def test_who_has_a_removed_users_name_has_neither_their_operations_nor_their_uploads(tmp_path: Path) -> None:
+    host = Host(tmp_path / "host", tls=False)
+    host.add_user("ann")
+    host.start()
+    try:
+        with closing(RawPeer(host, "ann")) as peer, host.client("ann") as client:
+            operation = client.begin("before")
+            assert put(peer, "a", b"a", operation=operation).error is None
+            large = {"path": "large", "file_size": 9 * 1024 * 1024, "mtime_ns": 5}
+            upload = peer.ask("put", **large).fields["upload"]
+        host.keys["ann"] = host.accounts.rotate("ann")
+        with closing(RawPeer(host, "ann")) as peer, host.client("ann") as client:  # another key, the same user
+            assert [one.id for one in client.operations()] == [operation]
+            assert peer.ask("put", **large).fields["upload"] == upload
+        host.accounts.remove("ann")
+        host.add_user("ann")
+        with closing(RawPeer(host, "ann")) as peer, host.client("ann") as client:
+            assert client.operations() == []
+            with pytest.raises(UnknownOperation):
+                client.undo(operation)
+            assert peer.ask("begin", operation=operation).error == "invalid-request"
+            assert peer.ask("abort", upload=upload).error == "unknown-upload"
+            assert peer.ask("put", **large).fields["upload"] != upload
+        assert (host.root / "a").read_bytes() == b"a"
+    finally:
+        host.stop()
+
+
 def test_undo_is_audited(tmp_path: Path) -> None:
     host = Host(tmp_path / "host", tls=False, audit=True)
     host.start()

@@ -181,7 +181,7 @@ class World:
     def begin(self, user: User, path: str) -> str:
         """An upload of this user, complete but for its commit, begun when everything was allowed: its id."""
         file = NewFile(RemotePath.parse(path), len(NEW), next(self._times))  # never the same one twice
-        with self.storage.open_upload(user.name, file) as upload:
+        with self.storage.open_upload(self.host.owner(user.name), file) as upload:
             with upload.part(0, len(NEW)) as part:
                 for view in part:
                     view[:] = NEW
@@ -192,7 +192,7 @@ class World:
         """Drop what this user has unfinished: how many uploads there were."""
         left = set(self.storage.uploads()) - others
         for upload_id in left:
-            with self.storage.find_upload(user.name, upload_id) as upload:
+            with self.storage.find_upload(self.host.owner(user.name), upload_id) as upload:
                 upload.abort()
         return len(left)
 
@@ -369,7 +369,7 @@ def _ask_undo(peer: RawPeer, case: Case) -> Answer:
     """Undo a put or an rm that was done when everything was allowed."""
     assert peer.host.service is not None
     storage = peer.host.service.roots.open(str(peer.host.root))
-    key = OperationKey(case.user.name, secrets.token_hex(16))
+    key = OperationKey(peer.host.owner(case.user.name), secrets.token_hex(16))
     path = RemotePath.parse(case.path)
     storage.begin(key, "")
     if case.verb == "undo rm":
@@ -456,7 +456,7 @@ def judge(world: World, verb: str) -> Generator[str, None, None]:
                 yield from _ask_all(world, verb, place, kind, begun)
             finally:
                 for name, upload in begun.items():  # of whoever was not asked
-                    with world.storage.find_upload(name, upload) as hand:
+                    with world.storage.find_upload(world.host.owner(name), upload) as hand:
                         hand.abort()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -42,6 +43,8 @@ NOTICED_SECONDS = 2.0
 """Clocks that differ by more are told of."""
 SETTLED_MS, LATEST_MS = 200, 5_000
 """--watch syncs when nothing has changed for so long, or at last when it has been changing for so long."""
+AGAIN_SECONDS, MOST_AGAIN_SECONDS = 5.0, 300.0
+"""--watch tries again what failed after so long, then after twice as long, at last so often."""
 BEGUN_MS = 500
 """How long it takes to know that watching has begun; then how often it looks up."""
 
@@ -80,8 +83,8 @@ class SyncCommand(Struct, frozen=True, kw_only=True):
     as_json: bool
     server: str | None
 
-    def once(self, client: Client, local: str, remote: str) -> int:
-        """Sync once: the exit code."""
+    def once(self, client: Client, local: str, remote: str) -> SyncResult:
+        """Sync once, and tell it."""
         from ftpy.cli.bars import TreeBars
         from ftpy.client.syncing import SyncOptions
         from ftpy.client.walking import Selection
@@ -110,17 +113,33 @@ class SyncCommand(Struct, frozen=True, kw_only=True):
             )
             result = client.sync(local, remote_path(remote), options, pull=self.pull)
         print_result(local, result, outlet)
-        return 1 if result.failed or result.plan.conflicts else 0
+        return result
 
     def watching(self, client: Client, local: str, remote: str, changes: Iterator[object]) -> None:
-        """Sync, and again whenever something here has changed, until Ctrl-C; what fails is told and tried again."""
-        for _ in itertools.chain([None], changes):
-            try:
-                self.once(client, local, remote)
-            except (AuthenticationFailed, ConfigError):
-                raise
-            except FtpyError as error:
-                click.echo(f"ftpy: {display(str(error))}; waiting for the next change", err=True)
+        """Sync, and again whenever something here has changed, until Ctrl-C; what fails is told and tried again.
+
+        ``changes`` come to nothing, several times a second, where there are none.
+        """
+        again, wait = 0.0, AGAIN_SECONDS
+        for changed in itertools.chain([True], changes):
+            if changed:
+                wait = AGAIN_SECONDS
+            elif not again or time.monotonic() < again:
+                continue
+            if self._went_well(client, local, remote):
+                again = 0.0
+                continue
+            click.echo(f"ftpy: trying again in {wait:g} s, or when something changes", err=True)
+            again, wait = time.monotonic() + wait, min(2 * wait, MOST_AGAIN_SECONDS)
+
+    def _went_well(self, client: Client, local: str, remote: str) -> bool:
+        try:
+            return not self.once(client, local, remote).failed
+        except (AuthenticationFailed, ConfigError):
+            raise
+        except FtpyError as error:
+            click.echo(f"ftpy: {display(str(error))}", err=True)
+            return False
 
 
 _OPTIONS = (
@@ -188,13 +207,17 @@ def sync(*, local: str, remote: str, **typed: Any) -> int:
     with client_of(command.server, streams=command.streams, limit=command.limit) as client:
         notice_clock(client)
         if changes is None:
-            return command.once(client, local, remote)
+            result = command.once(client, local, remote)
+            return int(bool(result.failed or result.plan.conflicts))
         command.watching(client, local, remote, changes)
     return 0
 
 
 def changes_in(local: str) -> Iterator[object]:
-    """Comes to something whenever there are changes below a folder, some moments after the last. Raises UsageError."""
+    """Comes to something whenever there are changes below a folder, some moments after the last; else to nothing.
+
+    Raises UsageError.
+    """
     try:
         import watchfiles
     except ImportError:
@@ -212,7 +235,7 @@ def changes_in(local: str) -> Iterator[object]:
         yield_on_timeout=True,
     )
     next(changes)  # it watches from now on, so that nothing is missed that changes while the first sync runs
-    return filter(None, changes)
+    return changes
 
 
 def _is_anyones(_: object, path: str) -> bool:

@@ -127,3 +127,25 @@ def test_watch_goes_on_with_every_change_until_it_is_interrupted(desk: Desk, roo
             assert process.stderr is not None and process.stderr.read() == "ftpy: interrupted\n"
         finally:
             process.kill()
+
+
+@pytest.mark.slow
+def test_watch_tries_again_what_failed_though_nothing_changes(desk: Desk, root: Path) -> None:
+    pytest.importorskip("watchfiles")
+    (root / "d").write_text("no folder")
+    code = "from ftpy.cli import syncing; syncing.AGAIN_SECONDS = 0.1; from ftpy.cli.main import main; main()"
+    command = [sys.executable, "-c", code, "sync", "--watch", "-q", "src", "d"]
+    with subprocess.Popen(
+        command, cwd=desk.folder, env=desk.environment(), stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stderr is not None
+            said = [process.stderr.readline() for _ in range(4)]
+            assert (
+                "not a directory" in said[0] and said[1] == "ftpy: trying again in 0.1 s, or when something changes\n"
+            )
+            assert said[3] == "ftpy: trying again in 0.2 s, or when something changes\n"
+            (root / "d").unlink()
+            eventually(lambda: (root / "d").is_dir() and len(names(root / "d")) == 10, 60)
+        finally:
+            process.kill()

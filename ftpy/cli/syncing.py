@@ -233,9 +233,19 @@ def changes_in(local: str) -> Iterator[object]:
         debounce=LATEST_MS,
         rust_timeout=BEGUN_MS,
         yield_on_timeout=True,
+        ignore_permission_denied=True,  # each sync tells what it cannot read
     )
+    changes = _told(local, changes)
     next(changes)  # it watches from now on, so that nothing is missed that changes while the first sync runs
     return changes
+
+
+def _told(local: str, changes: Iterator[object]) -> Iterator[object]:
+    """The same. Raises LocalFileError where the system watches no more: it has a limit, say."""
+    try:
+        yield from changes
+    except (OSError, RuntimeError) as error:  # of its own errors it makes RuntimeErrors
+        raise LocalFileError(f"{display(local)}: it cannot be watched: {error}") from None
 
 
 def _is_anyones(_: object, path: str) -> bool:

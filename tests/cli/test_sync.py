@@ -6,14 +6,16 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from tests.cli.desk import Desk
-from tests.rig import eventually
+from tests.rig import AS_ROOT, eventually
 
 MTIME_NS = 10**18
+NOBODY = 65534
 
 
 @pytest.fixture
@@ -149,3 +151,33 @@ def test_watch_tries_again_what_failed_though_nothing_changes(desk: Desk, root: 
             eventually(lambda: (root / "d").is_dir() and len(names(root / "d")) == 10, 60)
         finally:
             process.kill()
+
+
+def watched(folder: Path, before: str) -> str:
+    """What becomes of watching a folder in a process of its own, which does something first."""
+    code = f"""
+import os, platform, resource, watchfiles, ftpy.errors
+from ftpy.cli.syncing import changes_in
+platform.uname()
+changes_in({str(folder)!r}).close()  # all that is imported for it
+{before}
+try:
+    changes = changes_in({str(folder)!r})
+    open({str(folder / "new")!r}, "w").close()
+    print("seen" if any(next(changes) for _ in range(100)) else "not seen")
+except ftpy.errors.LocalFileError as error:
+    print(error)
+"""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_what_may_not_be_read_or_watched_ends_no_watching_with_a_traceback() -> None:
+    pytest.importorskip("watchfiles")
+    with tempfile.TemporaryDirectory() as name:  # where others may get, too
+        folder = Path(name)
+        (folder / "secret").mkdir(mode=0)
+        if AS_ROOT:
+            os.chown(folder, NOBODY, NOBODY)
+        assert watched(folder, f"os.geteuid() or os.seteuid({NOBODY})") == "seen"
+        few = "resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))"
+        assert ": it cannot be watched: " in watched(folder, few)

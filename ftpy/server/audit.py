@@ -265,6 +265,12 @@ class Act:
         self.started = time.monotonic()
         self._told = False
 
+    def continues(self, before: Act) -> None:
+        """This request ends what another one began, and for the same operation."""
+        self.started = before.started
+        if (operation := getattr(before.request, "operation", None)) is not None:
+            self.more["operation"] = operation
+
     @property
     def verb(self) -> str:
         """As the peer worded it."""
@@ -303,6 +309,10 @@ class Act:
             facts["to"] = clean(request.spelt_target()[:MOST_CHARACTERS])
         if isinstance(request, RunRequest):
             facts["command"] = request.command
+        if (operation := getattr(request, "operation", None)) is not None:
+            facts["operation"] = operation
+        if isinstance(request, UndoRequest):
+            facts["by"] = request.by
         facts |= self.more
         if size is not None:
             facts["bytes"] = size

@@ -163,8 +163,8 @@ class Context:
     """The user's, its real path."""
     feed: FeedBook | None = None
     uploads: dict[str, Upload] = field(default_factory=dict)
-    began: dict[str, float] = field(default_factory=dict)
-    """When the put of an upload came, of those in ``uploads`` that were opened here."""
+    began: dict[str, Act] = field(default_factory=dict)
+    """The put of an upload, of those in ``uploads`` that were opened here."""
     brought: dict[str, int] = field(default_factory=dict)
     """Bytes of each of them that came over this connection and are stored."""
     operations: set[str] = field(default_factory=set)
@@ -195,7 +195,7 @@ class Context:
         self._make_room()
         upload = self._hold(lambda: self.storage.open_upload(self.account.owner, file, quota=self.account.quota))
         self._found.pop(upload.id, None)
-        self.began[upload.id] = self.act.started
+        self.began[upload.id] = self.act
         return upload
 
     def upload(self, upload_id: str, *, anew: bool = False) -> Upload:

@@ -100,7 +100,8 @@ def handle_part(request: PartRequest, context: Context) -> PartReply:
 def handle_commit(request: CommitRequest, context: Context, *, replacing: bool) -> StoredReply:
     """Verify the whole of an upload and publish it; not ``replacing``: only where nothing is."""
     upload = context.upload(request.upload)
-    context.act.started = context.began.get(upload.id, context.act.started)
+    if (put := context.began.get(upload.id)) is not None:
+        context.act.continues(put)
     digest = _known(request.digest)
 
     def commit() -> FileInfo:

@@ -69,13 +69,14 @@ def handle_undo(request: UndoRequest, context: Context) -> UndoReply:
     def on_step(steps: int) -> None:
         nonlocal looked_at
         looked_at = steps
+        context.act.more = {"looked_at": steps}  # for one that is broken off
 
     def undo() -> Undone:
         context.storage.check_operation(key)
         quota = context.account.quota
         context.storage.begin(by, f"undo {key.id}", quota=quota and quota.stretched)
         undone = context.storage.undo(key, by, allows, on_step=on_step, quota=quota)
-        context.act.more = {"operation": key.id, "by": by.id, "steps": undone.steps, "left": undone.left_alone}
+        context.act.more = {"steps": undone.steps, "already": undone.already, "left": undone.left_alone}
         context.act.done()  # here: also when the client has left meanwhile
         return undone
 
@@ -96,7 +97,7 @@ def handle_forget(request: ForgetRequest, context: Context) -> ForgetReply:
     def forget() -> Removed:
         went = context.storage.forget(_key(request.operation, context), on_removed=on_removed)
         context.operations.discard(request.operation)
-        context.act.more = {"operation": request.operation, "files": went.files, "folders": went.folders}
+        context.act.more = {"files": went.files, "folders": went.folders}
         context.act.done(went.size)
         return went
 

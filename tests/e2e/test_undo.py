@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from contextlib import closing
 from pathlib import Path
@@ -165,6 +166,41 @@ def test_undo_is_audited(tmp_path: Path) -> None:
             ("undo", "ok", operation),
             ("forget", "ok", operation),
         ]
-        assert lines[0]["by"] == by
+        assert (lines[0]["by"], lines[0]["steps"], lines[0]["left"]) == (by, 0, 0)
+    finally:
+        host.stop()
+
+
+def test_the_audit_trail_tells_which_paths_an_undo_was_about(tmp_path: Path) -> None:
+    host = Host(tmp_path / "host", tls=False, audit=True)
+    host.start()
+    try:
+        with closing(RawPeer(host, "alice")) as peer, host.client() as client:
+            operation = client.begin("by hand")
+            assert put(peer, "a", b"a", operation=operation).error is None
+            upload = peer.ask("put", path="large", file_size=1, mtime_ns=0, operation=operation).fields["upload"]
+            assert peer.ask("part", b"l", "blake3", upload=upload, part=0).error is None
+            digest = {"md5": hashlib.md5(b"l").hexdigest()}
+            assert peer.ask("commit", upload=upload, digest=digest).error is None
+            assert peer.ask("mkdir", path="d", operation=operation).error is None
+            assert peer.ask("mv", path="a", to="d/a", operation=operation).error is None
+            assert peer.ask("rm", path="large", operation=operation).error is None
+            assert put(peer, "b", b"b").error is None
+            (host.root / "d" / "a").write_bytes(b"another")
+            by = client.undo(operation).by
+            assert peer.ask("undo", operation="0" * 32, by="1" * 32).error == "unknown-operation"
+        about = host.audited("put", "mkdir", "move", "delete")
+        assert [line["path"] for line in about if line.get("operation") == operation] == [
+            "a",
+            "large",
+            "d",
+            "a",
+            "large",
+        ]
+        assert [line["path"] for line in about if "operation" not in line] == ["b"]
+        done, refused = host.audited("undo")
+        told = {"operation": operation, "by": by, "steps": 2, "already": 1, "left": 2}
+        assert {name: done[name] for name in told} == told
+        assert (refused["outcome"], refused["operation"], refused["by"]) == ("unknown-operation", "0" * 32, "1" * 32)
     finally:
         host.stop()

@@ -12,6 +12,7 @@ from ftpy.cli.names import LOCAL_PATH
 from ftpy.cli.options import examples, json_option, quiet_option, server_option
 from ftpy.cli.output import print_json, size_of, when
 from ftpy.cli.transfers import client_of
+from ftpy.cli.working import shown
 from ftpy.errors import ConfigError, CursorTooOld, LocalFileError, ReceiptDiffers
 from ftpy.files import display
 
@@ -76,8 +77,8 @@ def _tell(event: Event, *, as_json: bool) -> None:
             fields["to"] = str(event.to)
         print_json(fields | {"time_ns": event.time_ns, "cursor": event.cursor})
         return
-    to = f" -> {display(str(event.to)) or '/'}" if event.to is not None else ""
-    click.echo(f"{when(event.time_ns)}  {event.kind:9}  {display(str(event.path)) or '/'}{to}")
+    to = f" -> {display(shown(event.to)) or '/'}" if event.to is not None else ""
+    click.echo(f"{when(event.time_ns)}  {event.kind:9}  {display(shown(event.path)) or '/'}{to}")
 
 
 @click.command(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 import click
@@ -11,7 +12,8 @@ from ftpy.cli.options import examples, json_option, server_option
 from ftpy.cli.output import print_json, when
 from ftpy.cli.transfers import client_of
 from ftpy.cli.words import OPERATION
-from ftpy.files import display
+from ftpy.cli.working import shown
+from ftpy.files import RemotePath, display
 
 if TYPE_CHECKING:
     from ftpy.client.results import Kept, Undone
@@ -45,13 +47,15 @@ def undo(operation: str | None, forget: bool, quiet: bool, as_json: bool, server
     if here is not None:
         assert here.target is not None
         with kept_in(here.target) as kept:
-            return _act(here.id, kept, forget=forget, quiet=quiet, as_json=as_json)
+            return _act(here.id, kept, forget=forget, quiet=quiet, as_json=as_json, named=str)
     with client_of(server) as client:
         if operation is not None:
             return _act(client.find_operation(operation), client, forget=forget, quiet=quiet, as_json=as_json)
         found = [*client.operations(), *operations_here()]
     for one in sorted(found, key=lambda one: one.time_ns, reverse=True):
         _print_kept(one, as_json=as_json)
+    if not found and not quiet and not as_json:
+        click.echo("there is nothing that could be undone", err=True)
     return 0
 
 
@@ -65,8 +69,11 @@ class _Undoes(Protocol):
         """Destroy what it keeps."""
 
 
-def _act(operation: str, where: _Undoes, *, forget: bool, quiet: bool, as_json: bool) -> int:
-    """Undo or forget one operation: the exit code."""
+_Named = Callable[[RemotePath], str]
+
+
+def _act(operation: str, where: _Undoes, *, forget: bool, quiet: bool, as_json: bool, named: _Named = shown) -> int:
+    """Undo or forget one operation, with its paths ``named`` for people: the exit code."""
     if forget:
         gone = where.forget(operation)
         if as_json:
@@ -75,7 +82,7 @@ def _act(operation: str, where: _Undoes, *, forget: bool, quiet: bool, as_json: 
             click.echo(f"{operation[:SHOWN_DIGITS]}: forgotten, it cannot be undone any more")
         return 0
     undone = where.undo(operation, secrets.token_hex(16))
-    _print_undone(undone, as_json=as_json, quiet=quiet)
+    _print_undone(undone, as_json=as_json, quiet=quiet, named=named)
     return 1 if undone.left else 0
 
 
@@ -90,7 +97,7 @@ def _print_kept(kept: Kept, *, as_json: bool) -> None:
     click.echo(f"{kept.id[:SHOWN_DIGITS]}  {when(kept.time_ns)}  {display(kept.what)}: {told or 'nothing'}")
 
 
-def _print_undone(undone: Undone, *, as_json: bool, quiet: bool) -> None:
+def _print_undone(undone: Undone, *, as_json: bool, quiet: bool, named: _Named) -> None:
     """What was left alone, each with its reason, and one line of what was done."""
     if as_json:
         left = [
@@ -101,7 +108,8 @@ def _print_undone(undone: Undone, *, as_json: bool, quiet: bool) -> None:
         print_json({**fields, "left": undone.left, "paths": left})
         return
     for one in undone.paths:
-        click.echo(f"ftpy: left alone: {display(str(one.error))}", err=True)
+        reason = display(str(one.error)).removeprefix(f"{display(str(one.path))}: ")
+        click.echo(f"ftpy: left alone: {display(named(one.path))}: {reason}", err=True)
     if len(undone.paths) < undone.left:
         click.echo(f"ftpy: and {undone.left - len(undone.paths):,} more left alone", err=True)
     if quiet:

@@ -16,6 +16,7 @@ from ftpy.cli.history import MOST_LINES, add_history, read_history
 from ftpy.cli.lines import spelled, split, split_last
 from ftpy.cli.working import Working, shown, working
 from ftpy.config.commands import Command
+from ftpy.config.server import Events
 from ftpy.files import RemotePath
 from tests.cli.desk import COMMAND, Desk
 from tests.rig import Host, eventually, running
@@ -25,7 +26,9 @@ from tests.rigs.processes import HAS_PROC
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     commands = {"eat": Command(run=("cat",), users=("alice",), stdin=True)}
-    with running(tmp_path_factory.mktemp("shell") / "host", audit=True, commands=commands) as made:
+    with running(
+        tmp_path_factory.mktemp("shell") / "host", audit=True, commands=commands, events=Events(days=1)
+    ) as made:
         yield made
 
 
@@ -68,6 +71,24 @@ def test_patterns_mean_what_is_in_the_remote_folder_whatever_letters_its_own_nam
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.splitlines() == ["x.jpg", "y.jpg"] * 2 + ["x.jpg: removed", "y.jpg: removed"]
     assert not list((root / "a [1]").glob("*.jpg")) and len(list((root / "a 1").glob("*.jpg"))) == 2
+
+
+def test_events_and_undo_name_paths_from_the_folder_as_all_others_do(desk: Desk, root: Path) -> None:
+    ended = shell(desk, "undo", "undo --json", "undo -q")
+    assert (ended.out, ended.err) == ("", "there is nothing that could be undone\n")
+    (desk.folder / "src").mkdir()
+    desk.make("src/n.txt")
+    shell(desk, "sync src 'a [1]/src'", "mv top.txt 'a 1/'")
+    told = [line.split(maxsplit=2)[2] for line in shell(desk, "cd 'a [1]'", "events -q").out.splitlines()[-2:]]
+    assert told == ["published  src/n.txt", "moved      /top.txt -> /a 1/top.txt"]
+    (root / "a [1]" / "src" / "n.txt").write_text("changed since")
+    operation = desk("undo", "--json").objects[0]["operation"]
+    ended = shell(desk, "cd 'a [1]'", f"undo -q {operation}")
+    assert ended.code == 1
+    assert "ftpy: left alone: src/n.txt: it was changed since\n" in ended.err
+    assert (
+        desk("undo", "-q", operation).err.splitlines()[0] == "ftpy: left alone: a [1]/src/n.txt: it was changed since"
+    )
 
 
 def test_patterns_of_this_side_mean_its_files_and_none_is_an_error(desk: Desk, root: Path) -> None:

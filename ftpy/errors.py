@@ -203,7 +203,7 @@ class DigestMismatch(RequestError):
 
 
 class Incomplete(RequestError):
-    """Some parts of the upload are missing."""
+    """Some of it is missing."""
 
     code = "incomplete"
 
@@ -268,6 +268,12 @@ class NotEmpty(RequestError):
     code = "not-empty"
 
 
+class NoPrevious(RequestError):
+    """Nothing is kept there to go back to."""
+
+    code = "no-previous"
+
+
 class NotFound(RequestError):
     """There is no such file."""
 
@@ -302,6 +308,12 @@ class UnknownOperation(RequestError):
     """There is no such operation; it was never begun, has expired or was forgotten."""
 
     code = "unknown-operation"
+
+
+class UnknownTree(RequestError):
+    """This staged tree is no more: in place, dropped, expired, or another put has taken it over."""
+
+    code = "unknown-tree"
 
 
 class UnknownUpload(RequestError):

@@ -14,13 +14,16 @@ import abc
 import math
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from msgspec import Struct
 
 from ftpy.digests import DigestName, PartDigestName
-from ftpy.errors import RequestError
-from ftpy.files import FileInfo, RemotePath
+from ftpy.errors import InvalidPath, RequestError
+from ftpy.files import FileInfo, RemotePath, display
+
+if TYPE_CHECKING:
+    from ftpy.storage.treebase import Trees
 
 MIB = 1024 * 1024
 PART_BYTES = 8 * MIB
@@ -73,6 +76,20 @@ class Operation(Struct, frozen=True, kw_only=True):
     deleted: int
     moved: int
     made: int
+
+
+class StagedTree(Struct, frozen=True, gc=False):
+    """A tree that is put as one thing (``treebase``): what is put below ``path`` and names it stays out of sight."""
+
+    owner: str
+    path: RemotePath
+    id: str
+
+    def check_holds(self, path: RemotePath) -> None:
+        """Raises InvalidPath unless ``path`` is its own or below it."""
+        if path.parts[: len(self.path.parts)] != self.path.parts:
+            where = display(str(self.path))
+            raise InvalidPath(f"{display(str(path))}: not in the tree that is staged for {where}")
 
 
 Effect = Literal["add", "replace", "take", "move"]
@@ -132,6 +149,7 @@ class NewFile(Struct, frozen=True):
     digest: DigestName = "md5"
     condition: Condition = None
     operation: OperationKey | None = None
+    tree: StagedTree | None = None
 
 
 class Closing:
@@ -200,6 +218,8 @@ class Upload(Closing, abc.ABC):
     """Where it is to be published."""
     file_size: int | None
     part_size: int
+    tree: StagedTree | None
+    """Into which it goes, if into any."""
 
     @abc.abstractmethod
     def missing(self) -> list[tuple[int, int]]:
@@ -248,6 +268,7 @@ class NewDirectory(Struct, frozen=True):
     mtime_ns: int | None = None
     untouched: bool = False
     operation: OperationKey | None = None
+    tree: StagedTree | None = None
 
 
 class Removed(Struct, frozen=True):
@@ -303,7 +324,9 @@ class Storage(Closing, abc.ABC):
         """What is at ``path``; symlinks are reported, never followed."""
 
     @abc.abstractmethod
-    def ls(self, path: RemotePath, *, recursive: bool, admits: Admits = None) -> Iterator[FileInfo]:
+    def ls(
+        self, path: RemotePath, *, recursive: bool, admits: Admits = None, tree: StagedTree | None = None
+    ) -> Iterator[FileInfo]:
         """What is below a directory, each directory before its content, in the order of names, if it ``admits`` them.
 
         Memory stays flat in the depth-first sense: one directory's names at a time. A folder that is destroyed while
@@ -311,8 +334,8 @@ class Storage(Closing, abc.ABC):
         """
 
     @abc.abstractmethod
-    def open(self, path: RemotePath) -> Reader:
-        """Open a regular file."""
+    def open(self, path: RemotePath, *, tree: StagedTree | None = None) -> Reader:
+        """Open a regular file; as in ``ls`` that of a staged tree, where one is named."""
 
     @abc.abstractmethod
     def assure(self, reader: Reader) -> None:
@@ -428,6 +451,11 @@ class Storage(Closing, abc.ABC):
     @abc.abstractmethod
     def forget(self, key: OperationKey, *, on_removed: Callable[[int], None] = ignore) -> Removed:
         """Destroy what an operation keeps: it can no longer be undone."""
+
+    @property
+    @abc.abstractmethod
+    def trees(self) -> Trees:
+        """Those that are put as one thing."""
 
     @abc.abstractmethod
     def open_upload(self, owner: str, file: NewFile, *, quota: Quota | None = None) -> Upload:

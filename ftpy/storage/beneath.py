@@ -184,6 +184,10 @@ class Directory(Closing):
         else:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
 
+    def exchange(self, leaf: str, into: Directory, other: str) -> None:
+        """Let two names swap what they stand for, in one step. OSError (EINVAL, ENOSYS) where that cannot be done."""
+        syscalls.rename_with(syscalls.RENAME_EXCHANGE, self.fd, leaf, into.fd, other)
+
     def is_at(self, within: Directory, leaf: str) -> bool:
         """Whether it is what has that name in another directory now."""
         try:

@@ -43,7 +43,7 @@ class Happening(Struct, frozen=True, array_like=True, gc=False):
     """Something that is done, or about to be, to ``path`` (below the root, as the disk has it).
 
     What tells later whether it was: the name in the staging area that ``staged`` had before it was published; the
-    ``node`` (device, inode) that was at the path and is there no more.
+    ``node`` (device, inode) that was at the path and is there no more, or that is there where it was published.
     """
 
     kind: Kind
@@ -56,6 +56,11 @@ class Happening(Struct, frozen=True, array_like=True, gc=False):
 def published(path: RemotePath, staged: str = "") -> Happening:
     """A file comes from the staging area; without ``staged`` a folder is made."""
     return Happening("published", os.fsencode(str(path)), staged=staged)
+
+
+def arrived(path: RemotePath, found: os.stat_result) -> Happening:
+    """A folder that was ``found`` out of sight comes there, with all that is in it."""
+    return Happening("published", os.fsencode(str(path)), node=(found.st_dev, found.st_ino))
 
 
 def deleted(path: RemotePath, found: os.stat_result) -> Happening:

@@ -374,7 +374,8 @@ def _has_happened(beneath: Beneath, one: Happening) -> bool:
     if one.kind == "published":
         if one.staged:
             return _node(beneath, RemotePath((AREA, *one.staged.split("/")))) is None
-        return _node(beneath, _path(one.path)) is not None
+        found = _node(beneath, _path(one.path))
+        return found is not None and one.node in ((0, 0), found)
     at_source = _node(beneath, _path(one.path))
     if one.kind == "deleted" or at_source is None:
         return at_source != one.node

@@ -24,13 +24,14 @@ from ftpy.digests import DIGEST_NAMES, HEX_LENGTH, PartDigestName
 from ftpy.errors import InvalidPath
 from ftpy.files import RemotePath
 from ftpy.storage import syscalls
-from ftpy.storage.base import MOST_PARTS, Condition, KnownDigest, KnownVersion, NewFile, OperationKey
+from ftpy.storage.base import MOST_PARTS, Condition, KnownDigest, KnownVersion, NewFile, OperationKey, StagedTree
 
 _PART = re.compile(rb"P (0|[1-9][0-9]{0,4}) ([1-9][0-9]{0,18}) (?:([0-9a-f]{64})|xxh128 ([0-9a-f]{32}))")
 _VOID = re.compile(rb"X (0|[1-9][0-9]{0,4})")
 _DURABLE = re.compile(rb"S ([1-9][0-9]{0,18})")
 _META = re.compile(rb"M (\{.*\})")
 _HEX = re.compile(r"[0-9a-f]+")
+_TREE = re.compile(r"[0-9a-f]{32}")
 
 # The data's size never changes while parts come in, so its times need not be synced with it.
 sync_data = getattr(os, "fdatasync", syscalls.fsync)
@@ -159,6 +160,7 @@ def _fields(meta: Meta) -> dict[str, Any]:
         "digest": file.digest,
         "condition": _spelt(file.condition),
         "operation": None if file.operation is None else file.operation.id,
+        "tree": None if file.tree is None else [file.tree.id, len(file.tree.path.parts)],
     }
 
 
@@ -187,10 +189,20 @@ def _meta(text: bytes) -> Meta | None:
             return None
         condition, operation = _condition(fields["condition"]), fields.get("operation")
         key = None if operation is None else OperationKey(fields["owner"], str(operation))
-        file = NewFile(path, size, fields["mtime_ns"], mode, fields["digest"], condition, key)
+        tree = _tree(fields["owner"], path, fields.get("tree"))
+        file = NewFile(path, size, fields["mtime_ns"], mode, fields["digest"], condition, key, tree)
         return Meta(fields["owner"], file, part_size)
     except (ValueError, KeyError, TypeError, RecursionError, InvalidPath):
         return None
+
+
+def _tree(owner: str, path: RemotePath, value: Any) -> StagedTree | None:
+    if value is None:
+        return None
+    tree_id, depth = value
+    if not isinstance(tree_id, str) or not _TREE.fullmatch(tree_id):
+        raise ValueError("no tree")
+    return StagedTree(owner, RemotePath(path.parts[: int(depth)]), tree_id)
 
 
 def _condition(value: Any) -> Condition:

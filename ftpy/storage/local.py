@@ -41,6 +41,7 @@ from ftpy.storage.base import (
     Removed,
     Room,
     Staged,
+    StagedTree,
     Storage,
     Touched,
     Undone,
@@ -52,6 +53,7 @@ from ftpy.storage.feed import NOBODYS, Feed
 from ftpy.storage.following import HashedRead
 from ftpy.storage.keeping import Keeper
 from ftpy.storage.moving import move
+from ftpy.storage.places import place_of
 from ftpy.storage.publishing import Publisher
 from ftpy.storage.reading import LocalReader, listing
 from ftpy.storage.refusals import translating
@@ -61,6 +63,8 @@ from ftpy.storage.sharing import Link, Neighbours
 from ftpy.storage.staging import SmallFiles
 from ftpy.storage.touching import create_empty, set_time
 from ftpy.storage.trash import TRASH, Trash
+from ftpy.storage.treebase import Trees
+from ftpy.storage.trees import LocalTrees
 from ftpy.storage.undoing import Undoing
 from ftpy.storage.uploads import Uploads
 from ftpy.storage.usage import Usage
@@ -108,6 +112,9 @@ class LocalStorage(Storage):
                 )
                 self._remover = opened.enter_context(Remover(self._area, self._publisher))
                 self._trash = opened.enter_context(Trash(made_private(self._area.top, TRASH), self._usage))
+                self._trees = opened.enter_context(
+                    LocalTrees(self._area, self._publisher, self._remover, self._check_name)
+                )
             self._keeper = Keeper(self._trash, self._usage, self._remembered)
             self._small = SmallFiles(self._area, self._publisher, self._remembered, self._keeper)
             self._uploads = Uploads(self._area, self._publisher, self._remembered, self._keeper, neighbours)
@@ -144,17 +151,27 @@ class LocalStorage(Storage):
             return info
         return file_info(path, found, self._remembered.look(version_of(found)))
 
-    def ls(self, path: RemotePath, *, recursive: bool, admits: Admits = None) -> Iterator[FileInfo]:
+    def ls(
+        self, path: RemotePath, *, recursive: bool, admits: Admits = None, tree: StagedTree | None = None
+    ) -> Iterator[FileInfo]:
         """What is below a directory; refuses at once what cannot be listed."""
+        place = place_of(path, tree)
         with translating(path):
-            self._beneath.open_dir(path).close()
-        is_going = self._remover.has_taken
-        return listing(self._beneath, self._remembered, path, recursive=recursive, admits=admits, is_going=is_going)
+            self._beneath.open_dir(place).close()
+        return listing(
+            self._beneath,
+            self._remembered,
+            path,
+            recursive=recursive,
+            admits=admits,
+            place=place,
+            is_going=self._remover.has_taken,
+        )
 
-    def open(self, path: RemotePath) -> Reader:
+    def open(self, path: RemotePath, *, tree: StagedTree | None = None) -> Reader:
         """Open a regular file."""
         with translating(path):
-            return LocalReader(path, *self._beneath.open_file(path), self._remembered)
+            return LocalReader(path, *self._beneath.open_file(place_of(path, tree)), self._remembered)
 
     def assure(self, reader: Reader) -> None:
         """Make a file and all names on the way to it durable."""
@@ -287,6 +304,11 @@ class LocalStorage(Storage):
                 raise
             return set_time(self._publisher, self._remembered, path, mtime_ns)  # somebody was faster
 
+    @property
+    def trees(self) -> Trees:
+        """Those that are put as one thing."""
+        return self._trees
+
     # ---------------------------------------------------------------- room
 
     def room(self) -> Room:
@@ -305,8 +327,9 @@ class LocalStorage(Storage):
     def open_upload(self, owner: str, file: NewFile, *, quota: Quota | None = None) -> Upload:
         """Open an upload, or find the unfinished one."""
         self._check_name(file.path)
-        self._publisher.check(file.path, file.condition)
-        self._check_place(file.path)
+        if file.tree is None:
+            self._publisher.check(file.path, file.condition)
+        self._check_place(file.path, place_of(file.path, file.tree))
         return self._uploads.open(owner, file, quota)
 
     def find_upload(self, owner: str, upload_id: str, *, quota: Quota | None = None) -> Upload:
@@ -323,6 +346,7 @@ class LocalStorage(Storage):
         with translating(RemotePath()):
             if trash_seconds < math.inf:
                 self._remover.sweep_trash(self._trash, trash_seconds)
+            self._trees.sweep(expire_seconds=expire_seconds, trash_seconds=trash_seconds)
             gone = self._uploads.sweep(expire_seconds) + self._remover.sweep() + self._area.sweep_staged()
             self._usage.recount()  # what went just now was not told, and the host may have changed files
             return gone
@@ -335,11 +359,11 @@ class LocalStorage(Storage):
         if self.portable_names:
             check_portable(path)
 
-    def _check_place(self, path: RemotePath) -> None:
+    def _check_place(self, path: RemotePath, place: RemotePath) -> None:
         """Refuse at once what could not be published at the end: onto a directory, or below what is none."""
         with translating(path):
             try:
-                found = self._beneath.lstat(path)
+                found = self._beneath.lstat(place)
             except FileNotFoundError:
                 return
         if stat.S_ISDIR(found.st_mode):

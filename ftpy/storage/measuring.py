@@ -15,6 +15,7 @@ from ftpy.errors import IoError
 from ftpy.files import RESERVED_PREFIX
 from ftpy.storage import syscalls
 from ftpy.storage.area import AREA
+from ftpy.storage.places import PREVIOUS, TREES
 from ftpy.storage.trash import TRASH
 from ftpy.storage.usage import weight
 
@@ -39,9 +40,17 @@ def measure(root: str) -> tuple[int, int]:
     return size, files
 
 
-_Kind = Literal["plain", "area", "stored", "trash", "operation"]
-"""Of a folder: one of a user's, a staging area, one of those in it for what is stored, the trash, an operation."""
-_IN_AREA: dict[str, _Kind] = {"staged": "stored", "uploads": "stored", TRASH: "trash"}
+_Kind = Literal["plain", "area", "stored", "kept", "one kept"]
+"""Of a folder: one of a user's, a staging area, one of those in it for what is stored, for operations and trees; one
+of these.
+"""
+_IN_AREA: dict[str, _Kind] = {
+    "staged": "stored",
+    "uploads": "stored",
+    TRASH: "kept",
+    TREES: "kept",
+    PREVIOUS: "kept",
+}
 """What of a staging area counts."""
 
 
@@ -104,7 +113,7 @@ def _entered(name: str, here: int) -> int | None:
 
 
 def _look(here: int, kind: _Kind) -> tuple[list[tuple[str, _Kind]], list[str]]:
-    """The folders to look into, and all that counts: in a staging area what is stored there, and the trash."""
+    """The folders to look into, and all that counts: in a staging area what is stored or kept there."""
     with os.scandir(here) as entries:
         kinds = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
     folders = [name for name, is_folder in kinds.items() if is_folder]
@@ -113,9 +122,9 @@ def _look(here: int, kind: _Kind) -> tuple[list[tuple[str, _Kind]], list[str]]:
             return [(name, _IN_AREA[name]) for name in folders if name in _IN_AREA], []
         case "stored":
             return [], [name for name, is_folder in kinds.items() if not is_folder and _is_stored(name)]
-        case "trash":
-            return [(name, "operation") for name in folders], folders
-        case "operation":
+        case "kept":
+            return [(name, "one kept") for name in folders], folders
+        case "one kept":
             return [(name, "plain") for name in folders], list(kinds)
     due = [(name, _of(name)) for name in folders if name == AREA or not _is_ours(name)]
     return due, [name for name in kinds if not _is_ours(name)]

@@ -9,10 +9,10 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from ftpy.errors import AlreadyExists, Changed, NotFound, RequestError
+from ftpy.errors import AlreadyExists, Changed, NotFound, RequestError, UnknownTree
 from ftpy.files import RemotePath, display
 from ftpy.storage import syscalls
-from ftpy.storage.area import Area
+from ftpy.storage.area import AREA, Area
 from ftpy.storage.base import Closing, Condition, KnownDigest, KnownVersion, NewDirectory, Quota
 from ftpy.storage.beneath import Beneath, Directory
 from ftpy.storage.feed import NOBODYS, Feed
@@ -27,6 +27,9 @@ MANY = 4
 
 MOST_TRUSTED = 10_000
 """Directories that a process remembers as durable, some 3 MB; then it begins anew, at a few fsyncs' cost."""
+
+_STAGED_DEPTH = 4
+"""Components of the path of a staged tree itself (``trees``): all that is in it is deeper."""
 
 ENTERED = 0o500
 """What every folder's mode has for its owner, the server: what it cannot look into it cannot count."""
@@ -316,9 +319,9 @@ class Publication(Closing):
             found = self._directories[path] = self._beneath.open_dir(path)
         return found
 
-    def making(self, path: RemotePath) -> Directory:
-        """A directory, made with those above it where it is missing. Raises OSError."""
-        return self._directory(path)
+    def making(self, path: RemotePath, quota: Quota | None = None) -> Directory:
+        """A directory, made with those above it where it is missing. Raises OSError, QuotaExceeded."""
+        return self._directory(path, quota)
 
     def forget(self, path: RemotePath) -> None:
         """What was at this path has gone: it is not taken for what comes there later."""
@@ -337,6 +340,8 @@ class Publication(Closing):
         return self._beneath.open_dir(path)
 
     def _mkdir(self, parent: Directory, path: RemotePath, quota: Quota | None) -> None:
+        if path.parts[0] == AREA and len(path.parts) <= _STAGED_DEPTH:
+            raise UnknownTree  # what is put into a staged tree that is no more must not make another one
         self._publisher.check_device(parent.lstat("."))  # no directories where the file could not follow
         with self._publisher.usage.adding(0, 1, quota, path):
             # Before it is there: whoever puts a file into it, now or after a sync that failed, makes its name durable.

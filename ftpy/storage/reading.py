@@ -93,17 +93,20 @@ def listing(
     path: RemotePath,
     *,
     recursive: bool,
-    admits: Admits,
+    admits: Admits = None,
+    place: RemotePath,
     is_going: IsGoing,
 ) -> Iterator[FileInfo]:
     """What is below a directory, lazily, each directory before its content, if it ``admits`` them. Raises RequestError.
 
+    It lies at ``place`` and is called ``path``.
     A directory that cannot be read ends the listing with an error, and so does one that ``is_going``, for what is
     being destroyed has lost some names and not yet others: a listing never looks complete when it is not.
     """
     with translating(path):
-        directory = beneath.open_dir(path)
+        directory = beneath.open_dir(place)
     with directory:
+        directory.path = path
         yield from _below(directory, remembered, admits, is_going, recursive=recursive)
         _check_stays(directory, is_going)
 

@@ -35,7 +35,7 @@ class RemoteUpload(Upload):
         self, upload_id: str, link: Link, meta: Meta, descriptors: list[int], left: Callable[[RemoteUpload], None]
     ) -> None:
         self.id = upload_id
-        self.path = meta.file.path
+        self.path, self.tree = meta.file.path, meta.file.tree
         self.file_size = meta.file.file_size
         self.part_size = meta.part_size
         self.meta = meta

@@ -23,6 +23,7 @@ from ftpy.storage.base import Closing, KnownVersion, OperationKey, Quota, Remove
 from ftpy.storage.beneath import Directory
 from ftpy.storage.clearing import Clearing
 from ftpy.storage.feed import Record, deleted
+from ftpy.storage.leaving import Leaving
 from ftpy.storage.publishing import Place, Publisher
 from ftpy.storage.refusals import translating
 from ftpy.storage.trash import Trash
@@ -69,8 +70,8 @@ class Remover(Closing):
                     return self._remove(place)
                 name, change = self._take_out(place, counting)
             # It counts for nobody from now on, however long it takes to destroy it.
-            change.removed(path, *self._weigh(name))
-        return self._finish(name, on_removed, path)
+            change.removed(path, *self.weigh(name))
+        return self.destroy([name], on_removed, path)
 
     def keep(
         self,
@@ -123,34 +124,38 @@ class Remover(Closing):
         self, trash: Trash, operation: str, on_removed: Callable[[int], None], seconds: float = -math.inf
     ) -> Removed:
         """Destroy what an operation keeps, if for so long nothing was added to it. Raises UnknownOperation, OSError."""
-        name, usage = self._area.new_name()[1], self._publisher.usage
-        self._under_way.add(name)
-        try:
-            with ExitStack() as counting:
-                with self._publisher.publication(exclusive=True):
-                    if not trash.has_expired(
-                        operation, seconds
-                    ):  # asked under the lock, where nobody can go on with it
-                        raise UnknownOperation
-                    change = counting.enter_context(usage.changing())
-                    trash.folder.rename(operation, self._folder, name)
-                change.removed(ROOT, *self._weigh(name))
-            trash.folder.sync()
-        except BaseException:
-            self._under_way.discard(name)
-            raise
-        return self._finish(name, on_removed)
+        with self.leaving(on_removed) as leaving, self._publisher.publication(exclusive=True):
+            if not trash.has_expired(operation, seconds):  # asked under the lock, where nobody can go on with it
+                raise UnknownOperation
+            leaving.take(trash.folder, operation)
+        return leaving.removed
 
-    def _weigh(self, name: str) -> tuple[int, int]:
+    def leaving(self, on_removed: Callable[[int], None] = ignore) -> Leaving:
+        """For what is to be destroyed."""
+        return Leaving(self, self._publisher.usage, on_removed)
+
+    def take_in(self, within: Directory, name: str) -> str:
+        """Take something of ours out of another folder of the staging area, durably: its name here. Raises OSError."""
+        taken = self._area.new_name()[1]
+        self._under_way.add(taken)
+        try:
+            within.rename(name, self._folder, taken)
+            within.sync()
+        except BaseException:
+            self._under_way.discard(taken)
+            raise
+        return taken
+
+    def weigh(self, name: str) -> tuple[int, int]:
         """What counts of something that is out of sight: nobody can change it, so nobody has to wait for that."""
         return self._publisher.usage.measure(RemotePath((AREA, REMOVED, name)))
 
-    def _finish(self, name: str, on_removed: Callable[[int], None], path: RemotePath | None = None) -> Removed:
+    def destroy(self, names: list[str], on_removed: Callable[[int], None], path: RemotePath | None = None) -> Removed:
         """Destroy what is out of sight: what went."""
         try:
-            clearing = self._clear([name], on_removed)
+            clearing = self._clear(names, on_removed)
         finally:
-            self._under_way.discard(name)
+            self._under_way.difference_update(names)
         if clearing.left:
             self._tell(clearing, path)
         return clearing.removed

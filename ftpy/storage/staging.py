@@ -10,6 +10,8 @@ from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING, cast
 
+from msgspec.structs import replace
+
 from ftpy.errors import InvalidRequest, RequestError
 from ftpy.files import FileInfo, RemotePath
 from ftpy.storage import syscalls
@@ -17,6 +19,7 @@ from ftpy.storage.area import STAGED, Area
 from ftpy.storage.base import KnownDigest, KnownVersion, NewDirectory, NewFile, Quota, Staged
 from ftpy.storage.beneath import Directory
 from ftpy.storage.feed import Happening, published
+from ftpy.storage.places import place_of
 from ftpy.storage.positional import write_at
 from ftpy.storage.publishing import Publication, Publisher, sync_all
 from ftpy.storage.record import Identity, identity
@@ -39,6 +42,7 @@ class LocalStaged(Staged):
 
     __slots__ = (
         "condition",
+        "destination",
         "digest",
         "directory",
         "fd",
@@ -50,6 +54,7 @@ class LocalStaged(Staged):
         "path",
         "quota",
         "size",
+        "tree",
         "usage",
     )
 
@@ -65,6 +70,7 @@ class LocalStaged(Staged):
         quota: Quota | None,
     ) -> None:
         self.path, self.condition, self.digest = file.path, file.condition, digest
+        self.tree, self.destination = file.tree, place_of(file.path, file.tree)
         self.directory, self.number, self.name = directory, number, name
         self.size, self.usage, self.quota = file.file_size or 0, usage, quota
         self.is_new = False
@@ -80,9 +86,8 @@ class LocalStaged(Staged):
 
     def place(self, publication: Publication) -> None:
         """Rename it to its path. Raises OSError, RequestError."""
-        publication.place(
-            self.directory, self.name, self.path, self.condition, size=self.size, quota=self.quota, kept=self.kept
-        )
+        source, name, to = self.directory, self.name, self.destination
+        publication.place(source, name, to, self.condition, size=self.size, quota=self.quota, kept=self.kept)
         self.is_new = True
 
     def status(self) -> os.stat_result:
@@ -117,10 +122,12 @@ class LocalStaged(Staged):
 class LocalStagedDirectory(Staged):
     """A directory that waits for its turn."""
 
-    __slots__ = ("_status", "is_new", "number", "operation", "path", "quota", "wanted")
+    __slots__ = ("_status", "destination", "is_new", "number", "operation", "path", "quota", "tree", "wanted")
 
     def __init__(self, wanted: NewDirectory, number: int, quota: Quota | None) -> None:
-        self.path, self.wanted, self.number, self.quota = wanted.path, wanted, number, quota
+        self.path, self.number, self.quota = wanted.path, number, quota
+        self.tree, self.destination = wanted.tree, place_of(wanted.path, wanted.tree)
+        self.wanted = replace(wanted, path=self.destination)
         self.is_new = False
         self.operation = wanted.operation
 
@@ -130,11 +137,11 @@ class LocalStagedDirectory(Staged):
 
     def place(self, publication: Publication) -> None:
         """Make it. Raises OSError, RequestError."""
-        was_new = publication.has_made(self.path)
+        was_new = publication.has_made(self.destination)
         try:
             self._status = publication.make(self.wanted, self.quota)
         finally:
-            self.is_new = publication.has_made(self.path) and not was_new
+            self.is_new = publication.has_made(self.destination) and not was_new
 
     def status(self) -> os.stat_result:
         """What it was when it had been made."""
@@ -293,6 +300,8 @@ class SmallFiles:
         """What the feed is to tell of members, by their numbers; of folders those that are not there yet."""
         planned: dict[int, Happening] = {}
         for staged in group:
+            if staged.tree is not None:
+                continue  # for nobody yet
             if isinstance(staged, LocalStaged):
                 planned[staged.number] = published(staged.path, f"{STAGED}/{staged.name}")
             elif not self._publisher.is_there(staged.path):
@@ -310,7 +319,7 @@ class SmallFiles:
         failed = publication.sync()
         if failed:
             for staged in group:
-                parts = staged.path.parts
+                parts = staged.destination.parts
                 for depth in range(len(parts), -1, -1):  # folders on the way may have been made for it
                     if (reason := failed.get(RemotePath(parts[:depth]))) is not None:
                         refused.setdefault(staged.number, reason)

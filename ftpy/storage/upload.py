@@ -33,6 +33,7 @@ from ftpy.storage.journal import StoredPart
 from ftpy.storage.keeping import Keeper, Keeping
 from ftpy.storage.partbook import PartBook
 from ftpy.storage.partwriting import LocalPartWriter
+from ftpy.storage.places import place_of
 from ftpy.storage.positional import read_at, write_at
 from ftpy.storage.publishing import Publication, Publisher
 from ftpy.storage.record import Identity, identity
@@ -69,7 +70,7 @@ class LiveUpload:
         self._syncing = Syncing(upload_id, self._files, self._lock, self._fail)
         self._committing = threading.Lock()
         self._closed_to_parts = False
-        self._published: tuple[KnownDigest, Condition, FileInfo] | None = None
+        self._published: tuple[KnownDigest, NewFile, FileInfo] | None = None
         self._failure: RequestError | None = None
         self._interrupted = False
         self._follower: Follower | None = None
@@ -244,28 +245,27 @@ class LiveUpload:
         self,
         digest: KnownDigest,
         file_size: int | None,
-        condition: Condition,
+        wanted: NewFile,
         quota: Quota | None,
-        operation: OperationKey | None,
     ) -> FileInfo:
-        """Verify, publish, make durable. A second commit waits for the first and has its result."""
+        """Verify, publish as is ``wanted``, make durable. A second commit waits for the first and has its result."""
         with self._committing:
             if self._published is not None:
-                return self._published_already(digest, condition)
+                return self._published_already(digest, wanted)
             size, follower = self._close_to_parts(digest.name, file_size)
             try:
                 self._verify(digest, size, follower)
-                return self._publish(digest, size, condition, quota, operation)
+                return self._publish(digest, size, wanted, quota)
             finally:
                 self._closed_to_parts = False
 
-    def _published_already(self, digest: KnownDigest, condition: Condition) -> FileInfo:
+    def _published_already(self, digest: KnownDigest, wanted: NewFile) -> FileInfo:
         assert self._published is not None
         published, met, info = self._published
-        if published != digest:
+        if published != digest or wanted.tree != met.tree:
             raise UnknownUpload
-        if condition != met:  # another's publication is not what this hand asked for, unless it fits
-            self._publisher.check(info.path, condition)
+        if wanted.condition != met.condition:  # another's publication is not what this hand asked for, unless it fits
+            self._publisher.check(place_of(wanted.path, wanted.tree), wanted.condition)
         return info
 
     def _close_to_parts(self, digest: DigestName, file_size: int | None) -> tuple[int, Follower]:
@@ -299,24 +299,23 @@ class LiveUpload:
             self.drop()
             raise DigestMismatch(f"{display(str(path))}: its {digest.name} is {found}, not {digest.hex}")
 
-    def _publish(
-        self, digest: KnownDigest, size: int, condition: Condition, quota: Quota | None, operation: OperationKey | None
-    ) -> FileInfo:
-        file = self.meta.file
+    def _publish(self, digest: KnownDigest, size: int, wanted: NewFile, quota: Quota | None) -> FileInfo:
+        condition, place = wanted.condition, place_of(wanted.path, wanted.tree)
         self._finish_data(size)
         compares = isinstance(condition, KnownDigest | KnownVersion)
         if compares:
-            self._publisher.check(file.path, condition)  # hashes before the lock, not under it
-        planned = [published(file.path, f"{UPLOADS}/{self._files.data_name}")]
-        exclusive = compares or operation is not None
+            self._publisher.check(place, condition)  # hashes before the lock, not under it
+        # What goes into a staged tree happens for nobody yet.
+        planned = [published(place, f"{UPLOADS}/{self._files.data_name}")] if wanted.tree is None else []
+        exclusive = compares or wanted.operation is not None
         with (
-            translating(file.path),
+            translating(wanted.path),
             self._publisher.publication(exclusive=exclusive) as publication,
-            self._keeping(publication, condition, quota, operation) as (keeping, kept),
+            self._keeping(publication, condition, quota, wanted.operation) as (keeping, kept),
             self._publisher.feed.recording(planned) as record,
         ):
             source, name = self._files.folder, self._files.data_name
-            publication.place(source, name, file.path, condition, size=size, quota=quota, kept=kept)
+            publication.place(source, name, place, condition, size=size, quota=quota, kept=kept)
             record.done()
             try:
                 failed = publication.sync()
@@ -330,8 +329,8 @@ class LiveUpload:
         status = os.fstat(self._files.data)
         known = digests(digest)
         self._remembered.keep([(version_of(status), known)])
-        info = file_info(file.path, status, known)
-        self._published = digest, condition, info
+        info = file_info(wanted.path, status, known)
+        self._published = digest, wanted, info
         return info
 
     @contextmanager

@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+from msgspec.structs import replace
+
 from ftpy.digests import PartDigestName
 from ftpy.errors import Busy, ShuttingDown, UnknownUpload
 from ftpy.files import FileInfo
@@ -25,6 +27,7 @@ from ftpy.storage.keeping import Keeper
 from ftpy.storage.locking import open_locked
 from ftpy.storage.owning import Guest
 from ftpy.storage.partwriting import LocalPartWriter
+from ftpy.storage.places import TREES
 from ftpy.storage.publishing import Publisher
 from ftpy.storage.remembered import Remembered
 from ftpy.storage.remote import RemoteUpload
@@ -46,7 +49,7 @@ def upload_id(owner: str, file: NewFile) -> str:
     """What is put again finds its upload by this, in one step; an unknown size cannot be found again."""
     if file.file_size is None:
         return secrets.token_hex(16)
-    named = json.dumps([owner, file.path.parts, file.file_size, file.mtime_ns])
+    named = json.dumps([owner, file.path.parts, file.file_size, file.mtime_ns, *([] if file.tree is None else [TREES])])
     return hashlib.blake2b(named.encode("ascii"), digest_size=16, person=b"ftpy upload").hexdigest()
 
 
@@ -64,7 +67,7 @@ class LocalUpload(Upload):
         self.live, self._file, self.quota, self._hold, self._let_go = live, file, quota, hold, let_go
         self._closed = False
         self.id = live.id
-        self.path = live.meta.file.path
+        self.path, self.tree = live.meta.file.path, file.tree
         self.file_size = live.meta.file.file_size
         self.part_size = live.meta.part_size
 
@@ -89,8 +92,10 @@ class LocalUpload(Upload):
 
     def commit(self, digest: KnownDigest, file_size: int | None, *, replacing: bool = True) -> FileInfo:
         """Verify and publish."""
-        condition = self._file.condition if replacing else "absent"
-        return self.live.commit(digest, file_size, condition, self.quota, self._file.operation)
+        wanted = self._file
+        if not replacing and wanted.tree is None:  # what is staged is one's own
+            wanted = replace(wanted, condition="absent")
+        return self.live.commit(digest, file_size, wanted, self.quota)
 
     @property
     def verified(self) -> int:

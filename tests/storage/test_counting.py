@@ -35,7 +35,7 @@ def on_disk(root: Path) -> tuple[int, int]:
         inner = found.relative_to(root).parts
         if ".ftpy" in inner:
             below = inner[inner.index(".ftpy") + 1 :]
-            kept = len(below) > 1 and below[0] == "trash" and ".ftpy" not in below
+            kept = len(below) > 1 and below[0] in ("trash", "trees", "previous") and ".ftpy" not in below
             stored = len(below) == 2 and (below[1].endswith(".data") or (below[0] == "staged" and "-" in below[1]))
             if not kept and not stored:
                 continue

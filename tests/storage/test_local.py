@@ -63,6 +63,7 @@ from tests.storage.contract import (
     stage,
 )
 from tests.storage.contract_changes import ChangesContract
+from tests.storage.contract_trees import TreesContract
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root")
 not_as_root = pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not stop root")
@@ -90,7 +91,7 @@ def left_behind(root: Path) -> list[str]:
     return [name for name in everything(root / ".ftpy") if not name.endswith("lock")]
 
 
-class TestContract(StorageContract, ChangesContract):
+class TestContract(StorageContract, ChangesContract, TreesContract):
     """Every rule of the contract, by openat2 and by the walk."""
 
 

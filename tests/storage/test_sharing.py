@@ -45,6 +45,7 @@ from tests.storage.contract import (
     send_missing,
 )
 from tests.storage.contract_changes import ChangesContract
+from tests.storage.contract_trees import TreesContract
 
 DATA = content(4 * PART_BYTES + 9)
 FILE = new_file("d/big", len(DATA))
@@ -135,7 +136,7 @@ class Through:
         self._here.interrupt()
 
 
-class TestContract(StorageContract, ChangesContract):
+class TestContract(StorageContract, ChangesContract, TreesContract):
     """Every rule holds for uploads that are open in another process, and for what another one removes or moves."""
 
     @pytest.fixture

@@ -31,6 +31,7 @@ from ftpy.cli.reading import cat, tail
 from ftpy.cli.running import run as run_
 from ftpy.cli.shell import shell_
 from ftpy.cli.surveying import df, du, find, tree
+from ftpy.cli.swapping import rollback
 from ftpy.cli.syncing import sync
 from ftpy.cli.telling import events, keep_receipt, verify
 from ftpy.cli.transfers import FileTask, TreeTask, refused, transfer
@@ -102,6 +103,7 @@ def pair(name: str, addresses: tuple[str, ...], force: bool) -> None:
         "ftpy put -r photos backup/",
         "ftpy put -r src --exclude '*.o' --exclude /build/ --dry-run",
         "tar cz src | ftpy put - backups/src.tgz",
+        "ftpy put -r --atomic build/ www/site",
         "ftpy put --if-match 764efa883dda1e11db47671c4a3bbd9e notes.txt",
         "ftpy put --receipt contract.receipt contract.pdf",
     )
@@ -116,6 +118,9 @@ def pair(name: str, addresses: tuple[str, ...], force: bool) -> None:
 )
 @click.option("--if-absent", is_flag=True, help="Refuse where DEST exists already.")
 @click.option(
+    "--atomic", is_flag=True, help="With -r: readers see the folder of before or all of the new one, never a mix."
+)
+@click.option(
     "--if-match", type=Digest(), help="Replace only this content: an md5 or blake3, as `ftpy digest DEST` prints it."
 )
 @click.option("--receipt", metavar="FILE", help="Keep there what the server signs of it, for `ftpy verify`; one SRC.")
@@ -125,6 +130,7 @@ def put(
     options: TransferOptions,
     links: Links,
     if_absent: bool,
+    atomic: bool,
     if_match: KnownDigest | None,
     receipt: str | None,
 ) -> int:
@@ -139,8 +145,14 @@ def put(
 
     With --if-match the file is put in place only where DEST still has that content at that moment; else it is
     refused and nothing changes: so two people who edit one file never undo each other's work unseen.
+
+    With --atomic a folder is put out of sight, all of it, and becomes DEST itself in one step once it is complete and
+    verified (DEST/ is the folder that it goes into); where a file fails it does not, and the same command goes on.
+    The folder that was there before, with all that was in it, is kept: `ftpy rollback DEST` goes back to it.
     """
     sources, dest = split(paths)
+    if atomic and not options.recursive:
+        raise click.UsageError("--atomic goes with -r; a single file is put in place at once as it is")
     if "-" in sources and shell() is not None:
         raise click.UsageError("standard input is the shell's own: use `ftpy put -` outside of it")
     sources = local_names(sources)
@@ -162,16 +174,17 @@ def put(
         return stored
 
     def tree(client: Client, source: str, folder: bool, on_told: F, on_progress: F) -> TreeResult:
-        wanted = options.tree(client, links=links, if_absent=if_absent, on_told=on_told, on_progress=on_progress)
+        how = {"links": links, "if_absent": if_absent, "atomic": atomic}
+        wanted = options.tree(client, **how, on_told=on_told, on_progress=on_progress)
         return client.put_tree(source, remote_target(source, dest, folder), wanted)
 
     def run(client: Client) -> Iterator[FileTask | TreeTask]:
-        folder = is_remote_folder(client, dest, len(sources))
+        folder = is_remote_folder(client, dest, len(sources), exact=atomic)
         if folder and "-" in sources:
             raise nameless
         for source in sources:
             if options.recursive and os.path.isdir(source):
-                yield TreeTask(source, functools.partial(tree, client, source, folder))
+                yield TreeTask(source, functools.partial(tree, client, source, folder), atomic)
             else:
                 yield FileTask(source, functools.partial(one, client, source, folder))
 
@@ -264,6 +277,7 @@ for command in (
     mv,
     ping,
     rm,
+    rollback,
     run_,
     shell_,
     stat,

@@ -172,10 +172,12 @@ def expanded(
                 yield shown(info.path), info.path
 
 
-def is_remote_folder(client: Client, dest: str | None, sources: int) -> bool:
-    """Whether the files go into DEST under their own names."""
+def is_remote_folder(client: Client, dest: str | None, sources: int, *, exact: bool = False) -> bool:
+    """Whether the files go into DEST under their own names; ``exact``: only where that is written."""
     if dest is None or dest.endswith("/") or sources > 1 or remote_path(dest) in (RemotePath(), remote_path("")):
         return True
+    if exact:
+        return False
     try:
         return client.stat(remote_path(dest)).type == "directory"
     except (NotFound, PermissionDenied):  # who may only put cannot look: DEST is the file's name

@@ -37,6 +37,7 @@ class TreeTask(Struct, frozen=True):
 
     name: str
     run: Callable[[Callable[[Told], None], Callable[[TreeProgress], None]], TreeResult]
+    atomic: bool = False
 
 
 class Outlet(Struct, frozen=True):
@@ -107,7 +108,7 @@ class Outlet(Struct, frozen=True):
             shown = what.get(told.verdict) or size_of(told.size)
             click.echo(f"{display(told.name)}: {shown}", err=told.verdict == "special")
 
-    def tree(self, name: str, result: TreeResult) -> None:
+    def tree(self, name: str, result: TreeResult, *, atomic: bool = False) -> None:
         """The failures, each with its reason, and one line of what was done."""
         if self.as_json:
             fields = {key: getattr(result, key) for key in ("files", "identical", "links", "special", "failed")}
@@ -117,7 +118,7 @@ class Outlet(Struct, frozen=True):
                 "size": result.size,
                 "seconds": round(result.seconds, 3),
             }
-            print_json(fields)
+            print_json({**fields, "swapped": result.swapped} if atomic else fields)
             return
         for told in result.failures:
             if told.error is not None:
@@ -125,10 +126,10 @@ class Outlet(Struct, frozen=True):
         if len(result.failures) < result.failed:
             click.echo(f"ftpy: and {result.failed - len(result.failures):,} more failed", err=True)
         if not self.quiet:
-            click.echo(_summary(name, result, dry_run=self.dry_run))
+            click.echo(_summary(name, result, dry_run=self.dry_run, atomic=atomic))
 
 
-def _summary(name: str, result: TreeResult, *, dry_run: bool) -> str:
+def _summary(name: str, result: TreeResult, *, dry_run: bool, atomic: bool) -> str:
     moved = f"{result.files:,} file{'' if result.files == 1 else 's'}, {size_of(result.size)}"
     facts = [f"{moved} to move" if dry_run else f"{moved} in {result.seconds:.1f} s"]
     if result.files and not dry_run:
@@ -141,6 +142,10 @@ def _summary(name: str, result: TreeResult, *, dry_run: bool) -> str:
         facts.append(f"{result.special:,} special files passed over")
     if result.failed:
         facts.append(f"{result.failed:,} FAILED")
+    if result.swapped:
+        facts.append("put in place at once")
+    elif atomic and not dry_run:
+        facts.append("NOTHING put in place (the same command goes on)")
     return f"{display(name)}: {', '.join(facts)}"
 
 
@@ -195,7 +200,7 @@ def _do(task: FileTask | TreeTask, outlet: Outlet, current: list[Bar | TreeBars]
     with TreeBars(base, quiet=outlet.quiet) as bars:
         current[:] = [bars]
         tree = task.run(functools.partial(outlet.told, bars.paused), bars)
-    outlet.tree(task.name, tree)
+    outlet.tree(task.name, tree, atomic=task.atomic)
     return 1 if tree.failed else 0
 
 

@@ -8,13 +8,16 @@ from ftpy.files import FileInfo, RemotePath
 
 
 class Folder:
-    """A folder that the walk is in: what the server has in its place, and whether anything in it will be sent."""
+    """A folder that the walk is in: what the server has in its place, whether anything in it will be sent.
 
-    __slots__ = ("there", "touched")
+    ``held``: whether there is a file in it, or below it, that is meant.
+    """
+
+    __slots__ = ("held", "there", "touched")
 
     def __init__(self, there: FileInfo | None) -> None:
         self.there = there
-        self.touched = False
+        self.touched = self.held = False
 
 
 class Beside:

@@ -6,11 +6,12 @@ from ftpy.client.changes import Changes
 from ftpy.client.commands import Commands
 from ftpy.client.probes import Probes
 from ftpy.client.reads import Reads
+from ftpy.client.swapping import Swapping
 from ftpy.client.syncs import Syncs
 from ftpy.client.telling import Telling
 
 
-class Client(Syncs, Reads, Changes, Commands, Probes, Telling):
+class Client(Swapping, Syncs, Reads, Changes, Commands, Probes, Telling):
     """A connection to one server, made again when it breaks; use it in a ``with``. Not safe in several threads.
 
     ``limit`` bytes a second pass at most, over all connections and both ways together; one that ``explains`` measures

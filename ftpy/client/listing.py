@@ -43,6 +43,8 @@ class Listing(Closing):
 
     Raises LocalFileError where it cannot be kept, as one without end.
 
+    With ``tree`` it is of what is staged in that.
+
     It begins on ``connection``, which is the caller's again when it is ``complete``; ``another`` opens more.
     """
 
@@ -53,8 +55,9 @@ class Listing(Closing):
         another: Callable[[], Connection],
         *,
         recursive: bool = True,
+        tree: str | None = None,
     ) -> None:
-        self._recursive = recursive
+        self._recursive, self._tree = recursive, tree
         self._path, self._connection, self._another = path, connection, another
         self._changed = threading.Condition()
         self._pages: deque[LsReply] = deque()
@@ -162,7 +165,8 @@ class Listing(Closing):
             connection = self._ours = self._another()
 
     def _receive(self, connection: Connection) -> None:
-        request = LsRequest(id=connection.next_id(), **path_to_wire(self._path), recursive=self._recursive)
+        where, recursive = path_to_wire(self._path), self._recursive
+        request = LsRequest(id=connection.next_id(), **where, recursive=recursive, tree=self._tree)
         page = connection.call(request, LsReply)
         resumed, count = self._last, 0
         while True:

@@ -170,7 +170,9 @@ class Looks(Base):
         return KnownDigest(name, reply.digest.hex)
 
     @contextlib.contextmanager
-    def _listing(self, where: RemotePath, there: bool, *, recursive: bool = True) -> Iterator[Listing | None]:
+    def _listing(
+        self, where: RemotePath, there: bool, *, recursive: bool = True, tree: str | None = None
+    ) -> Iterator[Listing | None]:
         """What is below ``where``, read ahead beside the transfers; None where nothing is ``there``.
 
         The connection that there is serves for both, one after the other, unless the listing takes longer than another
@@ -183,7 +185,7 @@ class Looks(Base):
 
         connection = self._connected()
         try:
-            with Listing(where, connection, self._another, recursive=recursive) as listing:
+            with Listing(where, connection, self._another, recursive=recursive, tree=tree) as listing:
                 read = listing.wait(max(LISTING_SECONDS, LISTING_ROUND_TRIPS * connection.round_trip_seconds))
                 if not read or not connection.in_step:
                     self._line.take()  # it is the listing's until that is through

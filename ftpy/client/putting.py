@@ -66,6 +66,7 @@ class Put(Struct):
     condition: Condition
     on_progress: OnProgress
     operation: str | None = None
+    tree: str | None = None
 
     def request(self, request_id: int, **fields: Any) -> PutRequest:
         """The request that begins it."""
@@ -75,6 +76,7 @@ class Put(Struct):
             digest=self.digest,
             **condition_fields(self.condition),
             operation=self.operation,
+            tree=self.tree,
             **fields,
         )
 
@@ -91,7 +93,8 @@ class Put(Struct):
         """
         try:
             reply = connection.call(
-                DigestRequest(id=connection.next_id(), **path_to_wire(self.path), digest=digest.name), DigestReply
+                DigestRequest(id=connection.next_id(), **path_to_wire(self.path), digest=digest.name, tree=self.tree),
+                DigestReply,
             )
             if (reply.file_size, reply.digest.name, reply.digest.hex) != (size, digest.name, digest.hex):
                 return False

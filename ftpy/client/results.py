@@ -113,6 +113,13 @@ def _less(one: int | None, other: int | None) -> int | None:
     return min((known for known in (one, other) if known is not None), default=None)
 
 
+class RolledBack(Struct, frozen=True):
+    """The tree that was at ``path`` before is there again, durably; whether another was ``replaced``, which is kept."""
+
+    path: RemotePath
+    replaced: bool
+
+
 class Fetched(Struct, frozen=True):
     """A get that is verified and in place (``target`` None: written to a stream).
 

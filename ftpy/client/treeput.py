@@ -35,6 +35,7 @@ from ftpy.errors import (
     RequestError,
     ShuttingDown,
     SourceChanged,
+    UnknownTree,
     UnknownUpload,
     Unsupported,
 )
@@ -104,13 +105,23 @@ class FolderEnd(NamedTuple):
 class TreePut:
     """One tree; ``worker`` on each of any number of connections until it returns.
 
-    ``inline_bytes`` is the largest file sent in one piece; ``theirs`` lists what is there, None where nothing is.
+    ``inline_bytes`` is the largest file sent in one piece; ``theirs`` lists what is there, None where nothing is. With
+    ``staged``, a tree of that id, all goes there: out of sight, and ``theirs`` is what is staged in it.
     """
 
     def __init__(
-        self, root: str, target: RemotePath, options: TreeOptions, inline_bytes: int, theirs: Listing | None
+        self,
+        root: str,
+        target: RemotePath,
+        options: TreeOptions,
+        inline_bytes: int,
+        theirs: Listing | None,
+        *,
+        staged: str | None = None,
     ) -> None:
-        self._options, self._theirs = options, theirs
+        self._options, self._theirs, self._staged = options, theirs, staged
+        self.folders = 0
+        """Folders below the target that there will be, so far as the walk has come."""
         self._root, self._target = root, target
         self._walk = Walk(root, target, options.selection, options.links)
         self._only_some = bool(options.selection.include) and not options.selection.exclude
@@ -143,6 +154,7 @@ class TreePut:
         for found in self._walk:
             match found.kind:
                 case "file":
+                    folders[-1].held = True
                     job = self._file(found, there.at(found.path))
                     if job is not None:
                         folders[-1].touched = True
@@ -153,7 +165,11 @@ class TreePut:
                         folders[-1].touched = True
                     folders.append(Folder(theirs))
                 case "end":
-                    if (end := self._end(found, folders.pop())) is not None:
+                    folder = folders.pop()
+                    if folders and (folder.held or not self._only_some):
+                        folders[-1].held = True
+                        self.folders += 1
+                    if (end := self._end(found, folder)) is not None:
                         yield end
                 case "link" | "special":
                     self.tally.tell(Told(found.kind, found.path, found.local))
@@ -171,9 +187,11 @@ class TreePut:
         assert status is not None
         self.tally.found(status.st_size)
         if there is not None and there.type == "file" and there.size == status.st_size:
-            if not self._options.by_digest:
-                same = same_time(there.mtime_ns, status.st_mtime_ns)
-            else:
+            same = same_time(there.mtime_ns, status.st_mtime_ns)
+            if self._staged is not None:
+                same = same and there.mode == status.st_mode & 0o777
+            # Who staged a file, and from where, nobody knows: its content counts, and all else that is to be of it.
+            if same if self._staged is not None else self._options.by_digest:
                 known = getattr(there, self._options.digest)
                 same = known is not None and self._digest(found.local) == known
                 asks = known is None
@@ -298,6 +316,7 @@ class TreePut:
                 digest=name,
                 **condition_fields(job.condition),
                 operation=self._options.operation,
+                tree=self._staged,
                 length=job.size,
             )
         )
@@ -339,6 +358,8 @@ class TreePut:
     def _fail(self, job: FileJob, error: FtpyError) -> None:
         self.work.done()
         self.tally.tell(Told("failed", job.path, job.name, error=error))
+        if isinstance(error, UnknownTree):
+            self.work.give_up(error)
 
     # ---------------------------------------------------------------- large files
 
@@ -352,12 +373,13 @@ class TreePut:
             transfer = self._transfer(job)
             lines = SharedLine(connection, self.work) if job.size >= SHARED_BYTES else Alone(connection)
             try:
-                transfer.send(lines)
+                stored = transfer.send(lines)
             except (DigestMismatch, UnknownUpload) as error:
                 if isinstance(error, DigestMismatch) and not transfer.resumed:
                     raise
                 transfer.start_over()  # what an earlier run left was of other bytes, or is gone
-                transfer.send(lines)
+                stored = transfer.send(lines)
+            job.size = stored.size  # it may have grown since the walk
         except (ConnectionFailed, ShuttingDown):  # it goes on when the server is back, as its connection does
             self.work.give_back([job])
             raise
@@ -381,8 +403,8 @@ class TreePut:
 
     def _transfer(self, job: FileJob) -> FilePut:
         if job.transfer is None:
-            options = self._options
-            wanted = Put(job.path, options.digest, job.condition, self.tally.watch(job), options.operation)
+            options, staged = self._options, self._staged
+            wanted = Put(job.path, options.digest, job.condition, self.tally.watch(job), options.operation, staged)
             job.transfer = FilePut(wanted, Source(job.name, options.digest))
             if job.sent is not None:
                 job.transfer.answer_lost(job.sent)
@@ -393,7 +415,8 @@ class TreePut:
         name = self._options.digest
         try:
             reply = connection.call(
-                DigestRequest(id=connection.next_id(), **path_to_wire(job.path), digest=name), DigestReply
+                DigestRequest(id=connection.next_id(), **path_to_wire(job.path), digest=name, tree=self._staged),
+                DigestReply,
             )
         except RequestError:
             return False  # gone or out of our sight: then it is sent
@@ -422,6 +445,7 @@ class TreePut:
                         mode=end.mode,
                         mtime_ns=end.mtime_ns,
                         operation=self._options.operation,
+                        tree=self._staged,
                     )
                 )
             while answered < len(ends):
@@ -438,3 +462,5 @@ class TreePut:
             return  # an old server: it has made the folders of all files, without their times
         except RequestError as error:
             self.tally.tell(Told("failed", end.path, end.name, error=error))
+            if isinstance(error, UnknownTree):
+                self.work.give_up(error)

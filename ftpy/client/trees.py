@@ -70,6 +70,8 @@ class TreeResult(Struct):
     failures: list[Told] = field(default_factory=list)
     """The first MOST_TOLD of those that failed."""
     seconds: float = 0.0
+    swapped: bool = False
+    """All of it was put in place at once; what was there before is kept."""
 
 
 def _nothing(_: object) -> None:
@@ -81,7 +83,7 @@ class TreeOptions(Struct, frozen=True):
 
     ``by_digest`` takes files for identical by their content instead of size and time; ``dry_run`` only tells;
     ``force`` replaces different files on this side; ``if_absent`` none on the server; there, what is replaced is kept
-    under an ``operation``.
+    under an ``operation``; ``atomic`` puts all of it in place at once.
     ``on_told`` hears of every file, ``on_progress`` several times a second, both from any thread, one at a time.
     """
 
@@ -93,6 +95,7 @@ class TreeOptions(Struct, frozen=True):
     force: bool = False
     if_absent: bool = False
     operation: str | None = None
+    atomic: bool = False
     on_told: Callable[[Told], None] = _nothing
     on_progress: Callable[[TreeProgress], None] = _nothing
 
@@ -116,6 +119,8 @@ class Tally:
         self.result = TreeResult()
         self.moved = 0
         """Bytes, and one for every file, that moved: so that whoever retries or measures can tell."""
+        self.there = 0
+        """Bytes of the files that the other side has now."""
         self._watched: dict[str, int] = {}
         """Bytes of large files under way that have moved, or need not."""
 
@@ -137,9 +142,11 @@ class Tally:
                     case "sent" | "received":
                         result.files += 1
                         result.size += told.size
+                        self.there += told.size
                         self.moved += told.size - self._watched.pop(told.name, 0)
                     case "identical":
                         result.identical += 1
+                        self.there += told.size
                     case "link":
                         result.links += 1
                     case "special":

@@ -189,7 +189,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     trash_days: Annotated[
         float,
         Meta(gt=0, le=3650),
-        says("Days that `ftpy undo` can bring back what a sync replaced or deleted; it counts for quotas till then."),
+        says("Days that `ftpy undo` and `rollback` can bring back what was replaced; it counts for quotas till then."),
     ] = 30.0
     sandbox: Annotated[
         Literal["auto", "on", "off"],

@@ -101,7 +101,7 @@ class Account:
 
     @property
     def owner(self) -> str:
-        """Whose its uploads and operations are: not those of who has the name after this account is removed."""
+        """Whose its uploads, operations and staged trees are: not of who has the name after this account is removed."""
         return f"{self.name}/{self.created_ns}"
 
     @property

@@ -28,6 +28,7 @@ from ftpy.wire.bases import PathRequest, Request, UnknownRequest
 from ftpy.wire.commands import RunRequest
 from ftpy.wire.messages import CommitRequest, GetRequest, MkdirRequest, MvRequest, PutRequest, RmRequest
 from ftpy.wire.operations import ForgetRequest, UndoRequest
+from ftpy.wire.trees import DiscardRequest, RollbackRequest, StageRequest, SwapRequest
 from ftpy.wire.upkeep import TouchRequest
 
 log = logging.getLogger("ftpy.server")
@@ -61,6 +62,10 @@ EVENTS: dict[type[Request], str] = {
     RunRequest: "run",
     UndoRequest: "undo",
     ForgetRequest: "forget",
+    StageRequest: "stage",
+    SwapRequest: "swap",
+    DiscardRequest: "discard",
+    RollbackRequest: "rollback",
 }
 """What comes of a request; of others only refusals are told, as ``refused``."""
 
@@ -309,8 +314,9 @@ class Act:
             facts["to"] = clean(request.spelt_target()[:MOST_CHARACTERS])
         if isinstance(request, RunRequest):
             facts["command"] = request.command
-        if (operation := getattr(request, "operation", None)) is not None:
-            facts["operation"] = operation
+        for member in ("operation", "tree"):
+            if (named := getattr(request, member, None)) is not None:
+                facts[member] = named
         if isinstance(request, UndoRequest):
             facts["by"] = request.by
         facts |= self.more

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -9,12 +10,12 @@ from typing import Protocol
 from ftpy.config.commands import Command
 from ftpy.config.server import ServerConfig
 from ftpy.errors import Busy, ConnectionLost, InternalError, RequestError, ShuttingDown
-from ftpy.files import FileInfo
+from ftpy.files import FileInfo, RemotePath
 from ftpy.server.accounts import Account
 from ftpy.server.audit import Act, Trail
 from ftpy.server.identity import Identity
 from ftpy.server.orders import Running
-from ftpy.storage.base import KnownDigest, NewFile, OperationKey, Staged, Storage, Upload
+from ftpy.storage.base import KnownDigest, NewFile, OperationKey, Staged, StagedTree, Storage, Upload
 from ftpy.storage.feedbook import FeedBook
 from ftpy.transport.channel import Channel
 from ftpy.wire.bases import FailureReply, Reply
@@ -29,6 +30,11 @@ GROUP_BYTES = 16 * 1024 * 1024
 PATIENT_FILES = 8
 PATIENT_BYTES = 1024 * 1024
 """A group larger than this is published with progress, in a thread: 0.1 ms more, nothing beside its fsyncs."""
+
+MOST_TREES = 16
+"""Staged trees that one connection remembers; more are looked up anew."""
+LOOK_SECONDS = 60.0
+"""How long it is believed that a staged tree is there; each look puts off that it expires."""
 
 MOST_UPLOADS = 64
 """Most uploads that one connection holds open: each costs two descriptors and up to two threads."""
@@ -169,6 +175,8 @@ class Context:
     """Bytes of each of them that came over this connection and are stored."""
     operations: set[str] = field(default_factory=set)
     """Ids of this user's operations that were found to be begun."""
+    trees: dict[str, tuple[StagedTree, float]] = field(default_factory=dict)
+    """This user's staged trees that were found, by their ids, and when."""
     _found: dict[str, None] = field(default_factory=dict)
     """Ids of those that were begun elsewhere, in the order of their last use."""
 
@@ -187,6 +195,23 @@ class Context:
         if len(self.operations) >= MOST_OPERATIONS:
             self.operations.clear()
         self.operations.add(operation)
+
+    def tree(self, path: RemotePath, named: str | None, *, fresh: bool = False) -> StagedTree | None:
+        """The staged tree that a request about ``path`` names, if it does. Raises UnknownTree, InvalidPath.
+
+        Unless ``fresh`` it is looked up now and then only: what is put into one that is no more is refused in the end.
+        """
+        if named is None:
+            return None
+        tree, found = self.trees.get(named, (None, 0.0))
+        now = time.monotonic()
+        if fresh or tree is None or now - found > LOOK_SECONDS:
+            tree = self.storage.trees.find(self.account.owner, path, named)
+            if len(self.trees) >= MOST_TREES:
+                self.trees.clear()
+            self.trees[named] = tree, now
+        tree.check_holds(path)
+        return tree
 
     def open_upload(self, file: NewFile) -> Upload:
         """Open or resume an upload and hold it until it ends or the connection does."""

@@ -103,6 +103,8 @@ def handle_commit(request: CommitRequest, context: Context, *, replacing: bool) 
     if (put := context.began.get(upload.id)) is not None:
         context.act.continues(put)
     digest = _known(request.digest)
+    if upload.tree is not None:
+        context.act.more["tree"] = upload.tree.id
 
     def commit() -> FileInfo:
         try:
@@ -136,12 +138,17 @@ def handle_mkdir(request: MkdirRequest, context: Context, *, replacing: bool) ->
 
     Not ``replacing``: one that is there stays as it is.
     """
+    path = request.remote_path()
+    tree = context.tree(path, request.tree)
+    if tree is not None and (request.operation is not None or not request.parents):
+        raise InvalidRequest("a folder of a staged tree is made with its parents, and in no operation")
     wanted = NewDirectory(
-        path=request.remote_path(),
+        path=path,
         parents=request.parents,
         mode=request.mode,
         mtime_ns=request.mtime_ns,
-        untouched=not replacing,
+        untouched=not replacing and tree is None,
+        tree=tree,
         operation=context.operation(request.operation),
     )
     context.commits.add(context.act, context.storage.stage_directory(wanted, quota=context.account.quota))
@@ -291,7 +298,8 @@ def handle_ls(request: LsRequest, context: Context, *, admits: Admits = None, te
     path = request.remote_path()
     entries: list[Entry] = []
     size = 0
-    for info in context.storage.ls(path, recursive=request.recursive, admits=admits):
+    tree = context.tree(path, request.tree, fresh=True)
+    for info in context.storage.ls(path, recursive=request.recursive, admits=admits, tree=tree):
         entry = info_to_entry(_judged(info, tells), path)
         cost = 2 * len(entry.name) + 2 * len(entry.name_b64 or "") + 2 * len(entry.name.encode()) + 256
         if len(entries) >= PAGE_ENTRIES or size + cost > PAGE_BYTES:
@@ -318,7 +326,8 @@ def _judged(info: FileInfo, tells: Admits) -> FileInfo:
 
 def handle_digest(request: DigestRequest, context: Context) -> DigestReply:
     """A file's digest: the one remembered, or computed now and remembered."""
-    with context.storage.open(request.remote_path()) as reader:
+    path = request.remote_path()
+    with context.storage.open(path, tree=context.tree(path, request.tree, fresh=True)) as reader:
         info = reader.info
         known = known_digest(reader, request.digest, context)
         assert info.etag is not None
@@ -367,6 +376,11 @@ def _new_file(request: PutRequest, context: Context, *, replacing: bool) -> NewF
         raise InvalidPath("the path names no file")
     if request.etag is not None and request.condition is not None:
         raise InvalidRequest("a condition and an etag exclude each other")
+    tree = context.tree(path, request.tree)
+    if tree is not None:
+        if (request.condition, request.etag, request.operation) != (None, None, None):
+            raise InvalidRequest("what goes into a staged tree has no condition, etag or operation")
+        replacing = True  # what is staged is one's own
     wanted = request.condition if replacing else "absent"
     condition: Condition = _known(wanted) if isinstance(wanted, DigestOf) else wanted
     return NewFile(
@@ -377,6 +391,7 @@ def _new_file(request: PutRequest, context: Context, *, replacing: bool) -> NewF
         digest=request.digest,
         condition=_version(request.etag) or condition,
         operation=context.operation(request.operation),
+        tree=tree,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ftpy.errors import PermissionDenied, Unsupported
 from ftpy.files import RemotePath, display
-from ftpy.server import events, handlers, operations, ping, receipts, running, upkeep
+from ftpy.server import events, handlers, operations, ping, receipts, running, trees, upkeep
 from ftpy.server.context import Context
 from ftpy.server.rights import Permissions
 from ftpy.storage.base import Admits
@@ -33,6 +33,7 @@ from ftpy.wire.messages import (
 from ftpy.wire.operations import BeginRequest, ForgetRequest, OperationsRequest, UndoRequest
 from ftpy.wire.ping import PingRequest
 from ftpy.wire.receipts import ReceiptRequest
+from ftpy.wire.trees import DiscardRequest, RollbackRequest, StageRequest, SwapRequest
 from ftpy.wire.upkeep import DfRequest, TouchRequest
 
 PathOf = Callable[[Any, Context], RemotePath]
@@ -89,6 +90,8 @@ class Verb:
     handler: Callable[..., Reply | None]
     needs: tuple[Need, ...] = ()
     replaces: PathOf | None = None
+    replaces_all: PathOf | None = None
+    """The same for all that is at that path and below it, which goes."""
     shows: str | None = None
     digests: str | None = None
     ever: tuple[str, ...] = ()
@@ -98,6 +101,15 @@ class Verb:
 def _compares(request: PutRequest) -> bool:
     """Whether a put is to replace the content or version that it names."""
     return isinstance(request.condition, DigestOf) or request.etag is not None
+
+
+def _staged(request: LsRequest | DigestRequest) -> bool:
+    """Whether it is about what the user has put into a staged tree."""
+    return request.tree is not None
+
+
+def _in_sight(request: LsRequest | DigestRequest) -> bool:
+    return request.tree is None
 
 
 _CHANGES = ("write", "delete")
@@ -124,8 +136,13 @@ VERBS: dict[type[Request], Verb] = {
         replaces=_new,
     ),
     GetRequest: Verb(handlers.handle_get, (Need("read"),)),
-    DigestRequest: Verb(handlers.handle_digest, (Need("read"),)),
-    LsRequest: Verb(handlers.handle_ls, (Need("list"),), shows="list", digests="read"),
+    DigestRequest: Verb(handlers.handle_digest, (Need("read", when=_in_sight), Need("write", when=_staged))),
+    LsRequest: Verb(
+        handlers.handle_ls,
+        (Need("list", when=_in_sight), Need("write", when=_staged)),
+        shows="list",
+        digests="read",
+    ),
     StatRequest: Verb(handlers.handle_stat, (Need("list"),), digests="read"),
     TimesRequest: Verb(handlers.handle_times),
     TouchRequest: Verb(upkeep.handle_touch, (Need("write"),), replaces=_named),
@@ -144,6 +161,12 @@ VERBS: dict[type[Request], Verb] = {
     # Which commands a user may run is said by each command's own settings.
     CommandsRequest: Verb(running.handle_commands),
     RunRequest: Verb(running.handle_run),
+    StageRequest: Verb(trees.handle_stage, (Need("write"),), replaces_all=_named),
+    SwapRequest: Verb(trees.handle_swap, (Need("write"),), replaces_all=_named),
+    DiscardRequest: Verb(trees.handle_discard, (Need("write"),)),
+    RollbackRequest: Verb(
+        trees.handle_rollback, tuple(Need(right, below=_always) for right in ("write", "replace", "delete"))
+    ),
     BeginRequest: Verb(operations.handle_begin, ever=_CHANGES),
     OperationsRequest: Verb(operations.handle_operations, ever=_CHANGES),
     UndoRequest: Verb(operations.handle_undo, ever=_CHANGES),
@@ -165,11 +188,18 @@ def dispatch(request: Request | UnknownRequest, context: Context) -> Reply | Non
     more: dict[str, Any] = {}
     if verb.replaces is not None:
         more["replacing"] = "replace" in allowed.at(verb.replaces(request, context))
+    if verb.replaces_all is not None:
+        more["replacing"] = {"replace", "delete"} <= allowed.below(verb.replaces_all(request, context))
     if verb.shows is not None:
-        more["admits"] = _where(verb.shows, allowed)
+        more["admits"] = _where(_seen(verb.shows, request), allowed)
     if verb.digests is not None:
-        more["tells"] = _where(verb.digests, allowed)
+        more["tells"] = _where(_seen(verb.digests, request), allowed)
     return verb.handler(request, context, **more)
+
+
+def _seen(right: str, request: Request) -> str:
+    """The right to be told of something: of what is staged it is the one that put it there."""
+    return "write" if getattr(request, "tree", None) is not None else right
 
 
 def _where(right: str, allowed: Permissions) -> Admits:

@@ -51,6 +51,17 @@ from ftpy.wire.operations import (
 from ftpy.wire.ping import PingReply, PingRequest
 from ftpy.wire.receipts import ReceiptReply, ReceiptRequest
 from ftpy.wire.spelling import spelt, wire_to_path
+from ftpy.wire.trees import (
+    DiscardReply,
+    DiscardRequest,
+    RollbackReply,
+    RollbackRequest,
+    StageReply,
+    StageRequest,
+    SwapReply,
+    SwapRequest,
+    TreeId,
+)
 from ftpy.wire.upkeep import DfReply, DfRequest, TouchReply, TouchRequest
 
 PAGE_ENTRIES = 1_000
@@ -70,6 +81,7 @@ class PutRequest(PathRequest, frozen=True, kw_only=True, tag="put"):
     condition: Literal["absent"] | DigestOf | None = None
     etag: Etag | None = None
     operation: OperationId | None = None
+    tree: TreeId | None = None
     length: Size | None = None
 
     @property
@@ -90,6 +102,7 @@ class MkdirRequest(PathRequest, frozen=True, kw_only=True, tag="mkdir"):
     mode: Mode | None = None
     mtime_ns: Time | None = None
     operation: OperationId | None = None
+    tree: TreeId | None = None
 
     @property
     def grouped(self) -> bool:
@@ -164,6 +177,7 @@ class LsRequest(PathRequest, frozen=True, kw_only=True, tag="ls"):
     """List a directory, page by page."""
 
     recursive: bool = False
+    tree: TreeId | None = None
 
 
 class StatRequest(PathRequest, frozen=True, kw_only=True, tag="stat"):
@@ -174,6 +188,7 @@ class DigestRequest(PathRequest, frozen=True, kw_only=True, tag="digest"):
     """The digest of a file's content; computed now if it is not remembered."""
 
     digest: DigestName = "md5"
+    tree: TreeId | None = None
 
 
 class TimesRequest(Request, frozen=True, kw_only=True, tag="times"):
@@ -324,6 +339,10 @@ Requests = (
     | ForgetRequest
     | EventsRequest
     | ReceiptRequest
+    | StageRequest
+    | SwapRequest
+    | DiscardRequest
+    | RollbackRequest
 )
 Continuations = InputMessage | CancelMessage
 AnyReply = Reply | ProgressReply | FailureReply
@@ -352,6 +371,10 @@ REPLIES: dict[type[Request], type[Reply]] = {
     ForgetRequest: ForgetReply,
     EventsRequest: EventsReply,
     ReceiptRequest: ReceiptReply,
+    StageRequest: StageReply,
+    SwapRequest: SwapReply,
+    DiscardRequest: DiscardReply,
+    RollbackRequest: RollbackReply,
 }
 CONTINUATIONS: tuple[type[Continuation], ...] = (InputMessage, CancelMessage)
 """What may be said of a request under way; nothing answers it."""

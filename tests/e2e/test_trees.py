@@ -466,7 +466,7 @@ def test_a_listing_that_is_cut_goes_on_where_it_was(tmp_path: Path, plain_host: 
 def test_a_listing_without_end_is_given_up_before_it_fills_the_disk(
     plain_host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def endless(_: LocalStorage, path: RemotePath, *, recursive: bool, admits: object = None) -> Iterator[FileInfo]:
+    def endless(_: LocalStorage, path: RemotePath, **how: object) -> Iterator[FileInfo]:
         for number in itertools.count():
             yield FileInfo(path / f"{number:012}", "file", 0, 0, 0o644)
 

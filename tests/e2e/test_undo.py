@@ -125,7 +125,7 @@ def test_every_operation_is_in_the_listing_however_many_there_are(plain_host: Ho
         assert isinstance(client, Client)
 
 
-def test_who_has_a_removed_users_name_has_neither_their_operations_nor_their_uploads(tmp_path: Path) -> None:
+def test_who_has_a_removed_users_name_has_none_of_their_operations_uploads_and_trees(tmp_path: Path) -> None:
     host = Host(tmp_path / "host", tls=False)
     host.add_user("ann")
     host.start()
@@ -135,10 +135,12 @@ def test_who_has_a_removed_users_name_has_neither_their_operations_nor_their_upl
             assert put(peer, "a", b"a", operation=operation).error is None
             large = {"path": "large", "file_size": 9 * 1024 * 1024, "mtime_ns": 5}
             upload = peer.ask("put", **large).fields["upload"]
+            tree = peer.ask("stage", path="site").fields["tree"]
         host.keys["ann"] = host.accounts.rotate("ann")
         with closing(RawPeer(host, "ann")) as peer, host.client("ann") as client:  # another key, the same user
             assert [one.id for one in client.operations()] == [operation]
             assert peer.ask("put", **large).fields["upload"] == upload
+            assert peer.ask("ls", path="site", tree=tree).error is None
         host.accounts.remove("ann")
         host.add_user("ann")
         with closing(RawPeer(host, "ann")) as peer, host.client("ann") as client:
@@ -148,6 +150,9 @@ def test_who_has_a_removed_users_name_has_neither_their_operations_nor_their_upl
             assert peer.ask("begin", operation=operation).error == "invalid-request"
             assert peer.ask("abort", upload=upload).error == "unknown-upload"
             assert peer.ask("put", **large).fields["upload"] != upload
+            for verb in ("ls", "discard"):
+                assert peer.ask(verb, path="site", tree=tree).error == "unknown-tree"
+            assert not peer.ask("stage", path="site").fields["resumed"]
         assert (host.root / "a").read_bytes() == b"a"
     finally:
         host.stop()

@@ -141,6 +141,9 @@ class World:
         for found in self.root.iterdir():
             if found.name != ".ftpy":
                 shutil.rmtree(found) if found.is_dir() else found.unlink()
+        for trees in ("trees", "previous"):
+            for left in (self.root / ".ftpy" / trees).iterdir():
+                shutil.rmtree(left)
         for name in ("top/f", "top/ruled/f", "top/ruled-not/f", SOURCE):
             (self.root / name).parent.mkdir(parents=True, exist_ok=True)
             (self.root / name).write_bytes(OLD)
@@ -339,6 +342,51 @@ def _mv_to(case: Case, tree: Tree) -> Expected:
     return None, _without(tree, SOURCE) | {case.path: tree[SOURCE]}, 0
 
 
+def _stage(case: Case, tree: Tree) -> Expected:
+    if "write" not in case.may:
+        return "permission-denied", tree, 0
+    if case.kind != "absent" and not {"replace", "delete"} <= case.user.below(case.path):
+        return "already-exists", tree, 0
+    return "not-a-directory" if case.kind == "file" else None, tree, 0
+
+
+def _swap(case: Case, tree: Tree) -> Expected:
+    error = _stage(case, tree)[0]
+    return error, tree if error else _without(tree, case.path) | {case.path: (0o700, True)}, 0
+
+
+def _rollback(case: Case, tree: Tree) -> Expected:
+    """After a swap, where that could be."""
+    error, swapped, _ = _swap(case, tree)
+    if error is not None:
+        return error, tree, 0
+    if not {"write", "replace", "delete"} <= case.user.below(case.path):
+        return "permission-denied", swapped, 0
+    return ("no-previous", swapped, 0) if case.kind == "absent" else (None, tree, 0)
+
+
+def _ask_staged(*verbs: str) -> Ask:
+    """Stage an empty tree and go on with it: the answer to the last, or the first error."""
+
+    def ask(peer: RawPeer, case: Case) -> Answer:
+        answer = peer.ask("stage", path=case.path)
+        tree = answer.fields.get("tree")
+        for verb in verbs:
+            if answer.error is not None:
+                break
+            if verb == "swap":
+                made: dict[str, Any] = {"parents": True, "mode": 0o700, "mtime_ns": MTIME_NS}
+                peer.ask("mkdir", path=case.path, tree=tree, **made)
+                answer = peer.ask("swap", path=case.path, tree=tree, files=0, folders=0, file_bytes=0)
+            elif verb == "rollback":
+                answer = peer.ask(verb, path=case.path)
+            else:
+                answer = peer.ask(verb, path=case.path, tree=tree)
+        return answer
+
+    return ask
+
+
 def _ask(verb: str, **fields: Any) -> Ask:
     return lambda peer, case: peer.ask(verb, path=case.path, **fields)
 
@@ -404,6 +452,11 @@ VERBS: dict[str, tuple[Ask, Model]] = {
         _ask("touch", mtime_ns=MTIME_NS, create=False),
         functools.partial(_touch, create=False),
     ),
+    "stage": (_ask_staged(), _stage),
+    "ls staged": (_ask_staged("ls"), _stage),
+    "swap": (_ask_staged("swap"), _swap),
+    "discard": (_ask_staged("discard"), _stage),
+    "rollback": (_ask_staged("swap", "rollback"), _rollback),
     "df": (lambda peer, case: peer.ask("df"), lambda case, tree: (None, tree, 0)),
     "ping": (lambda peer, case: peer.ask("ping"), lambda case, tree: (None, tree, 0)),
     "rm": (_ask("rm"), _rm(recursive=False)),

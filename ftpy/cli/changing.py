@@ -14,12 +14,11 @@ from ftpy.cli.quantities import Moment
 from ftpy.cli.transfers import client_of, each
 from ftpy.cli.working import shown
 from ftpy.errors import NoMatch, NotFound
-from ftpy.files import display
+from ftpy.files import FileInfo, RemotePath, display
 
 if TYPE_CHECKING:
     from ftpy.client.client import Client
     from ftpy.client.results import Moved, Removed
-    from ftpy.files import RemotePath
 
 
 @click.command(epilog=examples("ftpy mkdir photos", "ftpy mkdir -p backup/2024/05"))
@@ -103,9 +102,11 @@ def rm(
     whole. Links are removed themselves, never what they lead to.
     """
 
+    listed: dict[RemotePath, FileInfo] = {}
+
     def one(client: Client, source: str, path: RemotePath) -> None:
         try:
-            removed = client.rm(path, recursive=recursive)
+            removed = client.rm(path, recursive=recursive, listed=listed.get(path))
         except NotFound:
             if not force:
                 raise
@@ -125,7 +126,7 @@ def rm(
 
     with client_of(server) as client:
         # All that patterns mean is known before anything goes.
-        found = list(expanded(client, paths, literal=literal, outermost=recursive))
+        found = list(expanded(client, paths, literal=literal, outermost=recursive, listed=listed))
         if force:
             found = [named for named in found if not isinstance(named[1], NoMatch)]
         return each(found, functools.partial(one, client), as_json=as_json)
@@ -152,16 +153,18 @@ def mv(
         raise click.UsageError("a source and a target are needed")
     *sources, target = paths
     condition: Literal["absent"] | None = "absent" if if_absent else None
+    listed: dict[RemotePath, FileInfo] = {}
 
     def one(client: Client, folder: bool, source: str, path: RemotePath) -> None:
-        moved = client.mv(path, remote_target(str(path), target, folder), condition=condition)
+        to = remote_target(str(path), target, folder)
+        moved = client.mv(path, to, condition=condition, listed=listed.get(path))
         if as_json:
             _print(source, path=str(moved.path), to=str(moved.to), durable=moved.durable)
         elif not quiet:
             click.echo(f"{display(shown(moved.path))}: {_where_it_is(moved)}")
 
     with client_of(server) as client:
-        found = list(expanded(client, sources, literal=literal, outermost=True))
+        found = list(expanded(client, sources, literal=literal, outermost=True, listed=listed))
         folder = is_remote_folder(client, target, max(len(sources), len(found)))
         return each(found, functools.partial(one, client, folder), as_json=as_json)
 

@@ -145,12 +145,17 @@ Named = tuple[str, RemotePath]
 
 
 def expanded(
-    client: Client, typed: Iterable[str], *, literal: bool = False, outermost: bool = False
+    client: Client,
+    typed: Iterable[str],
+    *,
+    literal: bool = False,
+    outermost: bool = False,
+    listed: dict[RemotePath, FileInfo] | None = None,
 ) -> Iterator[Named | tuple[str, FtpyError]]:
     """What each of several texts means, or why it means nothing. What patterns mean comes once.
 
     ``literal``: no text is a pattern. ``outermost``: what is below another match is left out, as it goes with that.
-    Raises what ends a connection for good.
+    What was found is noted in ``listed``. Raises what ends a connection for good.
     """
     from ftpy.client.globbing import outermost as outermost_of
 
@@ -169,6 +174,8 @@ def expanded(
         for info in outermost_of(found) if outermost else found:
             if info.path not in seen:
                 seen.add(info.path)
+                if listed is not None:
+                    listed[info.path] = info
                 yield shown(info.path), info.path
 
 

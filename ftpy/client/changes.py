@@ -6,6 +6,7 @@ from typing import Literal
 
 from ftpy.client.base import Base, PathLike, remote_path
 from ftpy.client.results import Moved, Removed, Touched
+from ftpy.files import FileInfo
 
 
 class Changes(Base):
@@ -29,20 +30,27 @@ class Changes(Base):
 
         return Touch(remote_path(path), mtime_ns, create=create).once(self._line)
 
-    def rm(self, path: PathLike, *, recursive: bool = False) -> Removed:
+    def rm(self, path: PathLike, *, recursive: bool = False, listed: FileInfo | None = None) -> Removed:
         """Remove a file, a link or an empty folder, with ``recursive`` any folder; durable when it returns.
 
-        Raises NotFound, NotEmpty, OutcomeUnknown, ….
+        What is ``listed`` of it saves a look, a round trip. Raises NotFound, NotEmpty, OutcomeUnknown, ….
         """
         from ftpy.client.changing import Rm
 
-        return Rm(remote_path(path), recursive=recursive).once(self._line)
+        return Rm(remote_path(path), recursive=recursive, listed=listed).once(self._line)
 
-    def mv(self, path: PathLike, to: PathLike, *, condition: Literal["absent"] | None = None) -> Moved:
+    def mv(
+        self,
+        path: PathLike,
+        to: PathLike,
+        *,
+        condition: Literal["absent"] | None = None,
+        listed: FileInfo | None = None,
+    ) -> Moved:
         """Give what is at ``path`` the path ``to``; it replaces a file there, unless ``condition`` is ``"absent"``.
 
-        Durable when it returns. Raises NotFound, AlreadyExists, IsADirectory, OutcomeUnknown, ….
+        Durable when it returns; ``listed`` as of ``rm``. Raises NotFound, AlreadyExists, IsADirectory, ….
         """
         from ftpy.client.changing import Mv
 
-        return Mv(remote_path(path), remote_path(to), condition).once(self._line)
+        return Mv(remote_path(path), remote_path(to), condition, listed=listed).once(self._line)

@@ -20,13 +20,13 @@ T = TypeVar("T")
 class Change(abc.ABC, Generic[T]):
     """Something that may be asked for again only while ``path`` is what it was at first.
 
-    Who may not look is told that the outcome is not known.
+    Who may not look is told that the outcome is not known. What a listing has told of the path saves the first look.
     """
 
-    def __init__(self, path: RemotePath) -> None:
+    def __init__(self, path: RemotePath, listed: FileInfo | None = None) -> None:
         self.path = path
-        self.before: FileInfo | None = None
-        self._looked = self._asked_in_vain = False
+        self.before = listed
+        self._looked, self._asked_in_vain = listed is not None, False
 
     def once(self, line: Line) -> T:
         """Do it over one connection after the other. Raises OutcomeUnknown, and what the server answers."""
@@ -84,8 +84,8 @@ class Change(abc.ABC, Generic[T]):
 class Rm(Change[Removed]):
     """Remove what is at a path."""
 
-    def __init__(self, path: RemotePath, *, recursive: bool) -> None:
-        super().__init__(path)
+    def __init__(self, path: RemotePath, *, recursive: bool, listed: FileInfo | None = None) -> None:
+        super().__init__(path, listed)
         self._recursive = recursive
 
     def ask(self, connection: Connection) -> Removed:
@@ -102,8 +102,10 @@ class Rm(Change[Removed]):
 class Mv(Change[Moved]):
     """Give what is at a path another one."""
 
-    def __init__(self, path: RemotePath, to: RemotePath, condition: Literal["absent"] | None) -> None:
-        super().__init__(path)
+    def __init__(
+        self, path: RemotePath, to: RemotePath, condition: Literal["absent"] | None, *, listed: FileInfo | None = None
+    ) -> None:
+        super().__init__(path, listed)
         self._to, self._condition = to, condition
 
     def ask(self, connection: Connection) -> Moved:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ftpy.server import verbs
+from ftpy.wire.messages import StatRequest
 from tests.cli.desk import Desk, content
 from tests.rig import Fault, Host, Proxy
 
@@ -114,6 +118,25 @@ def test_mv_takes_all_of_a_pattern_into_a_folder(desk: Desk, root: Path) -> None
         "logs/2.gz",
         *(f"logs/old/{name}" for name in ("0.gz", "a.gz", "b.gz", "keep.txt")),
     ]
+
+
+@pytest.mark.parametrize("command", [("rm",), ("mv", "new")])
+def test_what_a_listing_told_is_not_looked_at_again(
+    desk: Desk, root: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    (root / "new").mkdir()
+    for number in range(20):
+        (root / f"{number}.tmp").write_bytes(b"")
+    looks: list[str] = []
+    row = verbs.VERBS[StatRequest]
+
+    def counted(request: StatRequest, *about: Any, **more: Any) -> Any:
+        looks.append(str(request.remote_path()))
+        return row.handler(request, *about, **more)
+
+    monkeypatch.setitem(verbs.VERBS, StatRequest, dataclasses.replace(row, handler=counted))
+    assert desk(command[0], "*.tmp", *command[1:]).code == 0
+    assert set(looks) <= {"*.tmp", "new"} and not list(root.glob("*.tmp"))
 
 
 def test_ls_stat_and_digest_show_what_a_pattern_means(desk: Desk) -> None:

@@ -67,6 +67,8 @@ WORKS: dict[str, Work] = {
     "rm of a folder": lambda client: client.rm("a", recursive=True),
     "mv": lambda client: client.mv("a", "b"),
     "mv if absent": lambda client: client.mv("a", "b", condition="absent"),
+    "listed and removed": lambda client: client.rm("a", listed=client.stat("a")),
+    "mv of what was listed": lambda client: client.mv("a", "b", listed=client.stat("a")),
 }
 
 

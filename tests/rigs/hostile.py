@@ -131,6 +131,7 @@ class Session:
             by_digest=rng.random() < 0.2,
             dry_run=rng.random() < 0.1,
             if_absent=rng.random() < 0.2,
+            atomic=rng.random() < 0.3,
             on_told=self.told.append,
         )
 
@@ -215,10 +216,14 @@ def put(session: Session) -> None:
 
 
 def put_tree(session: Session) -> None:
-    """A folder."""
+    """A folder, now and then all of it at once."""
     options = session.options()
     with session.client() as client:
-        client.put_tree(session.target, session.rng.choice(["t", ""]), options)
+        result = client.put_tree(session.target, session.rng.choice(["t", "t", ""]), options)
+    session.require(session.heard.replaced or not result.swapped, "put -r --atomic: in place, which nobody said")
+    session.require(
+        result.swapped or not options.atomic or options.dry_run or result.failed, "put -r --atomic: neither"
+    )
     for told in session.told:
         if told.verdict == "sent" and not options.dry_run:
             session.vouched(hexdigest(options.digest, Path(told.name).read_bytes()), "put -r")
@@ -294,6 +299,13 @@ def mv(session: Session) -> None:
     session.require(session.heard.requests.count("mv"), "mv: success without a request")
 
 
+def rollback(session: Session) -> None:
+    """Back to another folder."""
+    with session.client() as client:
+        client.rollback("t")
+    session.require(session.heard.replaced, "rollback: success that nobody said")
+
+
 def run(session: Session) -> None:
     """A command to its end, or the list of them."""
     with session.client() as client:
@@ -322,6 +334,8 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("get", "--explain", "big", "target/new"),
     ("put", "source", "x"),
     ("put", "-r", "-v", "target", "t"),
+    ("put", "-r", "--atomic", "target", "t"),
+    ("rollback", "t"),
     ("rm", "a.txt"),
     ("rm", "-r", "d/*"),
     ("ls", "-l", "**/*"),
@@ -437,6 +451,7 @@ SCENES: tuple[Scene, ...] = (
     get_tree,
     put,
     put_tree,
+    rollback,
     rm,
     mv,
     run,

@@ -201,6 +201,8 @@ KINDS: tuple[dict[str, Any], ...] = (
     {"entries": [], "complete": True},
     {"entries": [], "complete": False},
     {"ns": {"disk": 1}, "line": {}},
+    {"tree": "3" * 32, "resumed": True},
+    {"replaced": False},
     {"digest": {"blake3": "f" * 64}, "file_size": 0, "etag": "0" * 32},
     {"entry": {"name": "x", "type": "file", "size": 1, "mtime_ns": 0, "mode": 0}},
     {"file_size": 0, "digest": {"md5": "d41d8cd98f00b204e9800998ecf8427e"}, "durable": True, "etag": "0" * 32},

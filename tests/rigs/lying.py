@@ -48,6 +48,7 @@ from ftpy.wire.messages import (
 )
 from ftpy.wire.ping import PingReply, PingRequest
 from ftpy.wire.spelling import b64encode
+from ftpy.wire.trees import RollbackRequest, StageReply, StageRequest, SwapRequest
 from ftpy.wire.upkeep import DfReply, DfRequest, TouchReply, TouchRequest
 from tests.rigs.impostors import Identity
 
@@ -132,8 +133,9 @@ class Model:
         )
 
     def _ls(self, request: LsRequest, _: bytes) -> list[Answer]:
-        self._entry(request.path, "")  # it is there
-        below = f"{request.path}/" if request.path else ""
+        if request.tree is None:
+            self._entry(request.path, "")  # it is there
+        below = f"{request.path}/" if request.path and request.tree is None else ""  # all is staged, wherever that is
         names: set[tuple[str, ...]] = set()
         for path in self.files:
             if path.startswith(below):
@@ -231,6 +233,15 @@ class Model:
         digest = (request.digest, hexdigest(request.digest, body))
         return [honest(PingReply(id=request.id, length=len(body)), body, digest)]
 
+    def _stage(self, request: StageRequest, _: bytes) -> list[Answer]:
+        return [honest(StageReply(id=request.id, tree="2" * 32, resumed=self.remembers))]
+
+    def _swap(self, request: SwapRequest | RollbackRequest, _: bytes) -> list[Answer]:
+        kind: Any = reply_type(request)
+        return [honest(kind(id=request.id, replaced=True))]
+
+    _rollback, _discard = _swap, _abort
+
     def _rm(self, request: Request, _: bytes) -> list[Answer]:
         return [honest(RmReply(id=request.id, files=1, folders=0))]
 
@@ -253,6 +264,8 @@ class Heard:
     complete: bool = False
     """A page said that it was the last."""
     durable: bool = False
+    replaced: bool = False
+    """Something was said to be in place, with what was there before or without."""
     sent: int = 0
     """Bytes said."""
     requests: list[str] = field(default_factory=list)
@@ -264,6 +277,7 @@ class Heard:
         self.digests.update(found.decode() for found in _DIGITS.findall(data))
         self.complete = self.complete or b'"complete":true' in data
         self.durable = self.durable or b'"durable":true' in data
+        self.replaced = self.replaced or b'"replaced":' in data
 
 
 class Talk:

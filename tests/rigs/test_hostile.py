@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from ftpy import files
+from ftpy.client.client import Client
 from ftpy.client.getting import Get
 from ftpy.storage import beneath
 from ftpy.transport.channel import Channel
-from tests.rigs.hostile import Campaign, Scene, get, get_to_stream, get_tree
+from tests.rigs.hostile import Campaign, Scene, get, get_to_stream, get_tree, put_tree
 from tests.rigs.processes import HAS_PROC
 
 pytestmark = pytest.mark.skipif(not HAS_PROC, reason="needs Linux's /proc")
@@ -56,6 +57,14 @@ def test_a_client_that_takes_any_name_is_told(folder: Path, monkeypatch: pytest.
     monkeypatch.setattr(beneath, "check_parts", lambda parts: None)
     monkeypatch.setattr(files, "_refusal", lambda part: None)
     assert told_within(folder, get_tree, "outside the target")
+
+
+@pytest.mark.slow
+def test_a_client_that_takes_a_tree_for_put_in_place_unasked_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Client, "_swap", lambda *_: None)
+    assert told_within(folder, put_tree, "in place, which nobody said")
 
 
 class Agreeable(str):

@@ -18,7 +18,6 @@ from ftpy.cli.output import print_json, rate, size_of
 from ftpy.cli.quantities import Size
 from ftpy.cli.transfers import Outlet, client_of
 from ftpy.cli.undoing import SHOWN_DIGITS
-from ftpy.client.syncplan import MOST_DELETED, Plan, Step
 from ftpy.digests import DigestName
 from ftpy.errors import AuthenticationFailed, ConfigError, FtpyError, LocalFileError
 from ftpy.files import display, is_reserved
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from ftpy.cli.bars import TreeBars
     from ftpy.client.client import Client
     from ftpy.client.syncing import SyncResult
+    from ftpy.client.syncplan import Plan, Step
     from ftpy.client.trees import Told
     from ftpy.client.walking import Links
 
@@ -146,7 +146,7 @@ _OPTIONS = (
     click.option("--pull", is_flag=True, help="The other way: LOCAL becomes equal to REMOTE."),
     click.option("--delete", is_flag=True, help="Delete what the source lacks, and move what only has another name."),
     click.option(
-        "--max-delete", type=_Percent(), default=MOST_DELETED, show_default="50%", help="Most of the files to delete."
+        "--max-delete", type=_Percent(), default="50%", show_default=True, help="Most of the files to delete."
     ),
     click.option("--by-digest", is_flag=True, help="What is identical is told by content, not by size and time."),
     click.option("-u", "--update", is_flag=True, help="Files that are newer in the target stay."),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
@@ -81,6 +80,8 @@ def _act(operation: str, where: _Undoes, *, forget: bool, quiet: bool, as_json: 
         elif not quiet:
             click.echo(f"{operation[:SHOWN_DIGITS]}: forgotten, it cannot be undone any more")
         return 0
+    import secrets
+
     undone = where.undo(operation, secrets.token_hex(16))
     _print_undone(undone, as_json=as_json, quiet=quiet, named=named)
     return 1 if undone.left else 0

@@ -372,6 +372,19 @@ def test_ls_stat_digest_tell_what_is_there(host: Host, tmp_path: Path) -> None:
         assert client.stat("d").type == "directory"
 
 
+class End(io.RawIOBase):
+    """A stream that keeps nothing but the last five bytes."""
+
+    last = b""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: bytes | memoryview) -> int:
+        self.last = (self.last + bytes(data[-5:]))[-5:]
+        return len(data)
+
+
 @pytest.mark.slow
 def test_a_sparse_file_over_4_gib_goes_both_ways(plain_host: Host, tmp_path: Path) -> None:
     source = tmp_path / "source"
@@ -380,12 +393,11 @@ def test_a_sparse_file_over_4_gib_goes_both_ways(plain_host: Host, tmp_path: Pat
         file.truncate(size)
         file.seek(size - 5)
         file.write(b"tail.")
+    end = End()
     with plain_host.client() as client:
         assert client.put(source, "x", digest="blake3").size == size
-        assert client.get("x", tmp_path / "target", digest="blake3").size == size
-    with open(tmp_path / "target", "rb") as file:
-        file.seek(size - 5)
-        assert file.read() == b"tail."
+        assert client.get("x", end, digest="blake3").size == size
+    assert end.last == b"tail."
 
 
 def test_put_that_is_refused_for_its_condition_leaves_no_folders(host: Host, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ EVERY_KIND = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name
 
 
 @EVERY_KIND
-@settings(max_examples=40)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_message_comes_back_as_it_was(kind, data):
     message = data.draw(structs(kind))
@@ -66,7 +66,7 @@ def test_unknown_request_comes_back_as_it_was(request):
 
 
 @EVERY_KIND
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_message_is_the_same_when_spelled_otherwise(kind, data):
     """Other order, white space, escapes: what another implementation may write."""

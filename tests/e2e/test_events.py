@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -183,7 +184,7 @@ def test_rules_hide_events_and_show_what_a_user_may_list(host: Host, tmp_path: P
 
 
 class Follower(threading.Thread):
-    """Follows in a thread; ``seen`` grows."""
+    """Follows in a thread, with a client of its own; ``seen`` grows."""
 
     def __init__(self, client: Client, since: str) -> None:
         super().__init__(daemon=True)
@@ -192,11 +193,12 @@ class Follower(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Until the client is closed by its end of the test."""
-        for event in self._client.events(self._since, follow=True):
-            self.seen.append(event)
-            if event.path.name == "last":
-                return
+        """Up to the file "last"; then the client is closed."""
+        with contextlib.closing(self._client):
+            for event in self._client.events(self._since, follow=True):
+                self.seen.append(event)
+                if event.path.name == "last":
+                    return
 
 
 def test_who_follows_is_told_as_it_happens(host: Host, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ftpy.errors import ShuttingDown, Unsupported
 from ftpy.files import RemotePath
@@ -39,16 +39,22 @@ class View:
     def of(self, row: Row, one: Happening) -> Iterator[tuple[Kind, RemotePath, RemotePath | None]]:
         """What they are told of one event: the kind, the path, where it moved to."""
         root = _parts(row.root)
-        here = self._places(root + _parts(os.fsdecode(one.path)))
+        origin, target = root + _parts(os.fsdecode(one.path)), root + _parts(os.fsdecode(one.to))
+        here = self._places(origin)
         if one.kind != "moved":
             yield from ((one.kind, path, None) for path in here)
             return
-        there = self._places(root + _parts(os.fsdecode(one.to)))
-        if len(here) == len(there) == 1:
+        there = self._places(target)
+        if self._sees(origin) and self._sees(target):
             yield "moved", here[0], there[0]
             return
         yield from (("deleted", path, None) for path in here)
         yield from (("published", path, None) for path in there)
+
+    def _sees(self, whole: tuple[str, ...]) -> bool:
+        """Whether they may know this absolute path itself, and not only parts of what is there."""
+        depth = len(self._root)
+        return whole[:depth] == self._root and (self._admits is None or self._admits(RemotePath(whole[depth:])))
 
     def _places(self, whole: tuple[str, ...]) -> Places:
         """As what they may know an absolute path."""
@@ -71,18 +77,25 @@ def handle_events(request: EventsRequest, context: Context, *, admits: Admits) -
         raise Unsupported("this server keeps no feed of events (events.days in its settings)")
     view = View(context.root, context.account.permissions, admits)
     until = time.monotonic() + request.wait_seconds
-    cursor, told = _begin(feed, request.since), time.monotonic()
+    told = time.monotonic()
+
+    def goes_on() -> None:
+        """Tell the client now and then that it is not forgotten. Raises ShuttingDown."""
+        nonlocal told
+        if context.draining():
+            raise ShuttingDown
+        if time.monotonic() - told >= PROGRESS_SECONDS:
+            context.channel.say_progress(0)
+            told = time.monotonic()
+
+    cursor = _begin(feed, request.since)
     while True:
         seen = feed.changes
-        entries, cursor, complete = _page(feed, cursor, view)
+        entries, cursor, complete = _page(feed, cursor, view, goes_on)
         now = time.monotonic()
         if entries or now >= until or context.channel.readable():
             return EventsReply(id=request.id, events=entries, cursor=str(cursor), complete=complete)
-        if context.draining():
-            raise ShuttingDown
-        if now - told >= PROGRESS_SECONDS:
-            context.channel.say_progress(0)
-            told = now
+        goes_on()
         feed.wait(seen, until - now)
 
 
@@ -93,8 +106,13 @@ def _begin(feed: FeedBook, since: str) -> Cursor:
     return start if since == "start" else end
 
 
-def _page(feed: FeedBook, cursor: Cursor, view: View) -> tuple[list[EventEntry], Cursor, bool]:
-    """Events behind the cursor, the cursor behind them, and whether there are no more."""
+def _page(
+    feed: FeedBook, cursor: Cursor, view: View, goes_on: Callable[[], None]
+) -> tuple[list[EventEntry], Cursor, bool]:
+    """Events behind the cursor, the cursor behind them, and whether there are no more.
+
+    What the user may not see is passed over, however much it is: ``goes_on`` is called between.
+    """
     entries: list[EventEntry] = []
     size = 0
     while rows := feed.read(cursor, ROWS):
@@ -114,6 +132,7 @@ def _page(feed: FeedBook, cursor: Cursor, view: View) -> tuple[list[EventEntry],
                 size += cost
                 cursor = behind
             cursor = Cursor(cursor.epoch, row.last)
+        goes_on()
     return entries, cursor, True
 
 

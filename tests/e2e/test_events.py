@@ -20,6 +20,7 @@ from ftpy.config.client import save_profile
 from ftpy.config.server import Events
 from ftpy.errors import CursorTooOld, InvalidRequest, PermissionDenied, Unsupported
 from ftpy.server import events as serving
+from ftpy.wire.events import EventsReply, EventsRequest
 from tests.rig import ENVIRONMENT, Daemon, Fault, Host, Proxy, eventually, running
 
 Told = list[tuple[str, ...]]
@@ -178,6 +179,35 @@ def test_rules_hide_events_and_show_what_a_user_may_list(host: Host, tmp_path: P
         assert told(client.events()) == [("published", "top/open/b"), ("deleted", "top/open")]
     with host.client("blind") as client, pytest.raises(PermissionDenied):
         list(client.events())
+
+
+def test_what_a_user_sees_parts_of_did_not_move_from_one_part_to_another(host: Host, tmp_path: Path) -> None:
+    host.add_user("parts", rights=(), rules=[("one/open", ("list",)), ("two/other", ("list",))])
+    with host.client() as client:
+        put(client, tmp_path, "one/open/b", "one/secret")
+        client.mv("one", "two")
+    with host.client("parts") as client:
+        assert told(client.events()) == [
+            ("published", "one/open/b"),
+            ("deleted", "one/open"),
+            ("published", "two/other"),
+        ]
+
+
+def test_who_sees_nothing_of_a_long_feed_is_told_that_it_is_looked_through(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.add_user("elsewhere", rights=(), rules=[("mine", ("list",))])
+    with host.client() as client:
+        put(client, tmp_path, *map(str, range(3 * serving.ROWS)), "mine/a", "x")
+    monkeypatch.setattr(serving, "PROGRESS_SECONDS", 0.0)
+    heard: list[int] = []
+    with host.client("elsewhere") as client:
+        live = client._connected()
+        request = EventsRequest(id=live.next_id())
+        page = live.call(request, EventsReply, heard.append)
+        assert [entry.path for entry in page.events] == ["mine/a"] and page.complete
+    assert len(heard) >= 3
 
 
 # ------------------------------------------------------------------ following

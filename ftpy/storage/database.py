@@ -5,11 +5,15 @@ A connection per thread would cost each thread three descriptors and half a mill
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+
+from ftpy.storage.locking import lock
 
 _SUFFIXES = ("", "-wal", "-shm")
 
@@ -26,13 +30,30 @@ class Database:
         self._file, self._schema = file, schema
         self._busy_seconds, self._synchronous = busy_seconds, synchronous
         self._connection: sqlite3.Connection | None = None
+        self._opened: tuple[int, int] | None = None
+        """Which file it is (device, inode) that is connected to, or was last."""
         self.lock = threading.Lock()
 
     def connection(self) -> sqlite3.Connection:
-        """The connection, made where there is none. Raises sqlite3.Error."""
+        """The connection, made where there is none. Raises sqlite3.Error, OSError.
+
+        Where another process has set the file aside, what is written to it would be lost.
+        """
+        if self._connection is not None and self._there() != self._opened:
+            self.disconnect()
         if self._connection is None:
+            self._opened = self._there()
             self._connection = self._connected()
+            self._opened = self._opened or self._there()
         return self._connection
+
+    def _there(self) -> tuple[int, int] | None:
+        """Which file has the name now."""
+        try:
+            found = os.stat(self._file)
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
 
     def _connected(self) -> sqlite3.Connection:
         made = sqlite3.connect(
@@ -55,15 +76,22 @@ class Database:
             connection.close()
 
     def remove(self) -> None:
-        """Let the next connection begin with an empty file. Raises OSError."""
-        self.disconnect()
-        for suffix in _SUFFIXES:
-            Path(f"{self._file}{suffix}").unlink(missing_ok=True)
+        """Let the next connection begin with an empty file, in every process. Raises OSError."""
+        self._take_away(lambda suffix: os.unlink(f"{self._file}{suffix}"))
 
     def set_aside(self) -> None:
         """The same, keeping the old file under another name, for who wants to know what was wrong. Raises OSError."""
-        self.disconnect()
         aside = f"{self._file}.broken-{time.time_ns()}"
-        for suffix in _SUFFIXES:
-            if os.path.lexists(f"{self._file}{suffix}"):
-                os.replace(f"{self._file}{suffix}", f"{aside}{suffix}")
+        self._take_away(lambda suffix: os.replace(f"{self._file}{suffix}", f"{aside}{suffix}"))
+
+    def _take_away(self, take: Callable[[str], None]) -> None:
+        """Take the file that was connected to, and no other that followed it: several processes find it broken."""
+        self.disconnect()
+        with contextlib.ExitStack() as held:
+            folder = os.open(self._file.parent, os.O_RDONLY)
+            held.callback(os.close, folder)
+            lock(folder)
+            if self._opened in (None, self._there()):
+                for suffix in reversed(_SUFFIXES):  # the file itself last: no log of the old one is for the next
+                    with contextlib.suppress(FileNotFoundError):
+                        take(suffix)

@@ -320,6 +320,21 @@ def test_a_broken_file_begins_another_feed(world: World) -> None:
     assert world.told() == [("published", "root/b")]
 
 
+def test_a_broken_file_is_set_aside_once_and_all_processes_write_the_one_that_follows(world: World) -> None:
+    root = world.top / "root"
+    with FeedBook(world.state) as book, LocalStorage(root, world.state, feed=book.of(str(root))) as other:
+        put(world.storage, "a", b"1")
+        put(other, "b", b"1")
+        world.book._database.set_aside()  # both have found it broken
+        put(world.storage, "c", b"1")
+        book._database.set_aside()
+        put(other, "d", b"1")
+        put(world.storage, "e", b"1")
+        assert world.told() == [("published", f"root/{name}") for name in "cde"]
+        assert [row.last for row in book.read(book.ends()[0], 10)] == [1, 2, 3]
+    assert len([name for name in os.listdir(world.state) if ".broken-" in name and name[-4:-3] != "-"]) == 1
+
+
 def test_what_is_forgotten_is_gone_and_another_feed_begins(world: World) -> None:
     put(world.storage, "a", b"1")
     _, here = world.book.ends()

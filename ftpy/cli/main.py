@@ -33,7 +33,7 @@ from ftpy.cli.shell import shell_
 from ftpy.cli.surveying import df, du, find, tree
 from ftpy.cli.swapping import rollback
 from ftpy.cli.syncing import sync
-from ftpy.cli.telling import events, keep_receipt, verify
+from ftpy.cli.telling import check_receipt_place, events, keep_receipt, verify
 from ftpy.cli.transfers import FileTask, TreeTask, refused, transfer
 from ftpy.cli.undoing import undo
 from ftpy.cli.working import local_names, shell
@@ -164,6 +164,8 @@ def put(
         raise nameless
     if receipt is not None and (len(sources) > 1 or options.recursive):
         raise click.UsageError("--receipt is for one file")
+    if receipt is not None:
+        check_receipt_place(receipt)
 
     def one(client: Client, source: str, folder: bool, bar: Bar) -> Stored:
         stream = sys.stdin.buffer if source == "-" else source

@@ -13,7 +13,7 @@ from ftpy.cli.options import examples, json_option, quiet_option, server_option
 from ftpy.cli.output import print_json, size_of, when
 from ftpy.cli.transfers import client_of
 from ftpy.cli.working import shown
-from ftpy.errors import ConfigError, CursorTooOld, LocalFileError, ReceiptDiffers
+from ftpy.errors import ConfigError, CursorTooOld, LocalFileError, ReceiptDiffers, ReceiptInvalid
 from ftpy.files import display
 
 if TYPE_CHECKING:
@@ -142,7 +142,9 @@ def _profile_of(path: str, server: str | None) -> tuple[str, Statement]:
     config = load_client_config(client_config_path())
     if server is None:
         pin = fingerprint(receipt)
+        user = receipt.parts()[0].user
         names = [name for name, profile in config.servers.items() if profile.certificate_sha256 == pin]
+        names.sort(key=lambda name: config.servers[name].user != user)  # who was paired several times is several users
         server = next(iter(names), None)
     name, profile = choose_profile(config, server)
     if profile.certificate_sha256 is None:
@@ -170,6 +172,17 @@ def _check_local(path: str, given: Statement) -> None:
         same = source.size == given.size and source.read_digest() == digest.hex
     if not same:
         raise ReceiptDiffers(f"{display(path)}: this is not what the receipt was given for")
+
+
+def check_receipt_place(path: str) -> None:
+    """Whether a receipt may be kept in this file: nothing is there, or another one. Raises LocalFileError."""
+    if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
+        raise LocalFileError(f"{display(path)}: there is no such folder for the receipt")
+    if os.path.lexists(path):
+        try:
+            _read(path)
+        except ReceiptInvalid:
+            raise LocalFileError(f"{display(path)}: there is something else than a receipt here, which stays") from None
 
 
 def keep_receipt(client: Client, stored: Stored, path: str) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ftpy.client.base import Base, PathLike, remote_path
 from ftpy.digests import DigestName
+from ftpy.errors import ConfigError
 
 if TYPE_CHECKING:
     from ftpy.client.events import Event, Events
@@ -44,7 +45,15 @@ class Telling(Base):
         return self._persist(lambda connection: ask(connection, self._profile, where, etag, name))
 
     def compare_receipt(self, statement: Statement) -> Found:
-        """Whether what a receipt states is still at its path: ``"same"``, ``"changed"`` or ``"gone"``."""
+        """Whether what a receipt states is still at its path: ``"same"``, ``"changed"`` or ``"gone"``.
+
+        Raises ConfigError for a receipt of another user, at whose paths this one sees something else or nothing.
+        """
         from ftpy.client.receipts import compare
 
+        if statement.user != self._profile.user:
+            raise ConfigError(
+                f"the receipt is for the user {statement.user}, and this client is paired as {self._profile.user}:"
+                " only --offline, or paired as the former, can it be verified"
+            )
         return self._persist(lambda connection: compare(connection, statement))

@@ -219,3 +219,30 @@ def test_a_sandboxed_server_signs_although_it_imports_what_it_needs_only_then(tm
     with Daemon(host), host.client() as client:
         stored = client.put(tmp_path / "a", "a")
         assert client.receipt("a", etag=stored.etag).parts()[0].size == 1
+
+
+def test_a_receipt_takes_the_place_of_nothing_but_a_receipt(desk: Path) -> None:
+    (desk / "b").write_bytes(b"precious")
+    code, said = say("put", "-q", "--receipt", "b", "a")
+    assert code == 1 and said.startswith("b: there is something else than a receipt here")
+    assert (desk / "b").read_bytes() == b"precious"
+    assert say("put", "-q", "--receipt", "nowhere/r", "b")[1].startswith("nowhere/r: there is no such folder")
+    assert say("stat", "b")[0] != 0  # neither was put
+    assert say("put", "-q", "--receipt", "a.receipt", "b") == (0, "")
+    assert say("verify", "-q", "a.receipt", "b") == (0, "")
+
+
+def test_a_receipt_is_compared_by_the_user_that_it_is_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FTPY_CONFIG", str(tmp_path / "client.toml"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").write_bytes(b"content")
+    with running(tmp_path / "host") as host:
+        (host.root / "bobs").mkdir()
+        host.add_user("bob", root=str(host.root / "bobs"))
+        save_profile(tmp_path / "client.toml", "first", host.profile())
+        save_profile(tmp_path / "client.toml", "second", host.profile("bob"))
+        assert say("put", "-q", "-s", "second", "--receipt", "r", "a") == (0, "")
+        assert say("verify", "r")[1].endswith("second: still there, the same\n")
+        assert say("verify", "-s", "first", "--offline", "-q", "r") == (0, "")
+        code, said = say("verify", "-s", "first", "r")
+        assert code == 2 and "the receipt is for the user bob, and this client is paired as alice" in said

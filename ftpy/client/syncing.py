@@ -14,7 +14,7 @@ from ftpy.client.pipelining import Pipeline
 from ftpy.client.source import Source
 from ftpy.client.syncplan import MOST_DELETED, Contents, Item, Plan, Rules, Step, make_plan
 from ftpy.client.treeput import FileJob, FolderEnd, TreePut
-from ftpy.client.trees import MOST_TOLD, OWNER_BITS, Told, TreeOptions, TreeProgress, TreeResult, same_time
+from ftpy.client.trees import MOST_TOLD, OWNER_BITS, Choices, Told, TreeOptions, TreeResult, same_time
 from ftpy.client.walking import Filter, Found, Links, Selection, Walk
 from ftpy.digests import DigestName
 from ftpy.errors import FtpyError, LocalFileError, NotFound, RequestError
@@ -41,25 +41,18 @@ def _nothing(_: object) -> None:
     return None
 
 
-class SyncOptions(Struct, frozen=True):
-    """How to sync: which files (``selection``), what is compared, what may be deleted, who hears of it.
+class SyncOptions(Choices, frozen=True, kw_only=True):
+    """How to sync: what may be deleted, and who hears of it.
 
     ``most_deleted`` is in percent of the target's files. ``on_plan`` hears the plan before anything is done,
-    ``on_told`` and ``on_progress`` as those of a tree; of what is moved or deleted ``on_step``.
+    ``on_step`` of what is moved or deleted.
     """
 
-    digest: DigestName = "md5"
-    selection: Selection = field(default_factory=Selection)
-    links: Links = "skip"
-    by_digest: bool = False
     delete: bool = False
     most_deleted: int = MOST_DELETED
     keep_newer: bool = False
-    dry_run: bool = False
     on_plan: Callable[[Plan], None] = _nothing
     on_step: Callable[[Step], None] = _nothing
-    on_told: Callable[[Told], None] = _nothing
-    on_progress: Callable[[TreeProgress], None] = _nothing
 
 
 class SyncResult(Struct):

@@ -78,12 +78,10 @@ def _nothing(_: object) -> None:
     return None
 
 
-class TreeOptions(Struct, frozen=True):
-    """How a tree is transferred.
+class Choices(Struct, frozen=True, kw_only=True):
+    """What is to be transferred of a tree, and how, whether as it is or by the plan of a sync.
 
-    ``by_digest`` takes files for identical by their content instead of size and time; ``dry_run`` only tells;
-    ``force`` replaces different files on this side; ``if_absent`` none on the server; there, what is replaced is kept
-    under an ``operation``; ``atomic`` puts all of it in place at once.
+    ``by_digest`` takes files for identical by their content instead of size and time; ``dry_run`` only tells.
     ``on_told`` hears of every file, ``on_progress`` several times a second, both from any thread, one at a time.
     """
 
@@ -92,12 +90,21 @@ class TreeOptions(Struct, frozen=True):
     links: Links = "skip"
     by_digest: bool = False
     dry_run: bool = False
+    on_told: Callable[[Told], None] = _nothing
+    on_progress: Callable[[TreeProgress], None] = _nothing
+
+
+class TreeOptions(Choices, frozen=True, kw_only=True):
+    """How a tree is transferred.
+
+    ``force`` replaces different files on this side; ``if_absent`` none on the server; there, what is replaced is kept
+    under an ``operation``; ``atomic`` puts all of it in place at once.
+    """
+
     force: bool = False
     if_absent: bool = False
     operation: str | None = None
     atomic: bool = False
-    on_told: Callable[[Told], None] = _nothing
-    on_progress: Callable[[TreeProgress], None] = _nothing
 
 
 def same_time(one_ns: int, other_ns: int) -> bool:

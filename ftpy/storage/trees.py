@@ -291,13 +291,15 @@ class LocalTrees(Trees):
         return Swapped(replaced=replaced is not None)
 
     def _kept(self, path: RemotePath) -> Folder:
-        try:
-            folder = Folder(self._previous, _key(*path.parts))
-        except UnknownTree:
-            raise NoPrevious(f"{display(str(path))}: nothing is kept there to go back to") from None
-        if folder.tree() is None:
-            folder.close()
-            raise NoPrevious(f"{display(str(path))}: nothing was there before the tree that was put in place")
+        """Where what was before is. Raises NoPrevious."""
+        with ExitStack() as opened:
+            try:
+                folder = opened.enter_context(Folder(self._previous, _key(*path.parts)))
+            except UnknownTree:
+                raise NoPrevious(f"{display(str(path))}: nothing is kept there to go back to") from None
+            if folder.tree() is None:
+                raise NoPrevious(f"{display(str(path))}: nothing was there before the tree that was put in place")
+            opened.pop_all()
         return folder
 
     # ---------------------------------------------------------------- sweeping

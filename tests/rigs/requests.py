@@ -18,6 +18,8 @@ class Request:
 
     name = ""
     old, new = b"old\n" * 2000, b"new!\n" * 1500
+    needed_syncs: float = float("inf")
+    """So many syncs of a thread, the first ones, are those without which the answer must not be that it is done."""
 
     def __init__(self, host: ForkedHost) -> None:
         self.host = host

@@ -13,12 +13,15 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from ftpy.errors import NotADirectory, NotFound
+from ftpy.errors import NotADirectory, NotFound, TooManyMatches
 from ftpy.files import FileInfo, RemotePath
 
 MAGIC: Final = frozenset("*?[")
 DEEP: Final = "**"
 """The component that stands for any number of folders."""
+
+MOST_MATCHES = 1_000_000
+"""What one pattern may mean, kept in memory: some 300 MB."""
 
 Keep = Callable[[FileInfo], bool]
 Listed = Callable[[RemotePath, bool, Keep], list[FileInfo]]
@@ -72,13 +75,18 @@ class Pattern:
 
 
 def _each(folders: Iterable[RemotePath], find: Callable[[RemotePath], list[FileInfo]]) -> list[FileInfo]:
-    """What is found in each, in the order of paths; one that is not there, or is no folder, has nothing in it."""
+    """What is found in each, in the order of paths; one that is not there, or is no folder, has nothing in it.
+
+    Raises TooManyMatches.
+    """
     found: list[FileInfo] = []
     for folder in folders:
         try:
             found += find(folder)
         except (NotFound, NotADirectory):
             continue
+        if len(found) > MOST_MATCHES:
+            raise TooManyMatches
     return sorted(found, key=lambda info: info.path.parts)
 
 

@@ -26,8 +26,6 @@ LISTING_ROUND_TRIPS = 5
 """What another connection takes to be ready, round trips: TCP, TLS, two of authentication, and the first request."""
 LISTING_SECONDS = 0.25
 """How long a listing is waited for in any case: beside it the transfer of small files is slower, at both ends."""
-MOST_MATCHES = 1_000_000
-"""What one pattern may mean, kept in memory: some 300 MB."""
 
 
 class Looks(Base):
@@ -60,7 +58,11 @@ class Looks(Base):
         return Pattern(pattern.removeprefix("/")).expand(self._kept, self.stat)
 
     def _kept(self, where: RemotePath, recursive: bool, keep: Callable[[FileInfo], bool]) -> list[FileInfo]:
-        """What is to be kept of a folder's whole listing, which is asked for anew where it broke off."""
+        """What is to be kept of a folder's whole listing, which is asked for anew where it broke off.
+
+        Raises TooManyMatches.
+        """
+        from ftpy.client.globbing import MOST_MATCHES
         from ftpy.client.listing import MOST_ENTRIES
 
         def attempt(connection: Connection) -> list[FileInfo]:

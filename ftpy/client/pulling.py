@@ -19,6 +19,7 @@ from ftpy.client.syncing import (
     items_of,
     judged,
     list_local,
+    list_there,
     read_digest,
     unread,
 )
@@ -86,7 +87,7 @@ class Pull:
         options = self._options
         if self._source.parts and self._client.stat(self._source).type != "directory":
             raise NotADirectory(f"{display(str(self._source))}: not a folder")
-        listed = list(self._client.ls(self._source, recursive=True))
+        listed = list_there(self._client, self._source)
         self._there = {RemotePath(info.path.parts[len(self._source.parts) :]): info for info in listed}
         try:
             self._local = list_local(self._root, RemotePath(), Selection(), "skip")

@@ -17,7 +17,7 @@ from ftpy.client.treeput import FileJob, FolderEnd, TreePut
 from ftpy.client.trees import MOST_TOLD, OWNER_BITS, Choices, Told, TreeOptions, TreeResult, same_time
 from ftpy.client.walking import Filter, Found, Links, Selection, Walk
 from ftpy.digests import DigestName
-from ftpy.errors import FtpyError, LocalFileError, NotFound, RequestError
+from ftpy.errors import FtpyError, LocalFileError, NotFound, RequestError, SyncRefused
 from ftpy.files import FileInfo, RemotePath
 from ftpy.storage.base import Condition, KnownVersion
 from ftpy.wire.messages import MkdirReply, MkdirRequest, MvReply, MvRequest, RmReply, RmRequest, StatReply, StatRequest
@@ -25,6 +25,9 @@ from ftpy.wire.spelling import path_to_wire
 
 if TYPE_CHECKING:
     from ftpy.client.syncs import Syncs
+
+MOST_PLANNED = 5_000_000
+"""What a server may list below a folder that is synced; a plan has all of it in memory, a kilobyte each."""
 
 STAGES: dict[str, str] = {
     "make": "make",
@@ -112,6 +115,19 @@ def _item_of(below: RemotePath, found: Found) -> Item:
     return Item(below, kind, size, status.st_mtime_ns, status.st_mode & 0o777)
 
 
+def list_there(client: Syncs, path: RemotePath) -> list[FileInfo]:
+    """All that is below a folder on the server. Raises SyncRefused where that is too much, NotFound, …."""
+    listed: list[FileInfo] = []
+    for info in client.ls(path, recursive=True):
+        if len(listed) >= MOST_PLANNED:
+            raise SyncRefused(
+                f"the server lists more than {MOST_PLANNED:,} files and folders, more than one plan holds;"
+                " its folders one by one may do; nothing was changed"
+            )
+        listed.append(info)
+    return listed
+
+
 def items_of(listed: list[FileInfo], below: RemotePath) -> list[Item]:
     """A listing as one side of a plan."""
     items = []
@@ -192,7 +208,7 @@ class Push:
         options = self._options
         self._local = list_local(self._root, self._target, options.selection, options.links)
         try:
-            listed = list(self._client.ls(self._target, recursive=True))
+            listed = list_there(self._client, self._target)
         except NotFound:
             listed = []
         depth = len(self._target.parts)

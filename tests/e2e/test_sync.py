@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ftpy.client import pulling
+from ftpy.client import pulling, syncing
 from ftpy.client.kept import KeptHere, find_here, kept_in, operations_here
 from ftpy.client.syncing import SyncOptions, SyncResult
 from ftpy.client.syncplan import Plan
@@ -343,3 +343,16 @@ def test_a_pull_takes_no_name_that_is_another_place_on_this_system(
         "..\\..\\evil", "C:x", "C:x/in", ".. ", ".. /up"
     } | {"mine"}  # fmt: skip
     assert result.stopped
+
+
+@pytest.mark.usefixtures("state")
+def test_a_listing_that_no_memory_holds_is_refused(
+    plain_host: Host, local: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync(plain_host, local)
+    for way in (sync, pull):
+        monkeypatch.setattr(syncing, "MOST_PLANNED", 48)  # 41 files and 7 folders
+        assert way(plain_host, local, delete=True).plan.steps == ()
+        monkeypatch.setattr(syncing, "MOST_PLANNED", 47)
+        with pytest.raises(SyncRefused, match="the server lists more than 47 files and folders"):
+            way(plain_host, local, delete=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ftpy.client import looks
+from ftpy.client import globbing
 from ftpy.client.client import Client
 from ftpy.errors import (
     AlreadyExists,
@@ -165,13 +165,19 @@ def test_glob_means_what_is_there(host: Host) -> None:
 
 
 def test_a_pattern_that_means_too_much_is_refused(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(looks, "MOST_MATCHES", 2)
+    monkeypatch.setattr(globbing, "MOST_MATCHES", 2)
     for name in ("1", "2", "3"):
         (host.root / name).write_bytes(b"")
     with host.client() as client:
         with pytest.raises(TooManyMatches):
             client.glob("*")
         assert len(client.glob("[12]")) == 2
+        for name in ("a/x", "b/x", "c/x"):  # one in each of several listings
+            (host.root / name).parent.mkdir()
+            (host.root / name).write_bytes(b"")
+        with pytest.raises(TooManyMatches):
+            client.glob("[a-c]/*")
+        assert len(client.glob("[ab]/*")) == 2
 
 
 def test_a_range_that_arrives_damaged_is_not_handed_out(plain_host: Host) -> None:

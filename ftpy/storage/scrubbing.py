@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from ftpy.digests import DIGEST_NAMES, new_hasher
 from ftpy.errors import Changed, RequestError
-from ftpy.files import RemotePath, is_reserved
+from ftpy.files import DEPTH, RemotePath, is_reserved
 from ftpy.storage.base import MIB, Closing, KnownDigest, Reader
 from ftpy.storage.beneath import Beneath, Directory
 from ftpy.storage.reading import LocalReader
@@ -62,14 +62,21 @@ class Scrub(Closing):
         self._opened.close()
 
     def run(self, after: RemotePath | None = None, skip: frozenset[RemotePath] = frozenset()) -> Iterator[Scrubbed]:
-        """Every file in the order of paths, from behind ``after``; not what lies in folders to ``skip``."""
+        """Every file in the order of paths, from behind ``after``; not what lies in folders to ``skip``, nor deeper
+        than any path leads.
+        """
         yield from self._folder(self._beneath.root.again(), after.parts if after else (), skip)
 
     def _folder(self, folder: Directory, after: tuple[str, ...], skip: frozenset[RemotePath]) -> Iterator[Scrubbed]:
         with folder:
-            for name in sorted(folder.names()):
+            try:
+                names = sorted(folder.names())
+            except OSError as error:  # others can be read all the same
+                yield Scrubbed(folder.path, "unreadable", reason=error.strerror)
+                return
+            for name in names:
                 path = RemotePath((*folder.path.parts, name))
-                if is_reserved(name) or path in skip or (after and name < after[0]):
+                if is_reserved(name) or path in skip or len(path.parts) > DEPTH or (after and name < after[0]):
                     continue
                 rest = after[1:] if after and name == after[0] else ()
                 if after and name == after[0] and not rest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sqlite3
@@ -16,6 +17,7 @@ from click.testing import CliRunner
 from ftpy.cli.server import cli
 from ftpy.server import scrubs
 from ftpy.server.scrubs import ScrubAll
+from ftpy.storage.beneath import Directory
 from ftpy.toml import to_toml
 from tests.rig import Host, eventually, running
 
@@ -180,3 +182,29 @@ def test_people_are_told_in_lines(host: Host) -> None:
     first, last = result.output.splitlines()
     assert first.startswith(f"{host.root}/a: ROTTEN: it was not changed, and is not what was put (md5 ")
     assert last == "3 files, 6.8 KiB read: 2 right, 1 rotten"
+
+
+def test_a_folder_that_cannot_be_read_or_leads_too_deep_keeps_no_other_from_being_read(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = os.open(host.root, os.O_RDONLY)
+    for _ in range(1500):  # deeper than any path, and than Python's own limit
+        os.mkdir("0", dir_fd=at)
+        below = os.open("0", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+    os.close(at)
+    names = Directory.names
+
+    def failing(directory: Directory) -> list[str]:
+        if directory.path.parts == ("d",):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return names(directory)
+
+    monkeypatch.setattr(Directory, "names", failing)
+    (host.root / "z").write_bytes(b"z")
+    told = {str(one.path): one.verdict for _, one in ScrubAll(host.config, learns=False, passed=lambda _: None)}
+    assert told == {"a": "right", "d": "unreadable", "z": "unknown"}
+    monkeypatch.undo()
+    with host.client() as client:
+        assert client.rm("0", recursive=True).folders == 1500

@@ -31,13 +31,14 @@ LISTING_SECONDS = 0.25
 class Looks(Base):
     """What a user with the right to list or read may ask."""
 
-    def ls(self, path: PathLike = "", *, recursive: bool = False) -> Iterator[FileInfo]:
+    def ls(self, path: PathLike = "", *, recursive: bool = False, whole: bool = False) -> Iterator[FileInfo]:
         """What is in a directory, as the pages come; ends normally only after the whole listing has come.
 
-        The connection is busy until the iteration ends; an iteration left early closes it.
+        What this user may not list is left out; where the ``whole`` is wanted, it raises PermissionDenied. The
+        connection is busy until the iteration ends; an iteration left early closes it.
         """
         where = remote_path(path)
-        connection, page = self._persist(lambda live: self._first_page(live, where, recursive))
+        connection, page = self._persist(lambda live: self._first_page(live, where, recursive, whole=whole))
         try:
             yield from _entries(where, connection, page)
         except GeneratorExit:
@@ -144,8 +145,10 @@ class Looks(Base):
             assert listing is not None
             yield entries(listing)
 
-    def _first_page(self, connection: Connection, where: RemotePath, recursive: bool) -> tuple[Connection, LsReply]:
-        request = LsRequest(id=connection.next_id(), **path_to_wire(where), recursive=recursive)
+    def _first_page(
+        self, connection: Connection, where: RemotePath, recursive: bool, *, whole: bool = False
+    ) -> tuple[Connection, LsReply]:
+        request = LsRequest(id=connection.next_id(), **path_to_wire(where), recursive=recursive, whole=whole)
         return connection, connection.call(request, LsReply)
 
     def stat(self, path: PathLike) -> FileInfo:

@@ -27,7 +27,7 @@ from ftpy.client.syncplan import Contents, Item, Plan, Rules, Step, make_plan
 from ftpy.client.treeget import FileJob, FolderEnd, TreeGet
 from ftpy.client.trees import MOST_TOLD, OWNER_BITS, Told, TreeOptions, same_time
 from ftpy.client.walking import Found, Selection
-from ftpy.errors import FtpyError, InvalidPath, LocalFileError, NotADirectory
+from ftpy.errors import FtpyError, InvalidPath, LocalFileError, NotADirectory, PermissionDenied, SyncRefused
 from ftpy.files import FileInfo, RemotePath, check_portable, display
 from ftpy.storage.base import KnownVersion, NewDirectory
 from ftpy.storage.record import Identity, identity
@@ -87,7 +87,15 @@ class Pull:
         options = self._options
         if self._source.parts and self._client.stat(self._source).type != "directory":
             raise NotADirectory(f"{display(str(self._source))}: not a folder")
-        listed = list_there(self._client, self._source)
+        try:
+            # What is hidden there would be taken for gone.
+            listed = list_there(self._client, self._source, whole=options.delete)
+        except PermissionDenied:
+            if not options.delete:
+                raise
+            raise SyncRefused(
+                "the source, or part of it, may not be listed by this user, so nothing is deleted; nothing was changed"
+            ) from None
         self._there = {RemotePath(info.path.parts[len(self._source.parts) :]): info for info in listed}
         try:
             self._local = list_local(self._root, RemotePath(), Selection(), "skip")

@@ -115,10 +115,13 @@ def _item_of(below: RemotePath, found: Found) -> Item:
     return Item(below, kind, size, status.st_mtime_ns, status.st_mode & 0o777)
 
 
-def list_there(client: Syncs, path: RemotePath) -> list[FileInfo]:
-    """All that is below a folder on the server. Raises SyncRefused where that is too much, NotFound, …."""
+def list_there(client: Syncs, path: RemotePath, *, whole: bool = False) -> list[FileInfo]:
+    """All that is below a folder on the server. Raises SyncRefused where that is too much, NotFound, ….
+
+    Where the ``whole`` is wanted, PermissionDenied is raised if this user may not list some of it.
+    """
     listed: list[FileInfo] = []
-    for info in client.ls(path, recursive=True):
+    for info in client.ls(path, recursive=True, whole=whole):
         if len(listed) >= MOST_PLANNED:
             raise SyncRefused(
                 f"the server lists more than {MOST_PLANNED:,} files and folders, more than one plan holds;"

@@ -139,7 +139,7 @@ VERBS: dict[type[Request], Verb] = {
     DigestRequest: Verb(handlers.handle_digest, (Need("read", when=_in_sight), Need("write", when=_staged))),
     LsRequest: Verb(
         handlers.handle_ls,
-        (Need("list", when=_in_sight), Need("write", when=_staged)),
+        (Need("list", below=lambda request: request.whole, when=_in_sight), Need("write", when=_staged)),
         shows="list",
         digests="read",
     ),

@@ -174,9 +174,10 @@ class GetRequest(PathRequest, frozen=True, kw_only=True, tag="get"):
 
 
 class LsRequest(PathRequest, frozen=True, kw_only=True, tag="ls"):
-    """List a directory, page by page."""
+    """List a directory, page by page; where it is to be the ``whole``, only if all below it may be told of."""
 
     recursive: bool = False
+    whole: bool = False
     tree: TreeId | None = None
 
 

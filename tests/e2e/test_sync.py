@@ -16,7 +16,7 @@ from ftpy.client.syncplan import Plan
 from ftpy.client.trees import TreeOptions
 from ftpy.client.walking import Selection
 from ftpy.config.client import Transfer
-from ftpy.errors import Changed, ConnectionFailed, LocalFileError, SyncRefused
+from ftpy.errors import Changed, ConnectionFailed, LocalFileError, PermissionDenied, SyncRefused
 from ftpy.files import RemotePath
 from tests.rig import Fault, Host, Proxy
 
@@ -356,3 +356,20 @@ def test_a_listing_that_no_memory_holds_is_refused(
         monkeypatch.setattr(syncing, "MOST_PLANNED", 47)
         with pytest.raises(SyncRefused, match="the server lists more than 47 files and folders"):
             way(plain_host, local, delete=True)
+
+
+@pytest.mark.usefixtures("state")
+def test_a_pull_deletes_nothing_by_what_the_user_may_not_list(plain_host: Host, local: Path) -> None:
+    plain_host.add_user("bob", rules=[("d/3", ()), ("elsewhere", ())])
+    sync(plain_host, local)
+    (plain_host.root / "d" / "top").unlink()
+    before = tree(local)
+    with plain_host.client("bob") as client:
+        with pytest.raises(SyncRefused, match="may not be listed by this user"):
+            client.sync(local, "d", SyncOptions(delete=True), pull=True)
+        assert tree(local) == before
+        assert client.sync(local, "d", pull=True).failed == 0 and tree(local) == before
+        assert client.sync(local / "1", "d/1", SyncOptions(delete=True), pull=True).failed == 0
+        with pytest.raises(PermissionDenied):
+            list(client.ls("d", recursive=True, whole=True))
+        assert len(list(client.ls("d/1", recursive=True, whole=True))) == 6

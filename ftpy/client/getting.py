@@ -41,11 +41,12 @@ PROBE_BYTES = 2 * MIB
 
 
 class Get(Struct):
-    """What the caller wants: which file, verified by which digest."""
+    """What the caller wants: which file, verified by which digest; with ``etag`` this version of it and no other."""
 
     path: RemotePath
     digest: DigestName
     on_progress: OnProgress
+    etag: str | None = None
 
     def request(self, connection: Connection, offset: int, etag: str | None, count: int | None = None) -> GetReply:
         """Ask for ``count`` bytes, or all, from ``offset`` on: the reply, whose body comes next. Raises Changed."""
@@ -145,12 +146,16 @@ class FileGet(Closing):
             identical = lines.persist(self._look_at_target)
             if identical is not None:
                 return identical
+            if self._get.etag is not None:
+                self._partials.drop(but=self._get.etag)
             for _ in range(MOST_CHANGES):
                 try:
                     if lines.several or self._partials.ranged:
                         return self._fetch_ranges(lines)
                     return lines.persist(self._fetch, lambda: self.received)
                 except Changed:
+                    if self._get.etag is not None:
+                        raise
                     self._start_over("the file changed on the server")
                 except DigestMismatch as error:
                     if not self._resumed:
@@ -218,7 +223,7 @@ class FileGet(Closing):
         """All that is missing, by one request."""
         partial = self._partials.any()
         if partial is None:
-            reply = self._get.request(connection, 0, None)
+            reply = self._get.request(connection, 0, self._get.etag)
             partial = self._partials.begin(reply.etag)
         else:
             reply = self._go_on(partial, connection, partial.size)
@@ -275,7 +280,7 @@ class FileGet(Closing):
         get, partial = self._get, self._partials.any()
         with contextlib.ExitStack() as opened:
             if partial is None:
-                reply = get.request(connection, 0, None, PROBE_BYTES)
+                reply = get.request(connection, 0, get.etag, PROBE_BYTES)
                 partial = opened.enter_context(self._partials.begin(reply.etag))
                 self._resumed = self._resumed or 0
                 if reply.length == reply.file_size:

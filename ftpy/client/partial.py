@@ -150,9 +150,11 @@ class Partials:
         name = f"{self._prefix}{etag}{WHOLE}"
         return Partial(self._directory, name, self._directory.create(name, 0o600))
 
-    def drop(self) -> None:
-        """Remove all that no other get holds."""
+    def drop(self, *, but: str | None = None) -> None:
+        """Remove all that no other get holds, ``but`` those of this version."""
         for name in self._names():
+            if but is not None and name.startswith(self._prefix + but):
+                continue
             with contextlib.suppress(FileNotFoundError, LocalFileError), self._taken(name) as partial:
                 partial.drop()
         left = {os.path.splitext(name)[0] for name in self._names()}

@@ -346,7 +346,7 @@ class TreeGet:
             if job.transfer is None:
                 options = self._options
                 job.transfer = FileGet(
-                    Get(job.path, options.digest, self.tally.watch(job)),
+                    Get(job.path, options.digest, self.tally.watch(job), job.info.etag if self._as_listed else None),
                     job.name,
                     force=job.replaces,
                     notify=lambda _: None,

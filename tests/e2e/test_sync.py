@@ -304,6 +304,28 @@ def test_a_pull_into_a_folder_that_is_not_there_makes_it(plain_host: Host, local
 
 
 @pytest.mark.usefixtures("state")
+@pytest.mark.parametrize("streams", [1, 2])
+def test_a_pull_fetches_what_was_listed_and_nothing_that_took_its_place(
+    plain_host: Host, local: Path, streams: int
+) -> None:
+    sync(plain_host, local)
+    there = plain_host.root / "d" / "top"
+    there.write_bytes(os.urandom(3 * 1024 * 1024))
+    before = (local / "top").read_bytes()
+
+    def meddle(_: Plan) -> None:
+        make(plain_host.root / "d", {"top": b"y" * (3 * 1024 * 1024)}, 2 * 10**18)
+
+    transfer = Transfer(stall_seconds=5.0, connect_seconds=5.0, retries=3, streams=streams)
+    with plain_host.client(transfer=transfer) as client:
+        result = client.sync(local, "d", SyncOptions(on_plan=meddle), pull=True)
+        assert [type(told.error) for told in result.failures] == [Changed]
+        assert (local / "top").read_bytes() == before
+        assert client.sync(local, "d", pull=True).failed == 0
+    assert tree(local) == tree(plain_host.root / "d")
+
+
+@pytest.mark.usefixtures("state")
 @pytest.mark.parametrize("size", [5, 3 * 1024 * 1024])
 @pytest.mark.parametrize("how", ["replaced", "written to"])
 def test_a_pull_leaves_alone_what_is_changed_here_while_it_is_fetched(

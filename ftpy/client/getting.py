@@ -20,7 +20,7 @@ from ftpy.client.source import Source, local_error
 from ftpy.client.streams import Lines
 from ftpy.digests import DigestName, new_hasher
 from ftpy.errors import Changed, DigestMismatch, LocalFileError, ProtocolError, TargetExists
-from ftpy.files import RemotePath, display
+from ftpy.files import FileInfo, RemotePath, display
 from ftpy.storage.base import MIB, Closing, KnownDigest
 from ftpy.storage.beneath import Beneath, Directory
 from ftpy.storage.following import CHUNK_BYTES, Follower
@@ -41,12 +41,17 @@ PROBE_BYTES = 2 * MIB
 
 
 class Get(Struct):
-    """What the caller wants: which file, verified by which digest; with ``etag`` this version of it and no other."""
+    """What the caller wants: which file, verified by which digest; as it was ``listed`` and no other version of it."""
 
     path: RemotePath
     digest: DigestName
     on_progress: OnProgress
-    etag: str | None = None
+    listed: FileInfo | None = None
+
+    @property
+    def etag(self) -> str | None:
+        """The version that it must be, if it matters."""
+        return self.listed.etag if self.listed is not None else None
 
     def request(self, connection: Connection, offset: int, etag: str | None, count: int | None = None) -> GetReply:
         """Ask for ``count`` bytes, or all, from ``offset`` on: the reply, whose body comes next. Raises Changed."""
@@ -66,6 +71,8 @@ class Get(Struct):
         length = left if count is None else min(count, left)
         if (reply.offset, reply.length) != (offset, length) or etag not in (None, reply.etag):
             raise ProtocolError("the server sends another range or version than the one that was asked for")
+        if self.listed is not None:
+            check_listed(reply, self.listed)
         return reply
 
     def expected(self, connection: Connection, reply: GetReply) -> str:
@@ -100,6 +107,15 @@ class Get(Struct):
     def say(self, phase: Any, done: int, total: int) -> None:
         """Tell the caller how far it is."""
         self.on_progress(Progress(phase, done, total))
+
+
+def check_listed(reply: GetReply, listed: FileInfo) -> None:
+    """Raises ProtocolError where one version has a size or time that it was not listed with.
+
+    What is on record of it, for an undo, is what was listed.
+    """
+    if (reply.file_size, reply.mtime_ns) != (listed.size, listed.mtime_ns):
+        raise ProtocolError("the server sends another version than the one that it listed")
 
 
 class FileGet(Closing):

@@ -305,6 +305,10 @@ class TreeGet:
             return
         if (reply.offset, reply.length) != (0, job.size) or reply.file_size != job.size:
             raise ProtocolError("the server sends another range or version than the one that was asked for")
+        if self._as_listed:
+            from ftpy.client.getting import check_listed
+
+            check_listed(reply, job.info)
         body = connection.channel.receive_body()
         name = self._options.digest
         digest = hexdigest(name, body)
@@ -346,7 +350,7 @@ class TreeGet:
             if job.transfer is None:
                 options = self._options
                 job.transfer = FileGet(
-                    Get(job.path, options.digest, self.tally.watch(job), job.info.etag if self._as_listed else None),
+                    Get(job.path, options.digest, self.tally.watch(job), job.info if self._as_listed else None),
                     job.name,
                     force=job.replaces,
                     notify=lambda _: None,

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+import msgspec
 import pytest
 from msgspec import structs
 
@@ -300,3 +301,28 @@ def test_a_listing_that_is_read_ahead_tells_what_ls_tells(recursive: bool) -> No
             assert list(entries) == list(client.ls("", recursive=recursive))
         with client.listing("nowhere") as entries, pytest.raises(NotFound):
             list(entries)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "large"])
+def test_a_server_cannot_have_a_pull_that_no_undo_reverses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("FTPY_CONFIG", str(tmp_path / "settings" / "config.toml"))
+
+    def tell(talk: Talk, request: Request | None, answers: list[Answer]) -> Iterable[bytes]:
+        if isinstance(request, LsRequest):
+            fields = msgspec.json.decode(answers[0].data[4:])
+            for entry in fields["entries"]:
+                entry["mtime_ns"] += 1
+            yield framed(fields)
+        else:
+            yield from honestly(talk, request, answers)
+
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / name).write_bytes(b"ours")
+    files = {name: bytes(30_000 if name == "large" else 40)}
+    refused = pytest.raises(ProtocolError, match="another version than the one that it listed")
+    with lying(files, tell) as server, client_of(server) as client, refused:
+        client.sync(here, "", pull=True)
+    assert (here / name).read_bytes() == b"ours"

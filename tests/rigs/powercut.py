@@ -19,7 +19,7 @@ from pathlib import Path
 from ftpy.client.client import Client
 from ftpy.client.connection import Connection
 from ftpy.client.putting import Put
-from ftpy.config.server import Limits
+from ftpy.config.server import Events, Limits
 from ftpy.digests import new_hasher
 from ftpy.errors import ConnectionFailed, FtpyError
 from ftpy.files import RemotePath
@@ -27,10 +27,12 @@ from ftpy.storage.base import Condition
 from ftpy.storage.journal import parse
 from ftpy.wire.messages import StoredReply
 from tests.rigs.book import Book, version_of, version_of_bytes
+from tests.rigs.cutwholes import WHOLES, RootBelief, Tree, mixes
 from tests.rigs.disks import MIB, PoweredDisk
+from tests.rigs.feeding import SETTLE_SECONDS
 from tests.rigs.kill import PUT_SECONDS, connected
 from tests.rigs.nursery import AT_ONCE, INLINE, KIB, ForkedHost, Nursery
-from tests.rigs.processes import served_within
+from tests.rigs.processes import served_within, until
 
 MOST_ACKNOWLEDGED = 12
 """The cut comes after a random number of acknowledgements below this, and a random moment."""
@@ -39,7 +41,9 @@ LONGEST_SECONDS = 2.0
 """From the coming of the clients to the cut, at most, however slow they are."""
 CLIENTS = 3
 FRESH_AFTER = 100
-"""Cycles after which the disk is made anew: uploads of unknown length that nobody can resume fill it."""
+"""Cycles after which the disk is made anew: uploads of unknown length that nobody can resume fill it. The feed is on
+for every other one.
+"""
 
 
 @dataclass
@@ -76,17 +80,21 @@ class Worker(threading.Thread):
 
     def __init__(self, number: int, rig: PowerCut, rng: random.Random) -> None:
         super().__init__(name=f"client-{number}")
-        self._rig, self._book, self._rng = rig, rig.book, rng
+        self._rig, self.book, self.rng = rig, rig.book, rng
         self.name_of_folder = f"client-{number}"
-        self._source = rig.host.folder / f"source-{number}"
+        self.source = rig.host.folder / f"source-{number}"
         self.unfinished: tuple[Path, str] | None = None
         """A put in parts that the last cut has interrupted: where it comes from and goes to."""
         self.told: list[str] = []
+        self.wholes: list[Tree] = []
+        """Trees that were put at once in this life of the server: the one that is there, and the one before."""
+        self.folders: set[str] = set()
+        """Those that were made, and acknowledged."""
 
     def again(self) -> Worker:
         """The same client, for another life of the server."""
-        other = Worker(int(self.name_of_folder.rpartition("-")[2]), self._rig, self._rng)
-        other.unfinished = self.unfinished
+        other = Worker(int(self.name_of_folder.rpartition("-")[2]), self._rig, self.rng)
+        other.unfinished, other.folders = self.unfinished, self.folders
         return other
 
     def run(self) -> None:
@@ -96,7 +104,7 @@ class Worker(threading.Thread):
             with self._rig.host.client(transfer=AT_ONCE, notify=self.told.append) as client:
                 self._resume(client)
                 while not self._rig.is_over.is_set():
-                    verb = self._rng.choice(VERBS)
+                    verb = self.rng.choice(VERBS + WHOLES)
                     asked = verb.__name__.removeprefix("_").replace("_", " ")
                     if verb(self, client):
                         self._rig.acknowledged(asked)
@@ -111,57 +119,57 @@ class Worker(threading.Thread):
     # ---------------------------------------------------------------- what is asked for: whether it was
 
     def _path(self, kind: str, count: int) -> str:
-        return f"{self.name_of_folder}/{kind}-{self._rng.randrange(count)}"
+        return f"{self.name_of_folder}/{kind}-{self.rng.randrange(count)}"
 
     def _all_there(self) -> list[str]:
         """Paths of ours where a file is."""
         return [
             path
-            for path, truth in sorted(self._book.copy().items())
+            for path, truth in sorted(self.book.copy().items())
             if path.startswith(f"{self.name_of_folder}/") and truth.acknowledged and not truth.under_way
         ]
 
-    def _there(self, kinds: tuple[str, ...]) -> str | None:
+    def there(self, kinds: tuple[str, ...]) -> str | None:
         """One of them, of these kinds."""
         fitting = [path for path in self._all_there() if path.rpartition("/")[2].split("-")[0] in kinds]
-        return self._rng.choice(fitting) if fitting else None
+        return self.rng.choice(fitting) if fitting else None
 
     def _store(self, client: Client, path: str, size: int, condition: Condition = None) -> bool:
-        data = self._rng.randbytes(size)
-        self._source.write_bytes(data)
-        self._book.begin(path, version_of_bytes(data))
-        client.put(self._source, path, condition=condition)
-        self._book.acknowledge(path)
+        data = self.rng.randbytes(size)
+        self.source.write_bytes(data)
+        self.book.begin(path, version_of_bytes(data))
+        client.put(self.source, path, condition=condition)
+        self.book.acknowledge(path)
         return True
 
     def _small(self, client: Client) -> bool:
-        return self._store(client, self._path("small", 40), self._rng.choice([0, 1, self._rng.randrange(INLINE)]))
+        return self._store(client, self._path("small", 40), self.rng.choice([0, 1, self.rng.randrange(INLINE)]))
 
     def _new(self, client: Client) -> bool:
-        path = f"{self.name_of_folder}/new-{self._rng.randrange(10**9)}/{self._rng.randrange(2)}"
-        return self._store(client, path, self._rng.randrange(4096), "absent")
+        path = f"{self.name_of_folder}/new-{self.rng.randrange(10**9)}/{self.rng.randrange(2)}"
+        return self._store(client, path, self.rng.randrange(4096), "absent")
 
     def _swap(self, client: Client) -> bool:
-        if (path := self._there(("small", "swapped"))) is None:
+        if (path := self.there(("small", "swapped"))) is None:
             return False
-        return self._store(client, path, self._rng.randrange(4096), client.digest(path))
+        return self._store(client, path, self.rng.randrange(4096), client.digest(path))
 
     def _group(self, client: Client) -> bool:
         """Small puts sent one behind the other, made durable together."""
         connection = Connection.open(self._rig.host.profile(), AT_ONCE)
         try:
-            paths = [f"{self.name_of_folder}/grouped-{n}" for n in self._rng.sample(range(60), 12)]
+            paths = [f"{self.name_of_folder}/grouped-{n}" for n in self.rng.sample(range(60), 12)]
             for path in paths:
-                self._send(connection, path, self._rng.randbytes(self._rng.randrange(4096)))
+                self._send(connection, path, self.rng.randbytes(self.rng.randrange(4096)))
             for path in paths:
                 connection.wait(StoredReply)
-                self._book.acknowledge(path)
+                self.book.acknowledge(path)
         finally:
             connection.close()
         return True
 
     def _send(self, connection: Connection, path: str, data: bytes) -> None:
-        self._book.begin(path, version_of_bytes(data))
+        self.book.begin(path, version_of_bytes(data))
         put = Put(RemotePath.parse(path), "md5", None, lambda _: None)
         request = put.request(
             connection.next_id(), file_size=len(data), mtime_ns=time.time_ns(), mode=None, length=len(data)
@@ -171,11 +179,11 @@ class Worker(threading.Thread):
         connection.channel.send_trailer("md5", hashlib.md5(data, usedforsecurity=False).hexdigest())
 
     def _remove(self, client: Client) -> bool:
-        if (path := self._there(("small", "grouped", "large"))) is None:
+        if (path := self.there(("small", "grouped", "large"))) is None:
             return False
-        self._book.begin(path, None)
+        self.book.begin(path, None)
         client.rm(path)
-        self._book.acknowledge(path)
+        self.book.acknowledge(path)
         return True
 
     def _remove_folder(self, client: Client) -> bool:
@@ -183,45 +191,45 @@ class Worker(threading.Thread):
         made = {path.rpartition("/")[0] for path in self._all_there() if "/new-" in path}
         if not made:
             return False
-        folder = self._rng.choice(sorted(made))
-        paths = [path for path in self._book.copy() if path.startswith(f"{folder}/")]
+        folder = self.rng.choice(sorted(made))
+        paths = [path for path in self.book.copy() if path.startswith(f"{folder}/")]
         for path in paths:
-            self._book.begin(path, None)
+            self.book.begin(path, None)
         client.rm(folder, recursive=True)
         for path in paths:
-            self._book.acknowledge(path)
+            self.book.acknowledge(path)
         return True
 
     def _move(self, client: Client) -> bool:
         """To a new name, or over another file."""
-        source, target = self._there(("small", "large", "moved")), self._path("moved", 6)
+        source, target = self.there(("small", "large", "moved")), self._path("moved", 6)
         if source is None or source == target:
             return False
-        move = self._book.begin_move(source, target)
+        move = self.book.begin_move(source, target)
         client.mv(source, target)
-        self._book.acknowledge_move(move)
+        self.book.acknowledge_move(move)
         return True
 
     def _large(self, client: Client) -> bool:
         path = self._path("large", 4)
-        source = self._source.with_name(f"{self._source.name}-large")
-        data = self._rng.randbytes(self._rng.randrange(2 * INLINE, 2 * MIB))
+        source = self.source.with_name(f"{self.source.name}-large")
+        data = self.rng.randbytes(self.rng.randrange(2 * INLINE, 2 * MIB))
         source.write_bytes(data)
-        self._book.begin(path, version_of_bytes(data))
+        self.book.begin(path, version_of_bytes(data))
         self.unfinished = source, path
         client.put(source, path)
-        self._book.acknowledge(path)
+        self.book.acknowledge(path)
         self.unfinished = None
         return True
 
     def _stream(self, client: Client) -> bool:
         path = self._path("stream", 3)
-        data = self._rng.randbytes(self._rng.randrange(400 * KIB))
-        self._source.write_bytes(data)
-        self._book.begin(path, version_of_bytes(data))
-        with open(self._source, "rb") as stream:
+        data = self.rng.randbytes(self.rng.randrange(400 * KIB))
+        self.source.write_bytes(data)
+        self.book.begin(path, version_of_bytes(data))
+        with open(self.source, "rb") as stream:
             client.put(stream, path)
-        self._book.acknowledge(path)
+        self.book.acknowledge(path)
         return True
 
     def _resume(self, client: Client) -> None:
@@ -229,9 +237,9 @@ class Worker(threading.Thread):
         if self.unfinished is None:
             return
         source, path = self.unfinished
-        self._book.begin(path, version_of(source))
+        self.book.begin(path, version_of(source))
         done = client.put(source, path)
-        self._book.acknowledge(path)
+        self.book.acknowledge(path)
         self._rig.acknowledged("large")
         self._rig.report.resumed += bool(done.resumed)
         self.unfinished = None
@@ -264,6 +272,7 @@ class PowerCut:
         self._disk, self._rng = disk, rng
         self._lock = threading.Lock()
         self._fresh = 0
+        self._belief = RootBelief(host.root) if host.events.days else None
         self._workers = [Worker(number, self, random.Random(rng.random())) for number in range(clients)]
 
     def acknowledged(self, what: str) -> None:
@@ -298,8 +307,12 @@ class PowerCut:
         self._disk.unmount()
         self._disk.mount()
         self.report.cycles += 1
-        for fault in self.book.settle(self.host.root):
+        for fault in [*mixes(self.host.root), *self.book.settle(self.host.root)]:
             self.violation(fault)
+        for worker in self._workers:
+            for folder in worker.folders:
+                if not (self.host.root / folder).is_dir():
+                    self.violation(f"the folder {folder} was made and is gone")
         self._check_parts()
 
     def _wait_for_moment(self) -> None:
@@ -319,6 +332,21 @@ class PowerCut:
         there = {path for path, truth in self.book.copy().items() if truth.acknowledged}
         if listed != there:
             self.violation(f"listed is not what is there: {sorted(listed ^ there)[:5]}")
+        if self._belief is not None:
+            self._compare(self._belief, since)
+
+    def _compare(self, belief: RootBelief, since: float) -> None:
+        """Nothing is under way: what the feed makes one believe is what is there, sooner or later."""
+
+        def agree() -> bool:
+            with connected(self.host, since) as client:
+                for event in client.events(belief.cursor):
+                    belief.hear(event)
+            return not belief.faults()
+
+        if not until(agree, SETTLE_SECONDS, 0.05):
+            for fault in belief.faults():
+                self.violation(fault)
 
     def _check_parts(self) -> None:
         """What a journal calls durable is on the disk, byte for byte."""
@@ -356,9 +384,11 @@ def rig_powercut(folder: Path, cycles: int, seed: int, *, clients: int = CLIENTS
     """Cut the power ``cycles`` times, with a disk made anew from time to time."""
     report, began = Report(), time.monotonic()
     with Nursery("small-parts") as nursery:
+        share = min(FRESH_AFTER, -(-cycles // 2))
         while report.cycles < cycles:
-            with _working(folder / f"from-{report.cycles}", nursery, report, seed, clients) as rig:
-                for _ in range(min(FRESH_AFTER, cycles - report.cycles)):
+            feed = report.cycles // share % 2 == 1  # off and on in turn
+            with _working(folder / f"from-{report.cycles}", nursery, report, seed, clients, feed=feed) as rig:
+                for _ in range(min(share, cycles - report.cycles)):
                     rig.cycle()
                 rig.finish()
     report.seconds = time.monotonic() - began
@@ -379,7 +409,9 @@ def cycles_to_a_loss(folder: Path, most: int, seed: int, build: str) -> Report:
 
 
 @contextlib.contextmanager
-def _working(folder: Path, nursery: Nursery, report: Report, seed: int, clients: int) -> Iterator[PowerCut]:
+def _working(
+    folder: Path, nursery: Nursery, report: Report, seed: int, clients: int, *, feed: bool = False
+) -> Iterator[PowerCut]:
     folder.mkdir()
     with PoweredDisk(folder) as disk:
         limits = Limits(inline_bytes=INLINE)
@@ -390,6 +422,7 @@ def _working(folder: Path, nursery: Nursery, report: Report, seed: int, clients:
             nursery=nursery,
             root_at=disk.place / "files",
             state_at=disk.place / "state",
+            events=Events(days=1 if feed else 0),
         )
         try:
             yield PowerCut(host, disk, random.Random(f"{seed} {report.cycles}"), report, clients)

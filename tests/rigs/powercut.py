@@ -395,13 +395,13 @@ def rig_powercut(folder: Path, cycles: int, seed: int, *, clients: int = CLIENTS
     return report
 
 
-def cycles_to_a_loss(folder: Path, most: int, seed: int, build: str) -> Report:
+def cycles_to_a_loss(folder: Path, most: int, seed: int, build: str, *, feed: bool = False) -> Report:
     """The control: a broken build under one client, until something is reported, or ``most`` cycles.
 
     One client alone: what another one syncs would make durable what this build has left.
     """
     report, began = Report(), time.monotonic()
-    with Nursery("small-parts", build) as nursery, _working(folder / build, nursery, report, seed, 1) as rig:
+    with Nursery("small-parts", build) as nursery, _working(folder / build, nursery, report, seed, 1, feed=feed) as rig:
         while report.cycles < most and not report.violations:
             rig.cycle()
     report.seconds = time.monotonic() - began

@@ -33,6 +33,14 @@ def test_the_power_cut_tells_a_build_that_leaves_a_sync_out(tmp_path: Path, buil
     assert any("is gone" in violation or "torn or old" in violation for violation in report.violations)
 
 
+@needs_disk
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_power_cut_tells_a_feed_that_is_written_too_late(tmp_path: Path) -> None:
+    report = cycles_to_a_loss(tmp_path, 150, 7, "late-feed", feed=True)
+    assert any("not in the feed" in violation for violation in report.violations)
+
+
 # ------------------------------------------------------------------ the checker itself
 
 OLD, NEW = version_of_bytes(b"old"), version_of_bytes(b"new")

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ftpy.client.client import Client
-from ftpy.client.trees import Told, TreeOptions
-from ftpy.errors import ConnectionFailed, FtpyError
+from ftpy.client.trees import Told, TreeOptions, TreeResult
+from ftpy.errors import ConnectionFailed, FtpyError, NoSpace
+from ftpy.wire.messages import RmReply, RmRequest
 from tests.rig import Fault, Proxy
-from tests.rigs.book import Book, version_of, version_of_bytes
+from tests.rigs.book import Book, Version, version_of, version_of_bytes
 from tests.rigs.disks import SmallDisk
 from tests.rigs.kill import connected
 from tests.rigs.nursery import AT_ONCE, INLINE, KIB, ForkedHost, Nursery
@@ -67,6 +68,8 @@ class Rounds:
         self.book = Book()
         self._shortage, self._work, self._rng = shortage, work, random.Random(f"{seed} {name}")
         self._number = 0
+        self._wholes: list[dict[str, Version]] = []
+        """Of the folder that is put at once: what is there, and what was before."""
         self._source = work / "source"
         connected(host, time.monotonic()).close()
         self._before()
@@ -133,6 +136,41 @@ class Rounds:
         if refused:
             raise refused[0]
 
+    def store_at_once(self, client: Client) -> None:
+        """Put a folder of which readers see the old version or the new one."""
+        tree, version = self._work / "whole", {}
+        for name in ("a", "inner/b"):
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            data = self._rng.randbytes(2 * PAGE)
+            (tree / name).write_bytes(data)
+            version[f"whole/{name}"] = version_of_bytes(data)
+        self._become(version, lambda: _all_done(client.put_tree(tree, "whole", TreeOptions(atomic=True))))
+        self._wholes = [version, *self._wholes[:1]]
+
+    def roll_back(self, client: Client) -> None:
+        """The version before comes back."""
+        self._become(self._wholes[1], lambda: client.rollback("whole"))
+        self._wholes.reverse()
+
+    def _become(self, version: dict[str, Version], change: Callable[[], object]) -> None:
+        for path, state in version.items():
+            self.book.begin(path, state)
+        change()
+        for path in version:
+            self.book.acknowledge(path)
+
+    def remove_kept(self, client: Client, path: str) -> None:
+        """Remove a file into the trash, and bring it back."""
+        was, operation = self.book.copy()[path].acknowledged, client.begin("a rig")
+        self.book.begin(path, None)
+        client._persist(lambda live: live.call(RmRequest(id=live.next_id(), path=path, operation=operation), RmReply))
+        self.book.acknowledge(path)
+        self.book.begin(path, was)
+        undone = client.undo(operation)
+        for left in undone.paths:
+            raise NoSpace(f"{left.path} is left alone: {left.error}")
+        self.book.acknowledge(path)
+
     def remove(self, client: Client, path: str, *below: str) -> None:
         """Remove a file, or a folder and what is in it."""
         for each in below or (path,):
@@ -157,6 +195,8 @@ class Rounds:
             for path in ("doomed/file", "doomed/folder/1", "doomed/folder/2", "doomed/moving"):
                 self.store(client, path, PAGE)
             self.store_tree(client)
+            for _ in range(2):
+                self.store_at_once(client)
 
     def _begin_upload(self) -> tuple[Path, str]:
         """A large put that is cut off after some parts; its space is reserved."""
@@ -302,9 +342,49 @@ def _mv(rounds: Rounds, client: Client) -> None:
     rounds.move(client, "doomed/moving", "doomed/moved")
 
 
-RELIEVING = (_mv, _rm, _rm_folder)
+def _at_once(rounds: Rounds, client: Client) -> None:
+    rounds.store_at_once(client)
+
+
+def _rollback(rounds: Rounds, client: Client) -> None:
+    rounds.roll_back(client)
+
+
+def _rm_kept(rounds: Rounds, client: Client) -> None:
+    rounds.remove_kept(client, "old/2")
+
+
+def _mkdir(rounds: Rounds, client: Client) -> None:
+    client.mkdir("new/made/below", parents=True)
+    assert (rounds.host.root / "new/made/below").is_dir()
+
+
+def _touch(rounds: Rounds, client: Client) -> None:
+    rounds.book.begin("new/empty", version_of_bytes(b""))
+    client.touch("new/empty")
+    rounds.book.acknowledge("new/empty")
+
+
+def _all_done(result: TreeResult) -> None:
+    for told in result.failures:
+        assert told.error is not None
+        raise told.error
+
+
+RELIEVING = (_mv, _rm, _rm_folder, _rollback)
 """What must work on a full disk as on any other."""
-REQUESTS: tuple[Callable[[Rounds, Client], None], ...] = (_small, _replace, _large, _replace_large, _stream, _tree)
+REQUESTS: tuple[Callable[[Rounds, Client], None], ...] = (
+    _small,
+    _replace,
+    _large,
+    _replace_large,
+    _stream,
+    _tree,
+    _at_once,
+    _rm_kept,
+    _mkdir,
+    _touch,
+)
 
 
 # ------------------------------------------------------------------ the rig

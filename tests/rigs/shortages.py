@@ -130,7 +130,7 @@ class Quota(Shortage):
 class QuotaOfFiles(Quota):
     """The user's quota of files is used up."""
 
-    quota: ClassVar[dict[str, int]] = {"quota_files": 60}
+    quota: ClassVar[dict[str, int]] = {"quota_files": 100}
     size = 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 
 from msgspec import Struct
@@ -16,6 +17,8 @@ from ftpy.wire.events import EventsReply, EventsRequest, Kind
 WAIT_SECONDS = 30
 """How long a server is asked to wait: half of what it takes, and it gives signs of life meanwhile."""
 
+LEAST_SECONDS = 0.2
+"""Nobody who follows asks again sooner than this where nothing was told, however soon a server said so."""
 
 _SINCE = re.compile(r"start|end|[0-9a-f]{16}-[0-9]{1,18}")
 
@@ -41,6 +44,7 @@ class Events:
 
     def __iter__(self) -> Iterator[Event]:
         while True:
+            asked = time.monotonic()
             page = self._line.persist(self._attempt, lambda: self._pages)
             self._pages += 1
             events = [
@@ -55,6 +59,8 @@ class Events:
             self.cursor = page.cursor
             if page.complete and not self._follow:
                 return
+            if not events:
+                time.sleep(max(0.0, asked + LEAST_SECONDS - time.monotonic()))
 
     def _attempt(self, connection: Connection) -> EventsReply:
         request = EventsRequest(

@@ -19,6 +19,7 @@ from ftpy.client import connection as connections
 from ftpy.client import listing, rangeget, treeget
 from ftpy.client.client import Client
 from ftpy.client.connection import Connection
+from ftpy.client.events import LEAST_SECONDS
 from ftpy.client.getting import FileGet, Get
 from ftpy.client.putting import FilePut, Put
 from ftpy.client.rangeget import RANGE_BYTES
@@ -34,6 +35,7 @@ from ftpy.errors import ConnectionFailed, ConnectionLost, LocalFileError, NotFou
 from ftpy.files import RemotePath
 from ftpy.wire import codec, messages
 from ftpy.wire.bases import Request
+from ftpy.wire.events import EventsRequest
 from ftpy.wire.messages import DigestRequest, LsRequest, PartRequest, StatRequest
 from tests.rig import eventually
 from tests.rigs.disks import SmallDisk
@@ -326,3 +328,21 @@ def test_a_server_cannot_have_a_pull_that_no_undo_reverses(
     with lying(files, tell) as server, client_of(server) as client, refused:
         client.sync(here, "", pull=True)
     assert (here / name).read_bytes() == b"ours"
+
+
+def test_who_follows_events_is_not_kept_busy_by_a_server_that_waits_for_nothing() -> None:
+    asked: list[float] = []
+
+    def tell(talk: Talk, request: Request | None, answers: list[Answer]) -> Iterable[bytes]:
+        if not isinstance(request, EventsRequest):
+            yield from honestly(talk, request, answers)
+            return
+        asked.append(time.monotonic())
+        told = [{"event": "published", "path": "a", "time_ns": 0, "cursor": f"{'0' * 16}-2"}] if len(asked) > 5 else []
+        yield framed(
+            {"id": request.id, "ok": True, "events": told, "cursor": f"{'0' * 16}-{len(asked)}", "complete": True}
+        )
+
+    with lying({}, tell) as server, client_of(server) as client:
+        assert str(next(client.events("end", follow=True)).path) == "a"
+    assert len(asked) == 6 and asked[-1] - asked[0] >= 5 * LEAST_SECONDS - 0.1

@@ -314,6 +314,8 @@ class LocalTrees(Trees):
                     if now - within.lstat(name).st_mtime > seconds:
                         turn.leaving.take(within, name)
                         swept += 1
+        if swept:
+            log.info("%d trees expired", swept, extra={"event": "trees-swept", "fields": {"trees": swept}})
         return swept
 
     # ---------------------------------------------------------------- what all do

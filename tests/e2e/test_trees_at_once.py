@@ -27,8 +27,11 @@ from ftpy.errors import (
     QuotaExceeded,
     RequestError,
     UnknownTree,
+    Unsupported,
 )
 from ftpy.files import RemotePath
+from ftpy.server import verbs
+from ftpy.wire.trees import RollbackRequest, StageRequest
 from tests.rig import Daemon, Fault, Host, Proxy, eventually, running
 
 MIB = 1024 * 1024
@@ -289,6 +292,22 @@ def test_what_comes_while_a_tree_is_staged_is_not_replaced_under_if_absent(host:
         options = TreeOptions(atomic=True, if_absent=True, on_told=meanwhile)
         client.put_tree(write(tmp_path / "src", OLD), "site", options)
     assert found(host.root / "site") == {}
+
+
+def test_a_server_that_cannot_is_not_put_to_in_another_way(
+    plain_host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(*_: object, **__: object) -> None:
+        raise Unsupported
+
+    for verb in (StageRequest, RollbackRequest):
+        monkeypatch.setitem(verbs.VERBS, verb, verbs.Verb(unsupported))
+    with plain_host.client() as client:
+        with pytest.raises(Unsupported):
+            client.put_tree(write(tmp_path / "src", OLD), "site", AT_ONCE)
+        with pytest.raises(Unsupported):
+            client.rollback("site")
+        assert list(client.ls()) == []
 
 
 # ------------------------------------------------------------------ broken lines

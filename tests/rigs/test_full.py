@@ -15,9 +15,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.skipif(MIS
 
 
 def test_what_does_not_fit_is_refused_in_time_and_nothing_is_torn_when_room_runs_out(tmp_path: Path) -> None:
-    report = rig_full(tmp_path, 14, seed=7)
+    report = rig_full(tmp_path, 20, seed=7)
     assert report.violations == []
-    assert set(report.rounds) == set(SHORTAGES) and sum(report.rounds.values()) == 14
+    assert set(report.rounds) == set(SHORTAGES) and sum(report.rounds.values()) == 20
     assert report.refused > 20 and report.done > 20 and report.resumed > 10
 
 

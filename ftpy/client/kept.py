@@ -19,8 +19,9 @@ from ftpy.config.client import client_config_path
 from ftpy.errors import FtpyError, LocalFileError, RequestError, UnknownOperation
 from ftpy.files import RemotePath, display
 from ftpy.storage.area import AREA, made_private
-from ftpy.storage.base import Closing, KnownVersion, OperationKey
+from ftpy.storage.base import Closing, KnownVersion
 from ftpy.storage.keeping import Keeper, Keeping
+from ftpy.storage.operations import OperationKey
 from ftpy.storage.record import Identity, identity
 from ftpy.storage.removing import Remover, take
 from ftpy.storage.trash import TRASH, Trash

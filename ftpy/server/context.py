@@ -15,8 +15,10 @@ from ftpy.server.accounts import Account
 from ftpy.server.audit import Act, Trail
 from ftpy.server.identity import Identity
 from ftpy.server.orders import Running
-from ftpy.storage.base import KnownDigest, NewFile, OperationKey, Staged, StagedTree, Storage, Upload
+from ftpy.storage.base import KnownDigest, NewFile, Staged, StagedTree, Storage
 from ftpy.storage.feedbook import FeedBook
+from ftpy.storage.operations import OperationKey
+from ftpy.storage.uploadbase import Upload
 from ftpy.transport.channel import Channel
 from ftpy.wire.bases import FailureReply, Reply
 from ftpy.wire.fields import digest_of

@@ -5,7 +5,8 @@ from __future__ import annotations
 from ftpy.files import RemotePath
 from ftpy.server.context import Context
 from ftpy.server.rights import Permissions
-from ftpy.storage.base import Allows, Effect, LeftAlone, Operation, OperationKey, Removed, Undone
+from ftpy.storage.base import Removed
+from ftpy.storage.operations import Allows, Effect, LeftAlone, Operation, OperationKey, Undone
 from ftpy.wire.operations import (
     MOST_LEFT,
     PAGE_OPERATIONS,

@@ -4,8 +4,7 @@
 version. *durable*: still there after a power cut. A file is published only after its digest was verified,
 and acknowledged only when it is durable; until then, and after any failure, readers see the old version.
 
-Nothing here needs rename, append or a local lock to be correct: an object store can keep this contract
-(an ``Upload`` is a multipart upload, part ``i`` its part number ``i + 1``).
+Nothing here needs rename, append or a local lock to be correct: an object store can keep this contract.
 """
 
 from __future__ import annotations
@@ -18,27 +17,16 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from msgspec import Struct
 
-from ftpy.digests import DigestName, PartDigestName
+from ftpy.digests import DigestName
 from ftpy.errors import InvalidPath, RequestError
 from ftpy.files import FileInfo, RemotePath, display
+from ftpy.storage.operations import Allows, Operation, OperationKey, Undone
 
 if TYPE_CHECKING:
     from ftpy.storage.treebase import Trees
+    from ftpy.storage.uploadbase import Upload
 
 MIB = 1024 * 1024
-PART_BYTES = 8 * MIB
-"""Least part size, bytes: over the 5 MiB that object stores ask for, small enough to send again."""
-STREAM_PART_BYTES = 16 * MIB
-"""Part size of an upload of unknown length, bytes: 10,000 of them are 160 GiB."""
-MOST_PARTS = 10_000
-"""Most parts of one upload."""
-
-
-def part_size_for(file_size: int | None) -> int:
-    """Bytes of each part but the last, so that no file needs more than MOST_PARTS; whole MiB."""
-    if file_size is None:
-        return STREAM_PART_BYTES
-    return max(PART_BYTES, -(-file_size // MOST_PARTS // MIB) * MIB)
 
 
 class KnownDigest(Struct, frozen=True, gc=False):
@@ -58,26 +46,6 @@ Condition = Literal["absent"] | KnownDigest | KnownVersion | None
 """What must be true of the path at publication: nothing there, this content or version there, or anything."""
 
 
-class OperationKey(Struct, frozen=True, gc=False):
-    """An operation, under whose ``id`` (32 hexadecimal digits) what is replaced or removed is kept, and its owner."""
-
-    owner: str
-    id: str
-
-
-class Operation(Struct, frozen=True, kw_only=True):
-    """What an operation was: what began it and when, and how many steps of each kind it had (``record.VERBS``)."""
-
-    id: str
-    what: str
-    time_ns: int
-    added: int
-    replaced: int
-    deleted: int
-    moved: int
-    made: int
-
-
 class StagedTree(Struct, frozen=True, gc=False):
     """A tree that is put as one thing (``treebase``): what is put below ``path`` and names it stays out of sight."""
 
@@ -90,36 +58,6 @@ class StagedTree(Struct, frozen=True, gc=False):
         if path.parts[: len(self.path.parts)] != self.path.parts:
             where = display(str(self.path))
             raise InvalidPath(f"{display(str(path))}: not in the tree that is staged for {where}")
-
-
-Effect = Literal["add", "replace", "take", "move"]
-"""What undoing does at a path: something comes back, takes a place again, goes; what was moved goes back from there."""
-
-Allows = Callable[[Effect, RemotePath], bool]
-"""Whether whoever undoes may do that at a path, and below it."""
-
-
-class LeftAlone(Struct, frozen=True):
-    """A path that undoing could not make what it was, and why."""
-
-    path: RemotePath
-    error: RequestError
-
-
-MOST_LEFT = 100
-"""Most of what undoing left alone that is told; all of it is counted."""
-
-
-class Undone(Struct, frozen=True):
-    """What undoing did: ``steps`` reversed, ``already`` as they were before the operation, ``left_alone`` the others.
-
-    ``left`` are the first MOST_LEFT of those.
-    """
-
-    steps: int
-    already: int
-    left_alone: int
-    left: list[LeftAlone]
 
 
 Admits = Callable[[RemotePath], bool] | None
@@ -192,67 +130,6 @@ class Reader(Closing, abc.ABC):
     @abc.abstractmethod
     def remember(self, digest: KnownDigest) -> None:
         """Keep the digest of this version's whole content, if it is still unchanged."""
-
-
-class PartWriter(Closing, abc.ABC):
-    """Where one part's bytes go: iterate to be offered views, fill each one whole, then ``finish``.
-
-    Closed without ``finish`` the part counts as never sent.
-    """
-
-    @abc.abstractmethod
-    def __iter__(self) -> Iterator[memoryview]:
-        """Views to fill, in order, in all exactly the part's length."""
-
-    @abc.abstractmethod
-    def finish(self, digest: str) -> None:
-        """Count the part as stored. Raises DigestMismatch (the part stays missing), NoSpace, IoError."""
-
-
-class Upload(Closing, abc.ABC):
-    """A put in progress. Connections of its owner share one object in a process; ``close`` lets go of one."""
-
-    id: str
-    """32 hexadecimal digits."""
-    path: RemotePath
-    """Where it is to be published."""
-    file_size: int | None
-    part_size: int
-    tree: StagedTree | None
-    """Into which it goes, if into any."""
-
-    @abc.abstractmethod
-    def missing(self) -> list[tuple[int, int]]:
-        """Ranges (first, last; both in) of parts that are not stored yet; empty for an unknown size."""
-
-    @abc.abstractmethod
-    def part(self, number: int, length: int, digest: PartDigestName = "blake3") -> PartWriter:
-        """Begin to store a part of ``length`` bytes, whose writer is finished with their ``digest``.
-
-        Raises InvalidRequest for a number or length that this upload cannot have, NoSpace.
-        """
-
-    @abc.abstractmethod
-    def commit(self, digest: KnownDigest, file_size: int | None, *, replacing: bool = True) -> FileInfo:
-        """Verify the whole, publish it, make it durable; ``file_size`` where it was not known before.
-
-        Not ``replacing``: as if this hand's condition were "absent".
-        Raises Incomplete (go on sending), DigestMismatch (the upload is dropped), AlreadyExists, Changed, NoSpace.
-        """
-
-    @property
-    @abc.abstractmethod
-    def verified(self) -> int:
-        """Bytes of the whole hashed so far; grows during ``commit``."""
-
-    @abc.abstractmethod
-    def abort(self) -> None:
-        """Drop the upload and all that was stored of it."""
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether this hand is of no use any more, though the upload may still be found."""
-        return False
 
 
 class NewDirectory(Struct, frozen=True):

@@ -24,7 +24,9 @@ from ftpy.digests import DIGEST_NAMES, HEX_LENGTH, PartDigestName
 from ftpy.errors import InvalidPath
 from ftpy.files import RemotePath
 from ftpy.storage import syscalls
-from ftpy.storage.base import MOST_PARTS, Condition, KnownDigest, KnownVersion, NewFile, OperationKey, StagedTree
+from ftpy.storage.base import Condition, KnownDigest, KnownVersion, NewFile, StagedTree
+from ftpy.storage.operations import OperationKey
+from ftpy.storage.uploadbase import MOST_PARTS
 
 _PART = re.compile(rb"P (0|[1-9][0-9]{0,4}) ([1-9][0-9]{0,18}) (?:([0-9a-f]{64})|xxh128 ([0-9a-f]{32}))")
 _VOID = re.compile(rb"X (0|[1-9][0-9]{0,4})")

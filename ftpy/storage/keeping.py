@@ -13,8 +13,9 @@ import stat
 
 from ftpy.errors import IsADirectory, Unsupported
 from ftpy.files import RemotePath, display
-from ftpy.storage.base import Closing, OperationKey, Quota
+from ftpy.storage.base import Closing, Quota
 from ftpy.storage.beneath import NO_LINKS, Directory
+from ftpy.storage.operations import OperationKey
 from ftpy.storage.publishing import Publication, entry
 from ftpy.storage.record import FOLDER, Identity, Step, identity
 from ftpy.storage.remembered import Remembered

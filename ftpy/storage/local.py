@@ -28,14 +28,11 @@ from ftpy.files import FileInfo, RemotePath, check_portable, display
 from ftpy.storage.area import Area, made_private
 from ftpy.storage.base import (
     Admits,
-    Allows,
     KnownDigest,
     KnownVersion,
     Moved,
     NewDirectory,
     NewFile,
-    Operation,
-    OperationKey,
     Quota,
     Reader,
     Removed,
@@ -44,8 +41,6 @@ from ftpy.storage.base import (
     StagedTree,
     Storage,
     Touched,
-    Undone,
-    Upload,
     ignore,
 )
 from ftpy.storage.beneath import Beneath, Door, best_door, check_parts
@@ -53,6 +48,7 @@ from ftpy.storage.feed import NOBODYS, Feed
 from ftpy.storage.following import HashedRead
 from ftpy.storage.keeping import Keeper
 from ftpy.storage.moving import move
+from ftpy.storage.operations import Allows, Operation, OperationKey, Undone
 from ftpy.storage.places import place_of
 from ftpy.storage.publishing import Publisher
 from ftpy.storage.reading import LocalReader, listing
@@ -66,6 +62,7 @@ from ftpy.storage.trash import TRASH, Trash
 from ftpy.storage.treebase import Trees
 from ftpy.storage.trees import LocalTrees
 from ftpy.storage.undoing import Undoing
+from ftpy.storage.uploadbase import Upload
 from ftpy.storage.uploads import Uploads
 from ftpy.storage.usage import Usage
 from ftpy.storage.versions import file_info, version_of

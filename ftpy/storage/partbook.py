@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ftpy.errors import Busy, Incomplete, InvalidRequest
-from ftpy.storage.base import MOST_PARTS
 from ftpy.storage.journal import StoredPart
+from ftpy.storage.uploadbase import MOST_PARTS
 
 
 class PartBook:

@@ -7,9 +7,9 @@ from typing import Protocol
 
 from ftpy.digests import PartDigestName, new_hasher
 from ftpy.errors import DigestMismatch
-from ftpy.storage.base import PartWriter
 from ftpy.storage.following import CHUNK_BYTES, Follower
 from ftpy.storage.journal import Meta, StoredPart
+from ftpy.storage.uploadbase import PartWriter
 from ftpy.timing import HASHING
 
 OWN_CHUNK_BYTES = CHUNK_BYTES // 4

@@ -18,13 +18,14 @@ from ftpy.digests import PartDigestName
 from ftpy.errors import Busy, RequestError, ShuttingDown
 from ftpy.files import FileInfo
 from ftpy.storage import syscalls
-from ftpy.storage.base import KnownDigest, Upload
+from ftpy.storage.base import KnownDigest
 from ftpy.storage.following import Follower
 from ftpy.storage.journal import Meta, StoredPart
 from ftpy.storage.partwriting import LocalPartWriter
 from ftpy.storage.positional import write_at
 from ftpy.storage.refusals import translating
 from ftpy.storage.sharing import Asked, Link
+from ftpy.storage.uploadbase import Upload
 from ftpy.timing import DISK
 
 

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING
 from ftpy.errors import RequestError, UnknownOperation
 from ftpy.files import DEPTH, RemotePath, display
 from ftpy.storage.area import AREA, Area, made_private
-from ftpy.storage.base import Closing, KnownVersion, OperationKey, Quota, Removed, ignore
+from ftpy.storage.base import Closing, KnownVersion, Quota, Removed, ignore
 from ftpy.storage.beneath import Directory
 from ftpy.storage.clearing import Clearing
 from ftpy.storage.feed import Record, deleted
 from ftpy.storage.leaving import Leaving
+from ftpy.storage.operations import OperationKey
 from ftpy.storage.publishing import Place, Publisher
 from ftpy.storage.refusals import translating
 from ftpy.storage.trash import Trash

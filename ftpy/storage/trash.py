@@ -16,8 +16,9 @@ from collections.abc import Iterable, Iterator
 
 from ftpy.errors import InvalidRequest, QuotaExceeded, UnknownOperation
 from ftpy.storage import syscalls
-from ftpy.storage.base import MIB, Closing, Operation, OperationKey, Quota
+from ftpy.storage.base import MIB, Closing, Quota
 from ftpy.storage.beneath import Directory
+from ftpy.storage.operations import Operation, OperationKey
 from ftpy.storage.positional import write_at
 from ftpy.storage.record import About, Step, count, decode, decode_about, encode, encode_about
 from ftpy.storage.usage import Usage

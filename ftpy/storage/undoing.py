@@ -15,10 +15,11 @@ from typing import NamedTuple
 
 from ftpy.errors import Changed, NotEmpty, NotFound, PermissionDenied, RequestError
 from ftpy.files import RemotePath, display
-from ftpy.storage.base import MOST_LEFT, Allows, Effect, LeftAlone, OperationKey, Quota, Undone
+from ftpy.storage.base import Quota
 from ftpy.storage.beneath import Directory
 from ftpy.storage.feed import Happening, deleted, moved, published
 from ftpy.storage.keeping import Keeper, Keeping
+from ftpy.storage.operations import MOST_LEFT, Allows, Effect, LeftAlone, OperationKey, Undone
 from ftpy.storage.publishing import Publication, Publisher, entry
 from ftpy.storage.record import Step, identity
 from ftpy.storage.refusals import refusal, translating

@@ -26,11 +26,12 @@ from ftpy.errors import (
 from ftpy.files import FileInfo, RemotePath, display
 from ftpy.storage import syscalls
 from ftpy.storage.area import UPLOADS, Area
-from ftpy.storage.base import Condition, KnownDigest, KnownVersion, NewFile, OperationKey, Quota
+from ftpy.storage.base import Condition, KnownDigest, KnownVersion, NewFile, Quota
 from ftpy.storage.feed import published
 from ftpy.storage.following import Follower, FollowerClosed
 from ftpy.storage.journal import StoredPart
 from ftpy.storage.keeping import Keeper, Keeping
+from ftpy.storage.operations import OperationKey
 from ftpy.storage.partbook import PartBook
 from ftpy.storage.partwriting import LocalPartWriter
 from ftpy.storage.places import place_of

@@ -10,13 +10,14 @@ from ftpy.digests import new_hasher
 from ftpy.errors import UnknownUpload
 from ftpy.storage import syscalls
 from ftpy.storage.area import Area
-from ftpy.storage.base import NewFile, Quota, part_size_for
+from ftpy.storage.base import NewFile, Quota
 from ftpy.storage.following import CHUNK_BYTES
 from ftpy.storage.journal import Journal, Meta, StoredPart
 from ftpy.storage.locking import open_locked
 from ftpy.storage.positional import read_at
 from ftpy.storage.reserving import reserve
 from ftpy.storage.sharing import Elsewhere
+from ftpy.storage.uploadbase import part_size_for
 from ftpy.storage.usage import ROOT, Usage, weight
 
 log = logging.getLogger("ftpy.storage")

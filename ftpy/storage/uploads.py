@@ -22,7 +22,7 @@ from ftpy.errors import Busy, ShuttingDown, UnknownUpload
 from ftpy.files import FileInfo
 from ftpy.storage import syscalls
 from ftpy.storage.area import Area
-from ftpy.storage.base import KnownDigest, NewFile, Quota, Upload
+from ftpy.storage.base import KnownDigest, NewFile, Quota
 from ftpy.storage.keeping import Keeper
 from ftpy.storage.locking import open_locked
 from ftpy.storage.owning import Guest
@@ -33,6 +33,7 @@ from ftpy.storage.remembered import Remembered
 from ftpy.storage.remote import RemoteUpload
 from ftpy.storage.sharing import Asked, Elsewhere, Link, Neighbours
 from ftpy.storage.upload import LiveUpload
+from ftpy.storage.uploadbase import Upload
 
 log = logging.getLogger("ftpy.storage")
 

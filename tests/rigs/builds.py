@@ -114,9 +114,9 @@ def no_drain() -> None:
 
 def small_parts() -> None:
     """Not broken: parts of 128 KiB, made durable in the background from 256 KiB on, so that little time has many."""
-    from ftpy.storage import base, syncing
+    from ftpy.storage import syncing, uploadbase
 
-    base.PART_BYTES, base.STREAM_PART_BYTES, base.MIB = 128 * KIB, 128 * KIB, KIB
+    uploadbase.PART_BYTES, uploadbase.STREAM_PART_BYTES, uploadbase.STEP_BYTES = 128 * KIB, 128 * KIB, KIB
     syncing.SYNC_BYTES, syncing.MOST_UNSYNCED = 256 * KIB, 1024 * KIB
 
 

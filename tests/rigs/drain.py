@@ -23,7 +23,7 @@ from ftpy.client.results import OnProgress, Progress
 from ftpy.config.client import Transfer
 from ftpy.config.server import Limits
 from ftpy.errors import FtpyError
-from ftpy.storage.base import PART_BYTES
+from ftpy.storage.uploadbase import PART_BYTES
 from tests.rigs.book import version_of
 from tests.rigs.crowd import Keeper
 from tests.rigs.kill import PATIENT, base_of, check_base, connected

@@ -19,8 +19,8 @@ from ftpy.client.parts import BYTES_IN_FLIGHT
 from ftpy.config.client import Transfer
 from ftpy.errors import FtpyError
 from ftpy.files import FileInfo
-from ftpy.storage.base import PART_BYTES
 from ftpy.storage.journal import parse
+from ftpy.storage.uploadbase import PART_BYTES
 from tests.rigs.book import Book, Truth, version_of
 from tests.rigs.processes import MIB, Meter, ProcessHost, Usage, kill, outcome, served_within, until, write_noise
 

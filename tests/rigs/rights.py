@@ -19,7 +19,8 @@ from typing import Any
 from blake3 import blake3
 
 from ftpy.files import RemotePath
-from ftpy.storage.base import KnownDigest, NewFile, OperationKey
+from ftpy.storage.base import KnownDigest, NewFile
+from ftpy.storage.operations import OperationKey
 from ftpy.storage.versions import digests, version_of
 from tests.rig import Host
 from tests.rigs.peer import Answer, RawPeer

@@ -20,8 +20,9 @@ from ftpy.digests import hexdigest
 from ftpy.errors import RequestError
 from ftpy.files import RemotePath
 from ftpy.storage import keeping, syscalls
-from ftpy.storage.base import KnownDigest, NewFile, OperationKey, Undone
+from ftpy.storage.base import KnownDigest, NewFile
 from ftpy.storage.local import LocalStorage
+from ftpy.storage.operations import OperationKey, Undone
 from tests.rigs.disks import PoweredDisk
 
 MTIME_NS = 10**18

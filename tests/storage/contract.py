@@ -31,17 +31,8 @@ from ftpy.errors import (
     UnknownUpload,
 )
 from ftpy.files import FileInfo, RemotePath
-from ftpy.storage.base import (
-    MIB,
-    PART_BYTES,
-    Condition,
-    KnownDigest,
-    NewDirectory,
-    NewFile,
-    Staged,
-    Storage,
-    Upload,
-)
+from ftpy.storage.base import MIB, Condition, KnownDigest, NewDirectory, NewFile, Staged, Storage
+from ftpy.storage.uploadbase import PART_BYTES, Upload
 from tests.paths import LITERAL, NOT_PORTABLE
 
 MTIME = 1_700_000_000_123_456_789

@@ -28,13 +28,14 @@ from ftpy.errors import (
 from ftpy.files import RemotePath
 from ftpy.storage import publishing, syncing, syscalls, uploads
 from ftpy.storage.area import Area
-from ftpy.storage.base import PART_BYTES, NewDirectory, Staged
+from ftpy.storage.base import NewDirectory, Staged
 from ftpy.storage.beneath import Beneath, best_door
 from ftpy.storage.journal import Journal, StoredPart
 from ftpy.storage.local import LocalStorage
 from ftpy.storage.publishing import Publisher
 from ftpy.storage.sharing import Link
 from ftpy.storage.staging import SmallFiles
+from ftpy.storage.uploadbase import PART_BYTES
 from tests.rig import eventually
 from tests.storage.contract import (
     MTIME,

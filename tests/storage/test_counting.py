@@ -19,10 +19,11 @@ from blake3 import blake3
 
 from ftpy.errors import AlreadyExists, IoError, NotFound, QuotaExceeded, RequestError
 from ftpy.storage import counting
-from ftpy.storage.base import MIB, STREAM_PART_BYTES, NewDirectory, Quota, Storage
+from ftpy.storage.base import MIB, NewDirectory, Quota, Storage
 from ftpy.storage.counting import CountedUsage
 from ftpy.storage.local import LocalStorage
 from ftpy.storage.measuring import measure
+from ftpy.storage.uploadbase import STREAM_PART_BYTES
 from tests.storage.contract import OWNER, content, digest, new_file, path
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "preadv"), reason="no server runs here")

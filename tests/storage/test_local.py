@@ -33,19 +33,12 @@ from ftpy.errors import (
 )
 from ftpy.files import FileInfo, RemotePath
 from ftpy.storage import reading, syscalls
-from ftpy.storage.base import (
-    MIB,
-    MOST_PARTS,
-    PART_BYTES,
-    NewDirectory,
-    NewFile,
-    OperationKey,
-    Storage,
-    part_size_for,
-)
+from ftpy.storage.base import MIB, NewDirectory, NewFile, Storage
 from ftpy.storage.beneath import Door
 from ftpy.storage.local import LocalStorage
+from ftpy.storage.operations import OperationKey
 from ftpy.storage.remembered import _LOOK, _LOOK_ALL, Remembered
+from ftpy.storage.uploadbase import MOST_PARTS, PART_BYTES, part_size_for
 from ftpy.storage.versions import Digests, Version
 from tests.paths import NOT_PORTABLE
 from tests.storage.contract import (

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from ftpy.errors import Busy, Incomplete, InvalidRequest
-from ftpy.storage.base import MOST_PARTS
 from ftpy.storage.journal import StoredPart
 from ftpy.storage.partbook import PartBook
+from ftpy.storage.uploadbase import MOST_PARTS
 
 DIGEST = "ab" * 32
 

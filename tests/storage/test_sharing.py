@@ -19,17 +19,13 @@ from blake3 import blake3
 from ftpy.errors import Busy, Incomplete, RequestError, ShuttingDown, UnknownUpload
 from ftpy.storage import following, syscalls, uploads
 from ftpy.storage import upload as upload_module
-from ftpy.storage.base import (
-    PART_BYTES,
-    NewFile,
-    Storage,
-    Upload,
-)
+from ftpy.storage.base import NewFile, Storage
 from ftpy.storage.journal import parse
 from ftpy.storage.local import LocalStorage
 from ftpy.storage.remembered import Remembered
 from ftpy.storage.remote import RemoteUpload
 from ftpy.storage.sharing import Link
+from ftpy.storage.uploadbase import PART_BYTES, Upload
 from ftpy.storage.versions import Version
 from tests.rig import eventually
 from tests.storage.contract import (

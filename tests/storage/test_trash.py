@@ -29,21 +29,14 @@ from ftpy.errors import (
     UnknownOperation,
 )
 from ftpy.files import FileInfo, RemotePath
-from ftpy.storage.base import (
-    PART_BYTES,
-    KnownVersion,
-    NewDirectory,
-    NewFile,
-    OperationKey,
-    Quota,
-    Storage,
-    Undone,
-)
+from ftpy.storage.base import KnownVersion, NewDirectory, NewFile, Quota, Storage
 from ftpy.storage.beneath import Directory
 from ftpy.storage.counting import CountedUsage
 from ftpy.storage.local import LocalStorage
+from ftpy.storage.operations import OperationKey, Undone
 from ftpy.storage.record import FOLDER, Identity, Step, decode, encode, identity
 from ftpy.storage.trash import Trash
+from ftpy.storage.uploadbase import PART_BYTES
 from tests.storage.conftest import MEMORY
 from tests.storage.contract import MTIME, OWNER, at_once, content, digest, path, put, read, send_missing
 from tests.storage.test_counting import Counted

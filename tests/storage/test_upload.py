@@ -19,8 +19,9 @@ from msgspec import structs
 from ftpy.errors import Busy, DigestMismatch, InvalidRequest, IoError, NoSpace, ShuttingDown, UnknownUpload
 from ftpy.storage import reserving, syncing, syscalls
 from ftpy.storage import upload as upload_module
-from ftpy.storage.base import MIB, PART_BYTES
+from ftpy.storage.base import MIB
 from ftpy.storage.local import LocalStorage
+from ftpy.storage.uploadbase import PART_BYTES
 from ftpy.storage.uploadfiles import UploadFiles
 from tests.storage.contract import (
     OWNER,

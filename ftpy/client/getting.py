@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import io
 import os
 import stat
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
 from msgspec import Struct
 
@@ -18,12 +16,12 @@ from ftpy.client.rangeget import BUFFER_BYTES, RangedGet
 from ftpy.client.results import Fetched, OnProgress, Progress
 from ftpy.client.source import Source, local_error
 from ftpy.client.streams import Lines
-from ftpy.digests import DigestName, new_hasher
+from ftpy.digests import DigestName
 from ftpy.errors import Changed, DigestMismatch, LocalFileError, ProtocolError, TargetExists
 from ftpy.files import FileInfo, RemotePath, display
 from ftpy.storage.base import MIB, Closing, KnownDigest
 from ftpy.storage.beneath import Beneath, Directory
-from ftpy.storage.following import CHUNK_BYTES, Follower
+from ftpy.storage.following import Follower
 from ftpy.storage.positional import read_at, write_at
 from ftpy.storage.syscalls import fsync
 from ftpy.wire.messages import (
@@ -289,7 +287,7 @@ class FileGet(Closing):
                     f"{display(str(self._get.path))}: {lost:,} bytes are not what was sent; fetching them again"
                 )
             ranged.partial.drop()
-            raise _mismatch()
+            raise mismatch()
 
     def _begin_ranges(self, connection: Connection) -> RangedGet | Fetched:
         """The partial and what of it is missing; a small file is fetched by the request that tells what is there."""
@@ -352,7 +350,7 @@ class FileGet(Closing):
         finally:
             follower.close()
         if actual != expected:
-            raise _mismatch()
+            raise mismatch()
         return KnownDigest(get.digest, actual)
 
     def _commit(self, reply: GetReply, partial: Partial, digest: KnownDigest) -> Fetched:
@@ -374,58 +372,6 @@ class FileGet(Closing):
         )
 
 
-def _mismatch() -> DigestMismatch:
+def mismatch() -> DigestMismatch:
+    """What came is not what the server knows of."""
     return DigestMismatch("the bytes that arrived are not the bytes that the server knows of")
-
-
-class StreamGet:
-    """One file written to a stream as it comes; what was written cannot be taken back, but a bad end is told."""
-
-    def __init__(self, get: Get, stream: BinaryIO) -> None:
-        self._get, self._stream = get, stream
-        self._hasher = new_hasher(get.digest)
-        self._etag: str | None = None
-        self.received = 0
-
-    def attempt(self, connection: Connection) -> Fetched:
-        """Go on where the last connection ended. Raises Changed, DigestMismatch."""
-        get = self._get
-        reply = get.request(connection, self.received, self._etag)
-        self._etag = reply.etag
-        buffer = memoryview(bytearray(min(CHUNK_BYTES, max(1, reply.length))))
-        while self.received < reply.file_size:
-            view = buffer[: min(len(buffer), reply.file_size - self.received)]
-            connection.channel.receive_into(view)
-            self._write(view)
-            self._hasher.update(view)
-            self.received += len(view)
-            get.say("receiving", self.received, reply.file_size)
-        with _writing():
-            self._stream.flush()
-        expected = get.expected(connection, reply)
-        if self._hasher.hexdigest() != expected:
-            raise _mismatch()
-        return Fetched(get.path, None, reply.file_size, KnownDigest(get.digest, expected), durable=False)
-
-    def _write(self, view: memoryview) -> None:
-        """All of ``view``; a raw stream may take less at a time."""
-        with _writing():
-            if not isinstance(self._stream, io.RawIOBase):
-                self._stream.write(view)
-                return
-            while view:
-                taken = self._stream.write(view)
-                if taken is None:  # it is non-blocking, and full
-                    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-                view = view[taken:]
-
-
-@contextlib.contextmanager
-def _writing() -> Iterator[None]:
-    """The one translation of an OSError of the caller's stream; that nobody reads it any more is no failure of ours."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise LocalFileError(f"the output cannot be written: {error.strerror or error}") from None

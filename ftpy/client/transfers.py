@@ -119,10 +119,12 @@ class Transfers(Looks):
         digests first, and moves nothing where ``target`` has that content already (``unchanged``).
         Raises TargetExists, LocalFileError, NotFound, DigestMismatch, ….
         """
-        from ftpy.client.getting import FileGet, Get, StreamGet
+        from ftpy.client.getting import FileGet, Get
 
         wanted = Get(remote_path(path), digest or self._transfer.digest, on_progress)
         if not isinstance(target, str | os.PathLike):
+            from ftpy.client.streamget import StreamGet
+
             stream = StreamGet(wanted, target)
             return self._persist(stream.attempt, lambda: stream.received)
         with FileGet(wanted, os.fspath(target), force=force, if_changed=if_changed, notify=self._notify) as transfer:

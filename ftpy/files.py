@@ -112,6 +112,11 @@ def is_reserved(name: str) -> bool:
     return name.casefold().startswith(RESERVED_PREFIX)
 
 
+def is_unfinished(name: str) -> bool:
+    """Whether a name beside others is of what a get was cut off in: nobody sees it, and another get may go on there."""
+    return name.startswith(f"{RESERVED_PREFIX}-")
+
+
 def fold(name: str) -> str:
     """``name`` as a file system sees it that folds case (ext4's casefold, macOS): equal for what it takes for one.
 

@@ -17,7 +17,7 @@ from ftpy.client.results import Kept, LeftAlone, Undone
 from ftpy.client.source import local_error
 from ftpy.config.client import client_config_path
 from ftpy.errors import FtpyError, LocalFileError, RequestError, UnknownOperation
-from ftpy.files import RemotePath, display
+from ftpy.files import RemotePath, display, is_unfinished
 from ftpy.storage.area import AREA, made_private
 from ftpy.storage.base import Closing, KnownVersion
 from ftpy.storage.keeping import Keeper, Keeping
@@ -133,12 +133,12 @@ class KeptHere(Closing):
                 source.sync()
 
     def delete(self, operation: str, path: RemotePath, known: Identity | None) -> None:
-        """Take a file, or a folder with nothing in it, away."""
+        """Take a file, or a folder with nothing in it that anybody sees, away."""
         found = self.check(path, known)
         with self.keeping(operation) as keeping, self._translating(path), self.landing.open_dir(path.parent) as parent:
             if stat.S_ISDIR(found.st_mode):
                 with parent.open_dir(path.name) as folder:
-                    if folder.names():
+                    if not all(map(is_unfinished, folder.names())):  # that goes along
                         raise LocalFileError(f"{display(self.landing.name(path))}: the folder is not empty")
             step = keeping.going(path, found)
             keeping.seal()

@@ -14,7 +14,7 @@ from functools import partial
 from typing import NamedTuple
 
 from ftpy.errors import Changed, NotEmpty, NotFound, PermissionDenied, RequestError
-from ftpy.files import RemotePath, display
+from ftpy.files import RemotePath, display, is_unfinished
 from ftpy.storage.base import Quota
 from ftpy.storage.beneath import Directory
 from ftpy.storage.feed import Happening, deleted, moved, published
@@ -192,7 +192,7 @@ class _Reversal:
         directory = self._publication.existing(step.place.parent)
         if step.new is not None and step.new.type == "directory" and step.new.ino is None:
             with directory.open_dir(step.place.name) as folder:
-                if folder.names():
+                if not all(map(is_unfinished, folder.names())):  # that goes along
                     raise NotEmpty(f"{display(str(step.place))}: something is in the folder")
         self._may("take", step.place)
         kept = self._keeping.going(step.place, now).kept

@@ -9,7 +9,8 @@ from msgspec import structs
 
 from ftpy.client.clock import Clock
 from ftpy.client.connection import Connection
-from ftpy.client.streams import Line, Streams
+from ftpy.client.lines import Line
+from ftpy.client.streams import Streams
 from ftpy.config.client import MOST_STREAMS, Profile, Transfer, choose_profile, client_config_path, load_client_config
 from ftpy.digests import DigestName
 from ftpy.errors import ConfigError

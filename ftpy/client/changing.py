@@ -6,8 +6,8 @@ import abc
 from typing import Generic, Literal, TypeVar
 
 from ftpy.client.connection import Connection
+from ftpy.client.lines import Line
 from ftpy.client.results import Moved, Removed
-from ftpy.client.streams import Line
 from ftpy.errors import Busy, ConnectionFailed, NotFound, OutcomeUnknown, PermissionDenied, ShuttingDown
 from ftpy.files import FileInfo, RemotePath, display
 from ftpy.wire.entries import entry_to_info

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from ftpy.client.connection import Connection
-from ftpy.client.streams import Line
+from ftpy.client.lines import Line
 from ftpy.errors import InvalidRequest, ProtocolError
 from ftpy.files import RemotePath, display
 from ftpy.wire.events import EventsReply, EventsRequest, Kind

@@ -11,11 +11,11 @@ from typing import Any
 from msgspec import Struct
 
 from ftpy.client.connection import Connection
+from ftpy.client.lines import Lines
 from ftpy.client.partial import Partial, Partials, check_space
 from ftpy.client.rangeget import BUFFER_BYTES, RangedGet
 from ftpy.client.results import Fetched, OnProgress, Progress
 from ftpy.client.source import Source, local_error
-from ftpy.client.streams import Lines
 from ftpy.digests import DigestName
 from ftpy.errors import Changed, DigestMismatch, LocalFileError, ProtocolError, TargetExists
 from ftpy.files import FileInfo, RemotePath, display

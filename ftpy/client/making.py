@@ -6,8 +6,8 @@ import abc
 from typing import Generic, TypeVar
 
 from ftpy.client.connection import Connection
+from ftpy.client.lines import Line
 from ftpy.client.results import Touched
-from ftpy.client.streams import Line
 from ftpy.errors import AlreadyExists, ConnectionFailed, OutcomeUnknown
 from ftpy.files import RemotePath, display
 from ftpy.wire.messages import MkdirReply, MkdirRequest

@@ -8,11 +8,11 @@ from typing import Any
 from msgspec import Struct
 
 from ftpy.client.connection import MOST_INLINE_BYTES, Connection
+from ftpy.client.lines import Lines, check_done
 from ftpy.client.parts import Parts, Sending
 from ftpy.client.pieces import Gauge
 from ftpy.client.results import OnProgress, Progress, Stored
 from ftpy.client.source import Source
-from ftpy.client.streams import Lines, check_done
 from ftpy.digests import DigestName, hexdigest
 from ftpy.errors import (
     AlreadyExists,

@@ -18,7 +18,7 @@ from typing import BinaryIO, NamedTuple
 import msgspec
 
 from ftpy.client.connection import Connection
-from ftpy.client.streams import Line
+from ftpy.client.lines import Line
 from ftpy.digests import hexdigest
 from ftpy.errors import (
     ConnectionLost,

@@ -1,32 +1,25 @@
-"""Connections that last: one that is made anew when it breaks, and several at work on one transfer where that pays."""
+"""Several connections at work on one transfer, where that pays, each of them a ``Line``."""
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, TypeVar
 
 from ftpy.client.connection import Connection
+from ftpy.client.lines import Count, Line, Worker, endless, nothing
 from ftpy.config.client import MOST_STREAMS
 from ftpy.errors import (
     AuthenticationFailed,
     Busy,
     ConnectionFailed,
-    ConnectionLost,
     FtpyError,
-    OutcomeUnknown,
     ProtocolError,
     ShuttingDown,
-    TurnedAway,
 )
 from ftpy.storage.following import start_thread
-
-BACKOFF_SECONDS = 0.5
-"""First wait before a new connection; doubles with every failure in a row."""
-MOST_BACKOFF_SECONDS = 15.0
 
 NEAR_SECONDS = 0.002
 """A round trip up to which one connection fills the line: on loopback and a clean LAN one is enough, and fastest."""
@@ -58,137 +51,10 @@ JOIN_SECONDS = 1.0
 
 T = TypeVar("T")
 Wanted = Literal["auto"] | int
-Worker = Callable[[Connection], None]
-Count = Callable[[], int]
-
-
-def _nothing() -> int:
-    return 0
-
-
-def _endless() -> float:
-    return math.inf
 
 
 def _endlessly_many() -> int:
     return MOST_STREAMS
-
-
-def _silent(_: str) -> None:
-    return None
-
-
-class Line:
-    """One connection to a server, made anew when it breaks: after a while, and not for ever. Used by one thread.
-
-    ``leaving`` ends waits, and with its connections' it is one event: who works on them begins nothing more.
-    """
-
-    def __init__(
-        self, opening: Callable[[], Connection], retries: int, notify: Callable[[str], None] = _silent
-    ) -> None:
-        self._opening, self._retries, self._notify = opening, retries, notify
-        self.connection: Connection | None = None
-        self.leaving = threading.Event()
-
-    def connected(self) -> Connection:
-        """The connection; where there is none it is opened, and a server that takes none now is asked again.
-
-        Raises ConnectionFailed, AuthenticationFailed.
-        """
-        failures = 0
-        while True:
-            try:
-                return self.opened()
-            except TurnedAway as error:
-                failures += 1
-                if failures > self._retries or not self._wait(error, failures):
-                    raise
-
-    def opened(self) -> Connection:
-        """The connection, opened if there is none, if that can be done at once. Raises as ``connected`` does."""
-        if self.connection is None:
-            self.connection = self._opening()
-            self.connection.leaving, self.connection.notify = self.leaving, self._notify
-        return self.connection
-
-    def persist(self, attempt: Callable[[Connection], T], moved: Count = _nothing) -> T:
-        """Attempt over one connection after the other; the count of failures starts anew whenever ``moved`` grows."""
-        failures, mark = 0, moved()
-        while True:
-            try:
-                return attempt(self.opened())
-            except (ConnectionFailed, Busy, ShuttingDown) as error:
-                self.close()
-                if isinstance(error, ProtocolError | OutcomeUnknown):
-                    raise
-                if moved() > mark:
-                    failures, mark = 0, moved()
-                failures += 1
-                if failures > self._retries or not self._wait(error, failures):
-                    raise
-            except BaseException:
-                if self.connection is not None and not self.connection.in_step:
-                    self.close()
-                raise
-
-    def _wait(self, error: FtpyError, failures: int) -> bool:
-        """Wait before the next try: whether there is to be one."""
-        if self.leaving.is_set():
-            return False
-        import random
-
-        delay = min(BACKOFF_SECONDS * 2 ** (failures - 1), MOST_BACKOFF_SECONDS) * random.uniform(0.8, 1.2)  # noqa: S311
-        self._notify(f"{error}; trying again in {delay:.1f} s ({failures} of {self._retries})")
-        return not self.leaving.wait(delay)
-
-    def take(self) -> Connection | None:
-        """The connection, which is somebody else's from now on."""
-        connection, self.connection = self.connection, None
-        return connection
-
-    def close(self) -> None:
-        """Close the connection; safe to call twice."""
-        if (connection := self.take()) is not None:
-            connection.close()
-
-
-class Lines(Protocol):
-    """What a transfer runs over; ``Streams`` says what is meant by each."""
-
-    @property
-    def several(self) -> bool:
-        """Whether more than one connection may come to be used."""
-
-    def persist(self, attempt: Callable[[Connection], T], moved: Count = ..., /) -> T:
-        """Do something that takes one connection."""
-
-    def run(self, worker: Worker, moved: Count, left: Callable[[], float] = ..., /) -> None:
-        """Run ``worker`` over one connection or several, until what they share is done."""
-
-
-def check_done(connection: Connection, left: Callable[[], float]) -> None:
-    """Raises ConnectionLost where a worker has returned because its connection is to leave, and not all is done."""
-    if connection.leaving.is_set() and left() > 0:
-        raise ConnectionLost("the connection was given up; others go on, or another one has failed")
-
-
-class Alone:
-    """One connection and no other, which is not made anew: for who sees to that himself."""
-
-    several = False
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def persist(self, attempt: Callable[[Connection], T], _: Count = _nothing, /) -> T:
-        """Attempt once."""
-        return attempt(self._connection)
-
-    def run(self, worker: Worker, _: Count, left: Callable[[], float] = _endless, /) -> None:
-        """Work on it. Raises ConnectionLost where it is to leave before all is done."""
-        worker(self._connection)
-        check_done(self._connection, left)
 
 
 class Streams:
@@ -222,11 +88,11 @@ class Streams:
     def _round_trip_seconds(self) -> float:
         return self._line.persist(lambda connection: connection.round_trip_seconds)
 
-    def persist(self, attempt: Callable[[Connection], T], moved: Count = _nothing) -> T:
+    def persist(self, attempt: Callable[[Connection], T], moved: Count = nothing) -> T:
         """Do something that takes one connection, over the client's own."""
         return self._line.persist(attempt, moved)
 
-    def run(self, worker: Worker, moved: Count, left: Callable[[], float] = _endless) -> None:
+    def run(self, worker: Worker, moved: Count, left: Callable[[], float] = endless) -> None:
         """Run ``worker`` with the client's own connection in this thread, and with others in threads of their own.
 
         ``worker`` takes work from what it shares with its siblings until all is done or its connection's ``leaving``

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ftpy.client.connection import Connection
 from ftpy.client.landing import Landing
+from ftpy.client.lines import Alone
 from ftpy.client.source import Source
-from ftpy.client.streams import Alone
 from ftpy.client.trees import (
     FILE_TRIES,
     MOST_BYTES_IN_FLIGHT,

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ftpy.client.beside import Beside, Folder
 from ftpy.client.connection import Connection
+from ftpy.client.lines import Alone
 from ftpy.client.putting import FINAL, FilePut, Put, condition_fields, drop
 from ftpy.client.source import Source, local_error, version
-from ftpy.client.streams import Alone
 from ftpy.client.trees import (
     FILE_TRIES,
     MOST_IN_FLIGHT,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import heapq
-import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar, cast
 
 from ftpy.client.connection import Connection
-from ftpy.client.streams import PIECE_BYTES, Alone, Count, Worker
+from ftpy.client.lines import Alone, Count, Worker, endless
+from ftpy.client.streams import PIECE_BYTES
 from ftpy.errors import ConnectionFailed, ConnectionLost, FtpyError
 from ftpy.files import RemotePath
 from ftpy.timing import IDLE
@@ -22,10 +22,6 @@ MOST_ENDS = 1_024
 """Folders whose files are through and whose time is still to be set, before that is done."""
 SHARED_BYTES = 2 * PIECE_BYTES
 """From this size on a file is open to several connections at once, where there are several."""
-
-
-def _endless() -> float:
-    return math.inf
 
 
 def check_step(connection: Connection) -> None:
@@ -254,7 +250,7 @@ class SharedLine(Alone):
         super().__init__(connection)
         self._work = work
 
-    def run(self, worker: Worker, moved: Count, left: Callable[[], float] = _endless, /) -> None:
+    def run(self, worker: Worker, moved: Count, left: Callable[[], float] = endless, /) -> None:
         """Work on it, with whoever joins in."""
         with self._work.shared(worker):
             super().run(worker, moved, left)

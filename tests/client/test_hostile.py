@@ -21,12 +21,12 @@ from ftpy.client.client import Client
 from ftpy.client.connection import Connection
 from ftpy.client.events import LEAST_SECONDS
 from ftpy.client.getting import FileGet, Get
+from ftpy.client.lines import Alone
 from ftpy.client.putting import FilePut, Put
 from ftpy.client.rangeget import RANGE_BYTES
 from ftpy.client.ranges import Range, cut
 from ftpy.client.results import Progress, ignore
 from ftpy.client.source import Source
-from ftpy.client.streams import Alone
 from ftpy.client.trees import Told, TreeOptions
 from ftpy.client.work import SharedLine, Work
 from ftpy.config.client import Transfer

@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 
-from ftpy.client import streams
+from ftpy.client import lines
 from ftpy.client.client import Client
 from ftpy.client.trees import Told, TreeOptions
 from ftpy.config.client import Profile
@@ -121,7 +121,7 @@ class Crowd:
 
 def _main() -> None:
     """A line with an order: fork a crowd, and say its process id; an empty line: wait for its end."""
-    streams.BACKOFF_SECONDS = 0.02  # else most of the time nothing would be under way
+    lines.BACKOFF_SECONDS = 0.02  # else most of the time nothing would be under way
     crowd = 0
     for line in sys.stdin:
         if line.strip():

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from ftpy.cli.common import run_main
 from ftpy.cli.main import ftpy
-from ftpy.client import connection, getting, listing, rangeget, streams
+from ftpy.client import connection, getting, lines, listing, rangeget, streams
 from ftpy.client.client import Client
 from ftpy.client.trees import Told, TreeOptions
 from ftpy.config.client import Transfer, save_profile
@@ -49,7 +49,7 @@ PROCESS_EVERY = 200
 """Every so many sessions the command is a real process on a pseudo-terminal."""
 PROCESS_SECONDS = 60.0
 SMALL = {
-    (streams, "BACKOFF_SECONDS"): 0.001,
+    (lines, "BACKOFF_SECONDS"): 0.001,
     (streams, "PIECE_BYTES"): 2048,
     (getting, "PROBE_BYTES"): 512,
     (rangeget, "RANGE_BYTES"): 2048,

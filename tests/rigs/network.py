@@ -20,7 +20,7 @@ from pathlib import Path
 
 from msgspec import structs
 
-from ftpy.client import streams
+from ftpy.client import lines
 from ftpy.client.client import Client
 from ftpy.config.client import Transfer
 from ftpy.config.server import Limits
@@ -347,8 +347,8 @@ class Rig:
 
     def __enter__(self) -> Rig:
         with contextlib.ExitStack() as opened:
-            opened.callback(setattr, streams, "BACKOFF_SECONDS", streams.BACKOFF_SECONDS)
-            streams.BACKOFF_SECONDS = BACKOFF_SECONDS
+            opened.callback(setattr, lines, "BACKOFF_SECONDS", lines.BACKOFF_SECONDS)
+            lines.BACKOFF_SECONDS = BACKOFF_SECONDS
             self.benches = {
                 on: opened.enter_context(Bench(self.folder / ("tls" if on else "plain"), tls_on=on))
                 for on in (False, True)

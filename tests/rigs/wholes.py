@@ -9,9 +9,9 @@ from typing import Any
 
 from ftpy.client.client import Client
 from ftpy.client.connection import Connection
+from ftpy.client.lines import Alone
 from ftpy.client.putting import FilePut, Put
 from ftpy.client.source import Source
-from ftpy.client.streams import Alone
 from ftpy.client.trees import TreeOptions
 from ftpy.errors import Changed
 from ftpy.files import RemotePath

@@ -116,7 +116,7 @@ def test_one_of_three_tries_gets_in_from_a_known_source_whatever_else_comes_from
     for _ in range(30):
         hammer(chance.uniform(0, 10))
         tries = [offenders.refuses(HERE)]
-        for wait in (0.5, 1.0):  # what the client waits (client/streams.py), give or take a fifth
+        for wait in (0.5, 1.0):  # what the client waits (client/lines.py), give or take a fifth
             hammer(wait * chance.uniform(0.8, 1.2))
             tries.append(offenders.refuses(HERE))
         assert not all(tries)

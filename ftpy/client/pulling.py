@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
+from ftpy.client.getjobs import FileJob, FolderEnd
 from ftpy.client.kept import KeptHere
 from ftpy.client.landing import Landing
 from ftpy.client.syncing import (
@@ -24,7 +25,7 @@ from ftpy.client.syncing import (
     unread,
 )
 from ftpy.client.syncplan import Contents, Item, Plan, Rules, Step, make_plan
-from ftpy.client.treeget import FileJob, FolderEnd, TreeGet
+from ftpy.client.treeget import TreeGet
 from ftpy.client.trees import MOST_TOLD, OWNER_BITS, Told, TreeOptions, same_time
 from ftpy.client.walking import Found, Selection
 from ftpy.errors import FtpyError, InvalidPath, LocalFileError, NotADirectory, PermissionDenied, SyncRefused

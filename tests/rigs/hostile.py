@@ -27,22 +27,20 @@ from tqdm import tqdm
 
 from ftpy.cli.common import run_main
 from ftpy.cli.main import ftpy
-from ftpy.client import connection, getting, lines, listing, rangeget, streams
-from ftpy.client.client import Client
-from ftpy.client.trees import Told, TreeOptions
-from ftpy.config.client import Transfer, save_profile
+from ftpy.client import connection, getting, lines, listing, rangeget, streams, syncing
+from ftpy.config.client import save_profile
 from ftpy.digests import hexdigest
 from ftpy.errors import FtpyError
 from ftpy.files import RemotePath
 from ftpy.wire.token import PairingToken
 from tests.rig import ENVIRONMENT
+from tests.rigs.hostilesyncs import REFUSED, judge, prepare, pull, push
 from tests.rigs.impostors import Identity
 from tests.rigs.lies import Liar
-from tests.rigs.lying import Heard, LyingServer, Model
+from tests.rigs.lying import LyingServer, Model
 from tests.rigs.processes import memory_of, program
+from tests.rigs.sessions import FILES, FURNITURE, STALL_SECONDS, Scene, Session, check_names, check_tree, contents
 
-STALL_SECONDS = 0.4
-IMPATIENT = Transfer(stall_seconds=STALL_SECONDS, connect_seconds=5.0, retries=1)
 SESSION_SECONDS = 12.0
 """What a session may take: several limits of STALL_SECONDS, and a machine that is busy with other things."""
 PROCESS_EVERY = 200
@@ -54,20 +52,10 @@ SMALL = {
     (getting, "PROBE_BYTES"): 512,
     (rangeget, "RANGE_BYTES"): 2048,
     (listing, "MOST_ENTRIES"): 5_000,
+    (syncing, "MOST_PLANNED"): 5_000,
     (connection, "PATIENCE"): 2,
 }
 """Limits of the client's that a session of some milliseconds shall meet."""
-FILES = {
-    "a.txt": b"a" * 40,
-    "d/b": bytes(range(256)) * 12,
-    "d/e": b"",
-    "keep.txt": b"theirs",
-    "same": b"same",
-    "big": bytes(range(250)) * 40,
-    "link/planted": b"p",
-}
-"""What the server has; anything over 1,024 bytes is large to it."""
-FURNITURE = {"keep.txt": b"ours", "same": b"same", "kept/deep": b"deep"}
 GROWTH_BYTES = 32 * 1024 * 1024
 """What thousands of sessions may add to the memory of the process."""
 SESSION_GROWTH_BYTES = 2048
@@ -93,61 +81,7 @@ OUTPUT = Output()
 """One for all: click remembers every stream that it has ever written to."""
 
 
-@dataclass
-class Session:
-    """One session: what was asked of the client, what it said, and what is wrong with that."""
-
-    folder: Path
-    server: LyingServer
-    rng: random.Random
-    heard: Heard
-    script: list[str] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
-    """All that the client told its caller."""
-    told: list[Told] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
-    force: bool = False
-    process: bool = False
-    """The command is a process of its own, on a pseudo-terminal."""
-
-    @property
-    def target(self) -> Path:
-        """The one folder on this side that the client was told of."""
-        return self.folder / "target"
-
-    def client(self, **options: Any) -> Client:
-        """A client of the hostile server; over two connections now and then."""
-        transfer = IMPATIENT
-        if self.rng.random() < 0.25:
-            transfer = Transfer(stall_seconds=STALL_SECONDS, connect_seconds=5.0, retries=1, streams=2)
-        return Client(self.server.profile, transfer, self.said.append, **options)
-
-    def options(self) -> TreeOptions:
-        """Of a tree."""
-        rng = self.rng
-        return TreeOptions(
-            digest=rng.choice(["md5", "blake3"]),
-            force=self.force,
-            by_digest=rng.random() < 0.2,
-            dry_run=rng.random() < 0.1,
-            if_absent=rng.random() < 0.2,
-            atomic=rng.random() < 0.3,
-            on_told=self.told.append,
-        )
-
-    def require(self, holds: object, text: str) -> None:
-        """Note what does not hold."""
-        if not holds:
-            self.wrong.append(text)
-
-    def vouched(self, digest: str, what: str) -> None:
-        """The server said this digest, so a success that names it is its lie and not ours."""
-        self.require(digest in self.heard.digests, f"{what}: {digest} was never said by the server")
-
-
 # ------------------------------------------------------------------ what is asked of the client
-
-Scene = Callable[[Session], None]
 
 
 def get(session: Session) -> None:
@@ -184,21 +118,6 @@ def get_tree(session: Session) -> None:
     if not options.dry_run:
         check_tree(session, before)
     session.require(session.heard.complete, "get -r: success without a last page")
-
-
-def check_tree(session: Session, before: dict[str, bytes]) -> None:
-    """Every file that was told as received is there, with a digest that the server said."""
-    for told in session.told:
-        path = Path(told.name)
-        session.require(path.is_relative_to(session.target), f"get -r: told of {path}")
-        if told.verdict == "identical":
-            content = path.read_bytes()  # as it was before, or as it came under a name told of twice
-            ours = content == before.get(told.name) or hexdigest("md5", content) in session.heard.digests
-            session.require(ours, f"get -r: {path} is not what was identical")
-        elif told.verdict == "received" and path.exists():
-            content = path.read_bytes()
-            either = {hexdigest("md5", content), hexdigest("blake3", content)}
-            session.require(either & session.heard.digests, f"get -r: the content of {path} was never vouched for")
 
 
 def put(session: Session) -> None:
@@ -336,6 +255,13 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("put", "-r", "-v", "target", "t"),
     ("put", "-r", "--atomic", "target", "t"),
     ("rollback", "t"),
+    ("sync", "-v", "target", "t"),
+    ("sync", "--delete", "--max-delete", "100%", "target", "d"),
+    ("sync", "--pull", "--by-digest", "--json", "target", "d"),
+    ("sync", "--pull", "--delete", "--max-delete", "100%", "-v", "target", "d"),
+    ("sync", "--pull", "--delete", "--dry-run", "target", "d"),
+    ("undo",),
+    ("undo", "1234abcd"),
     ("rm", "a.txt"),
     ("rm", "-r", "d/*"),
     ("ls", "-l", "**/*"),
@@ -364,7 +290,10 @@ def command(session: Session) -> None:
     if session.force and arguments[0] == "get":
         arguments = ("get", "--force", *arguments[1:])
     (session.folder / "source").write_bytes(b"s" * session.rng.choice([10, 3000]))
+    prepare(session, arguments)
     code, output = run_process(session, arguments) if session.process else run_command(session, arguments)
+    if session.sync is not None:
+        session.sync.refused = REFUSED in output
     session.said.append(f"{arguments} {code}")
     session.require(code in (0, 1, 2, 3, 4, 5) or arguments in RUNS, f"{arguments}: exit code {code}: {output[-2000:]}")
     drawn = output
@@ -385,12 +314,11 @@ def configured(session: Session, stall_seconds: float) -> Path:
 
 def run_command(session: Session, arguments: tuple[str, ...]) -> tuple[int, str]:
     """Run it in this process: its exit code and all that it said."""
-    config = configured(session, STALL_SECONDS)
+    configured(session, STALL_SECONDS)
     output = OUTPUT
     output.seek(0)
     output.truncate()
     standard = sys.argv, sys.stdin, sys.stdout, sys.stderr, os.getcwd()
-    os.environ["FTPY_CONFIG"] = str(config)
     try:
         os.chdir(session.folder)
         sys.argv = ["ftpy", *arguments]
@@ -401,7 +329,6 @@ def run_command(session: Session, arguments: tuple[str, ...]) -> tuple[int, str]
     finally:
         sys.argv, sys.stdin, sys.stdout, sys.stderr = standard[:4]
         os.chdir(standard[4])
-        del os.environ["FTPY_CONFIG"]
         gc.unfreeze()  # a command that ends freezes what is left for the end of its process, which this one is not
 
 
@@ -458,6 +385,10 @@ SCENES: tuple[Scene, ...] = (
     ls,
     stat_,
     digest,
+    push,
+    pull,
+    pull,
+    command,
     command,
 )
 
@@ -483,6 +414,8 @@ def furnish(folder: Path) -> None:
 
 
 Facts = dict[str, tuple[int, ...]]
+SETTINGS = {"source", "client.toml", ".client.toml.lock", "targets.jsonl", "targets.jsonl.new"}
+"""What the client and the rig itself keep beside the target."""
 
 
 def facts(folder: Path) -> Facts:
@@ -492,40 +425,22 @@ def facts(folder: Path) -> Facts:
         status = path.lstat()
         times = () if path == folder else (status.st_mtime_ns, status.st_ctime_ns)
         found[str(path)] = (status.st_ino, status.st_mode, status.st_size if times else 0, *times)
-    names = {entry.name for entry in os.scandir(folder)} - {"source", "client.toml", ".client.toml.lock"}
+    names = {entry.name for entry in os.scandir(folder)} - SETTINGS
     return found | dict.fromkeys((*names, *os.listdir(folder / "outside")), ())
-
-
-def contents(target: Path) -> dict[str, bytes]:
-    """Every file in the target by its path; a link says where it leads."""
-    found = {}
-    for where, folders, names in os.walk(target):
-        for name in (*names, *folders):
-            path = os.path.join(where, name)
-            if os.path.islink(path):
-                found[path] = os.fsencode(os.readlink(path))
-            elif name in names:
-                with open(path, "rb") as file:
-                    found[path] = file.read()
-    return found
 
 
 def check_target(session: Session, before: dict[str, bytes]) -> None:
     """What was there is there, but for what a forced get replaced; what is new has a legal name and is no link."""
+    if session.sync is not None:
+        judge(session, session.sync)
+        return
     after = contents(session.target)
     for path, content in before.items():
         if after.get(path) != content:
             session.require(session.force, f"{path} was changed")
             session.require(path in after, f"{path} is gone")
     session.require(sum(map(len, after.values())) <= session.heard.sent + 4096, "more bytes came than were sent")
-    for path in after.keys() - before.keys():
-        name = os.path.relpath(path, session.target)
-        if not os.path.basename(path).startswith(".ftpy-"):
-            try:
-                RemotePath.parse(name)
-            except FtpyError as error:
-                session.wrong.append(f"a name that no file may have: {error}")
-        session.require(not os.path.islink(path), f"{path} is a link")
+    check_names(session, after.keys() - before.keys())
     session.require(not (session.target / ".ftpy").exists(), "the staging area was left")
 
 
@@ -590,6 +505,19 @@ def small_limits() -> Iterator[None]:
             setattr(module, name, value)
 
 
+@contextlib.contextmanager
+def settings(config: Path) -> Iterator[None]:
+    """The client's settings, and its notes of what is kept where, are these."""
+    before = os.environ.get("FTPY_CONFIG")
+    os.environ["FTPY_CONFIG"] = str(config)
+    try:
+        yield
+    finally:
+        del os.environ["FTPY_CONFIG"]
+        if before is not None:
+            os.environ["FTPY_CONFIG"] = before
+
+
 def resident() -> int:
     """The memory of this process, bytes, less what malloc keeps of threads that have ended."""
     gc.collect()
@@ -633,6 +561,7 @@ class Campaign:
 
     def __enter__(self) -> Self:
         self._stack.enter_context(small_limits())
+        self._stack.enter_context(settings(self._folder / "world" / "client.toml"))
         self._server = self._stack.enter_context(LyingServer(Model(dict(FILES)), identity=self._identity))
         tqdm.monitor_interval = 0  # no thread of its own that stays
         self._threads = threading.active_count()

@@ -80,7 +80,7 @@ class Liar:
         if rng.random() >= rate:
             yield from (answer.data for answer in answers)
             return
-        lie = rng.choice(self._lies(request))
+        lie = rng.choice(self._lies(request, answers))
         about = request.__struct_config__.tag if request is not None else "handshake"
         self._script.append(f"{talk.number}: {about}: {lie.__name__.strip('_')}")
         yield from lie(self, talk, request, answers)
@@ -88,8 +88,8 @@ class Liar:
             self._left = True
             talk.leave()
 
-    def _lies(self, request: Request | None) -> tuple[Lie, ...]:
-        lists = isinstance(request, LsRequest)
+    def _lies(self, request: Request | None, answers: list[Answer]) -> tuple[Lie, ...]:
+        lists = isinstance(request, LsRequest) and "entries" in answers[0].fields  # no refusal
         if self.rng.random() < SLOW_SHARE:
             return SLOW_LISTING_LIES if lists else SLOW_LIES
         return LISTING_LIES if lists and self.rng.random() < 0.75 else LIES
@@ -203,6 +203,8 @@ KINDS: tuple[dict[str, Any], ...] = (
     {"ns": {"disk": 1}, "line": {}},
     {"tree": "3" * 32, "resumed": True},
     {"replaced": False},
+    {"keep_seconds": 0},
+    {"steps": 2**53 - 1, "already": 0, "left": 2**62, "paths": [{"path": "../canary", "error": "changed"}]},
     {"digest": {"blake3": "f" * 64}, "file_size": 0, "etag": "0" * 32},
     {"entry": {"name": "x", "type": "file", "size": 1, "mtime_ns": 0, "mode": 0}},
     {"file_size": 0, "digest": {"md5": "d41d8cd98f00b204e9800998ecf8427e"}, "durable": True, "etag": "0" * 32},
@@ -346,6 +348,17 @@ def _doubled_names(liar: Liar, talk: Talk, request: Request | None, answers: lis
         yield answer._replace(fields=answer.fields | {"entries": entries}).data
 
 
+def _times(liar: Liar, _: Talk, __: Request | None, answers: list[Answer]) -> Iterator[bytes]:
+    """Every entry of another time, and some of another size, than what is then sent."""
+    rng = liar.rng
+    for answer in answers:
+        entries = [dict(entry) for entry in answer.fields["entries"]]
+        for entry in entries:
+            entry["mtime_ns"] += rng.choice([-1, 1, 999, -(10**9), 2**60])
+            entry["size"] += rng.choice([0, 0, 0, 1])
+        yield answer._replace(fields=answer.fields | {"entries": entries}).data
+
+
 def _pages(answers: list[Answer], count: int, entries: Callable[[int], list[dict[str, Any]]]) -> Iterator[bytes]:
     fields = answers[0].fields
     for number in range(count):
@@ -388,7 +401,9 @@ LIES: tuple[Lie, ...] = (
     *(_fields, _fields, _fields, _fields, _fields, _trailer, _trailer, _body, _body, _body, _body, _other_content),
     *(_refusal, _refusal, _another_kind, _many_signs, _twice, _other_ids, _mangled, _mangled, _cut, _cut, _garbage),
 )
-LISTING_LIES: tuple[Lie, ...] = (_names, _names, _names, _doubled_names, _doubled_names, _long_listing, _deep, _fields)
+LISTING_LIES: tuple[Lie, ...] = (
+    *(_names, _names, _names, _doubled_names, _doubled_names, _times, _long_listing, _deep, _fields),
+)
 SLOW_LIES: tuple[Lie, ...] = (_never_ready, _flood, _silence)
 SLOW_LISTING_LIES: tuple[Lie, ...] = (*SLOW_LIES, _endless_listing, _endless_listing)
 """Those that end by a limit of the client's only; each costs some tenths of a second."""

@@ -46,6 +46,16 @@ from ftpy.wire.messages import (
     UploadReply,
     reply_type,
 )
+from ftpy.wire.operations import (
+    BeginReply,
+    BeginRequest,
+    LeftEntry,
+    OperationEntry,
+    OperationsReply,
+    OperationsRequest,
+    UndoReply,
+    UndoRequest,
+)
 from ftpy.wire.ping import PingReply, PingRequest
 from ftpy.wire.spelling import b64encode
 from ftpy.wire.trees import RollbackRequest, StageReply, StageRequest, SwapRequest
@@ -241,6 +251,17 @@ class Model:
         return [honest(kind(id=request.id, replaced=True))]
 
     _rollback, _discard = _swap, _abort
+
+    def _begin(self, request: BeginRequest, _: bytes) -> list[Answer]:
+        return [honest(BeginReply(id=request.id, keep_seconds=86_400))]
+
+    def _operations(self, request: OperationsRequest, _: bytes) -> list[Answer]:
+        entry = OperationEntry(operation="4" * 32, what="sync photos backup", time_ns=MTIME_NS, replaced=3, deleted=1)
+        return [honest(OperationsReply(id=request.id, operations=[entry], complete=True))]
+
+    def _undo(self, request: UndoRequest, _: bytes) -> list[Answer]:
+        left = [LeftEntry(path="d/b", error="changed", message="it was changed since")]
+        return [honest(UndoReply(id=request.id, steps=2, already=1, left=1, paths=left))]
 
     def _rm(self, request: Request, _: bytes) -> list[Answer]:
         return [honest(RmReply(id=request.id, files=1, folders=0))]

@@ -11,12 +11,16 @@ from typing import Any
 import pytest
 
 from ftpy import files
+from ftpy.client import kept
 from ftpy.client.client import Client
 from ftpy.client.getting import Get
+from ftpy.client.pulling import PlannedGet
 from ftpy.storage import beneath
 from ftpy.transport.channel import Channel
-from tests.rigs.hostile import Campaign, Scene, get, get_to_stream, get_tree, put_tree
+from tests.rigs.hostile import Campaign, get, get_to_stream, get_tree, put_tree
+from tests.rigs.hostilesyncs import pull
 from tests.rigs.processes import HAS_PROC
+from tests.rigs.sessions import Scene
 
 pytestmark = pytest.mark.skipif(not HAS_PROC, reason="needs Linux's /proc")
 
@@ -32,7 +36,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
         yield Path(made) / "campaign"
 
 
-@pytest.mark.parametrize(("tls", "sessions"), [(False, 900), (True, 100)], ids=["plaintext", "tls"])
+@pytest.mark.parametrize(("tls", "sessions"), [(False, 720), (True, 80)], ids=["plaintext", "tls"])
 @pytest.mark.timeout(300)
 @pytest.mark.slow
 def test_a_hostile_server_gets_nothing_from_a_client(folder: Path, tls: bool, sessions: int) -> None:
@@ -65,6 +69,22 @@ def test_a_client_that_takes_a_tree_for_put_in_place_unasked_is_told(
 ) -> None:
     monkeypatch.setattr(Client, "_swap", lambda *_: None)
     assert told_within(folder, put_tree, "in place, which nobody said")
+
+
+@pytest.mark.slow
+def test_a_client_that_pulls_another_version_than_was_listed_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PlannedGet, "_as_listed", False)
+    assert told_within(folder, pull, "undo left alone")
+
+
+@pytest.mark.slow
+def test_a_client_that_keeps_nothing_of_what_a_pull_deletes_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept, "take", lambda directory, leaf, *_: directory.rename(leaf, directory, ".ftpy-gone"))
+    assert told_within(folder, pull, "is lost")
 
 
 class Agreeable(str):

@@ -12,6 +12,7 @@ from msgspec import structs
 from ftpy.client.getjobs import FileJob, FolderEnd
 from ftpy.client.kept import KeptHere
 from ftpy.client.landing import Landing
+from ftpy.client.source import read_digest
 from ftpy.client.syncing import (
     Local,
     SyncOptions,
@@ -21,7 +22,6 @@ from ftpy.client.syncing import (
     judged,
     list_local,
     list_there,
-    read_digest,
     unread,
 )
 from ftpy.client.syncplan import Contents, Item, Plan, Rules, Step, make_plan

@@ -166,3 +166,12 @@ class Source(Closing):
 def version(status: os.stat_result) -> tuple[int, ...]:
     """What tells two states of a file on this side apart."""
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def read_digest(local: str, name: DigestName) -> str | None:
+    """The digest of a file of this side; None where it cannot be read, which is told when it is to be sent."""
+    try:
+        with Source(local, name) as source:
+            return source.read_digest()
+    except LocalFileError:
+        return None

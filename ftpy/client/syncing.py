@@ -11,13 +11,14 @@ from msgspec import Struct, field, structs
 
 from ftpy.client.connection import Connection
 from ftpy.client.pipelining import Pipeline
-from ftpy.client.source import Source
+from ftpy.client.putjobs import FileJob, FolderEnd
+from ftpy.client.source import read_digest
 from ftpy.client.syncplan import MOST_DELETED, Contents, Item, Plan, Rules, Step, make_plan
-from ftpy.client.treeput import FileJob, FolderEnd, TreePut
+from ftpy.client.treeput import TreePut
 from ftpy.client.trees import MOST_TOLD, OWNER_BITS, Choices, Told, TreeOptions, TreeResult, same_time
 from ftpy.client.walking import Filter, Found, Links, Selection, Walk
 from ftpy.digests import DigestName
-from ftpy.errors import FtpyError, LocalFileError, NotFound, RequestError, SyncRefused
+from ftpy.errors import FtpyError, NotFound, RequestError, SyncRefused
 from ftpy.files import FileInfo, RemotePath
 from ftpy.storage.base import Condition, KnownVersion
 from ftpy.wire.messages import MkdirReply, MkdirRequest, MvReply, MvRequest, RmReply, RmRequest, StatReply, StatRequest
@@ -139,15 +140,6 @@ def items_of(listed: list[FileInfo], below: RemotePath) -> list[Item]:
         kind: Literal["file", "directory", "other"] = info.type if info.type in ("file", "directory") else "other"
         items.append(Item(path, kind, info.size, info.mtime_ns, info.mode, info.etag))
     return items
-
-
-def read_digest(local: str, name: DigestName) -> str | None:
-    """The digest of a file of this side; None where it cannot be read, which is told when it is to be sent."""
-    try:
-        with Source(local, name) as source:
-            return source.read_digest()
-    except LocalFileError:
-        return None
 
 
 def ask_digest(client: Syncs, info: FileInfo, name: DigestName) -> str | None:

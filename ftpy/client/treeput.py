@@ -7,24 +7,21 @@ import os
 import stat
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from ftpy.client.beside import Beside, Folder
 from ftpy.client.connection import Connection
 from ftpy.client.lines import Alone
+from ftpy.client.putjobs import FileJob, FolderEnd, PutJobs
 from ftpy.client.putting import FINAL, FilePut, Put, condition_fields, drop
-from ftpy.client.source import Source, local_error, version
+from ftpy.client.source import Source, local_error, read_digest, version
 from ftpy.client.trees import (
     FILE_TRIES,
     MOST_IN_FLIGHT,
-    OWNER_BITS,
     Tally,
     Told,
     TreeOptions,
-    same_time,
 )
-from ftpy.client.walking import Found, Walk, unnameable
-from ftpy.client.work import SHARED_BYTES, Ends, Job, Joint, SharedLine, Work, check_step
+from ftpy.client.work import SHARED_BYTES, Ends, Joint, SharedLine, Work, check_step
 from ftpy.digests import hexdigest
 from ftpy.errors import (
     ConnectionFailed,
@@ -39,8 +36,8 @@ from ftpy.errors import (
     UnknownUpload,
     Unsupported,
 )
-from ftpy.files import FileInfo, RemotePath, display
-from ftpy.storage.base import Condition, KnownDigest
+from ftpy.files import RemotePath, display
+from ftpy.storage.base import KnownDigest
 from ftpy.timing import DISK
 from ftpy.wire.messages import (
     DigestReply,
@@ -67,41 +64,6 @@ _FLAGS = (
 )
 
 
-class FileJob(Job):
-    """A file of this side, as the walk found it."""
-
-    __slots__ = ("asks", "condition", "sent", "status", "transfer")
-
-    def __init__(
-        self,
-        path: RemotePath,
-        name: str,
-        status: os.stat_result,
-        *,
-        alone: bool,
-        asks: bool = False,
-        condition: Condition = None,
-    ) -> None:
-        super().__init__(path, name, status.st_size, alone=alone)
-        self.status = status
-        self.condition = condition
-        self.asks = asks
-        """The server may have this very content: that is to be asked first."""
-        self.sent: KnownDigest | None = None
-        """What was sent, when its reply is still to come."""
-        self.transfer: FilePut | None = None
-        """What goes on where it stood when the connection is lost."""
-
-
-class FolderEnd(NamedTuple):
-    """A folder whose files are all sent."""
-
-    path: RemotePath
-    name: str
-    mode: int
-    mtime_ns: int
-
-
 class TreePut:
     """One tree; ``worker`` on each of any number of connections until it returns.
 
@@ -119,14 +81,9 @@ class TreePut:
         *,
         staged: str | None = None,
     ) -> None:
-        self._options, self._theirs, self._staged = options, theirs, staged
-        self.folders = 0
-        """Folders below the target that there will be, so far as the walk has come."""
-        self._root, self._target = root, target
-        self._walk = Walk(root, target, options.selection, options.links)
-        self._only_some = bool(options.selection.include) and not options.selection.exclude
-        self._inline_bytes = inline_bytes
+        self._options, self._inline_bytes, self._staged = options, inline_bytes, staged
         self.tally = Tally(options)
+        self._jobs = PutJobs(root, target, options, inline_bytes, theirs, staged=staged is not None, tally=self.tally)
         self.work: Work[FileJob, FolderEnd] = Work(self._found())
         self._doomed: deque[str] = deque()
         """Uploads of files that failed for good, to be dropped."""
@@ -142,87 +99,13 @@ class TreePut:
             if isinstance(found, FileJob):
                 self.tally.tell(Told("sent", found.path, found.name, found.size))
 
-    # ---------------------------------------------------------------- what is to be done
-
     def _found(self) -> Iterator[FileJob | FolderEnd]:
-        foreseen = set()
-        for found in unnameable(self._root, self._target, self._options.selection):
-            foreseen.add(found.local)
-            self._tell_failed(found)
-        there = Beside(iter(self._theirs) if self._theirs is not None else iter(()))
-        folders: list[Folder] = []
-        for found in self._walk:
-            match found.kind:
-                case "file":
-                    folders[-1].held = True
-                    job = self._file(found, there.at(found.path))
-                    if job is not None:
-                        folders[-1].touched = True
-                        yield job
-                case "directory":
-                    theirs = there.at(found.path)
-                    if folders and theirs is None:
-                        folders[-1].touched = True
-                    folders.append(Folder(theirs))
-                case "end":
-                    folder = folders.pop()
-                    if folders and (folder.held or not self._only_some):
-                        folders[-1].held = True
-                        self.folders += 1
-                    if (end := self._end(found, folder)) is not None:
-                        yield end
-                case "link" | "special":
-                    self.tally.tell(Told(found.kind, found.path, found.local))
-                case "failed":
-                    if found.local not in foreseen:
-                        self._tell_failed(found)
-        self.tally.progress.known = True
+        return iter(self._jobs)
 
-    def _tell_failed(self, found: Found) -> None:
-        self.tally.tell(Told("failed", found.path, found.local, error=found.error))
-
-    def _file(self, found: Found, there: FileInfo | None) -> FileJob | None:
-        """The job, unless the server has that very file."""
-        status, asks = found.status, False
-        assert status is not None
-        self.tally.found(status.st_size)
-        if there is not None and there.type == "file" and there.size == status.st_size:
-            same = same_time(there.mtime_ns, status.st_mtime_ns)
-            if self._staged is not None:
-                same = same and there.mode == status.st_mode & 0o777
-            # Who staged a file, and from where, nobody knows: its content counts, and all else that is to be of it.
-            if same if self._staged is not None else self._options.by_digest:
-                known = getattr(there, self._options.digest)
-                same = known is not None and self._digest(found.local) == known
-                asks = known is None
-            if same:
-                self.tally.tell(Told("identical", found.path, found.local, status.st_size))
-                return None
-        alone = asks or status.st_size > self._inline_bytes
-        condition: Condition = "absent" if self._options.if_absent else None
-        return FileJob(found.path, found.local, status, alone=alone, asks=asks, condition=condition)
-
-    def _digest(self, name: str) -> str | None:
-        """The digest of a file of this side; None where it cannot be had, which is told when it is to be sent."""
-        try:
-            with Source(name, self._options.digest) as source:
-                return source.read_digest()
-        except LocalFileError:
-            return None
-
-    def _end(self, found: Found, folder: Folder) -> FolderEnd | None:
-        """What is still to be done to a folder, unless it is as it should be."""
-        status, there = found.status, folder.there
-        if not found.path.parts or self._only_some or self._options.dry_run or status is None:
-            return None
-        mode = status.st_mode & 0o777 | OWNER_BITS
-        as_it_should_be = (
-            there is not None
-            and not folder.touched
-            and there.mode == mode
-            and same_time(there.mtime_ns, status.st_mtime_ns)
-        )
-        return None if as_it_should_be else FolderEnd(found.path, found.local, mode, status.st_mtime_ns)
+    @property
+    def folders(self) -> int:
+        """Folders below the target that there will be, so far as the walk has come."""
+        return self._jobs.folders
 
     # ---------------------------------------------------------------- doing it
 
@@ -420,7 +303,7 @@ class TreePut:
             )
         except RequestError:
             return False  # gone or out of our sight: then it is sent
-        return reply.file_size == job.size and reply.digest.hex == self._digest(job.name)
+        return reply.file_size == job.size and reply.digest.hex == read_digest(job.name, name)
 
     @staticmethod
     def _close(job: FileJob) -> None:

@@ -1,8 +1,9 @@
 """Several processes that serve on the same sockets, for more than one core; this is the parent, who serves nobody.
 
-The parent binds the sockets, starts the workers, restarts one that dies, counts connections for all of them, and knows
-who has an upload open. It has one thread and waits for signals and workers at once: so workers are forked. Forking a
-process without other threads is safe, takes milliseconds, and hands over settings and sockets as they are.
+The parent binds the sockets, starts the workers, restarts one that dies, and keeps what they share (``shared``): it
+counts connections for all of them, and knows who has an upload open. It has one thread and waits for signals and
+workers at once: so workers are forked. Forking a process without other threads is safe, takes milliseconds, and hands
+over settings and sockets as they are.
 """
 
 from __future__ import annotations
@@ -15,24 +16,23 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ftpy.config.server import ServerConfig, worker_count
 from ftpy.errors import FtpyError
 from ftpy.server.accounts import Accounts
-from ftpy.server.admission import Admission, Verdict
 from ftpy.server.control import Control, Reply
 from ftpy.server.crew import Mail, Slot, Worker
 from ftpy.server.desk import Polls, penalty_rows, server_rows
 from ftpy.server.listening import BeaconListener, Listener, listen_on_all
 from ftpy.server.logs import setup_logging
 from ftpy.server.orders import Runner, start_runner
-from ftpy.server.penalties import Offence, Offenders
 from ftpy.server.reloading import reread
 from ftpy.server.rows import EndRow, KickQuestion, Question, Row
 from ftpy.server.sandbox import confine
-from ftpy.server.server import LAST_SECONDS, RELOAD_SIGNALS, SIGNALS, STOP_SIGNALS, SWEEP_SECONDS, Service
+from ftpy.server.server import LAST_SECONDS, RELOAD_SIGNALS, SIGNALS, STOP_SIGNALS, Service
+from ftpy.server.shared import Shared, Words
 from ftpy.server.worker import ENDED, FAILED, run_worker
 from ftpy.storage.base import Closing
 from ftpy.storage.sharing import Link
@@ -46,13 +46,6 @@ MOST_DEATHS = 10
 TICK_SECONDS = 0.5
 """How often the parent looks at the users' file and after the control socket. Each worker looks at the users by itself,
 the parent says what it found."""
-SWEEP_AGAIN_SECONDS = SWEEP_SECONDS / 2
-"""A root is swept no sooner after another worker did; each of them asks every SWEEP_SECONDS."""
-
-_Connection = tuple[int, int]
-"""The worker's process id, and what it tells its connection by."""
-_Key = tuple[str, str]
-"""A root and the id of an upload below it."""
 
 
 def serve_with_workers(config: ServerConfig, settings: str) -> int:
@@ -84,15 +77,20 @@ class Workers(Closing):
         self, config: ServerConfig, settings: str, listeners: Sequence[Listener], runner: Runner | None = None
     ) -> None:
         self._config, self._settings, self._listeners, self._runner = config, settings, listeners, runner
-        self._admission: Admission[_Connection] = Admission(config.limits, Offenders(config.penalties))
         self._accounts = Accounts(config.users)
-        self._owners: dict[_Key, Worker] = {}
-        self._swept: dict[str, float] = {}
         self._generations = itertools.count(1)
         self._slots = [Slot() for _ in range(worker_count(config))]
         self._selector = selectors.DefaultSelector()
         self._mail = Mail(self._selector, self._heard)
         self._send = self._mail.send
+        self._shared = Shared(config, self._send)
+        self._admission = self._shared.admission
+        self._words: Words = {
+            "ready": self._ready,
+            "rows": self._rows,
+            "drained": self._drained,
+            **self._shared.words,
+        }
         self._control = Control(config.state, self._selector, self._answer)
         self._polls: Polls[Worker] = Polls()
         self._signals, self._signalled = socket.socketpair()
@@ -274,11 +272,8 @@ class Workers(Closing):
         slot.worker = None
         self._mail.end(worker)
         worker.link.close()
-        for connection, source in worker.connections.items():
-            self._admission.leave((worker.pid, connection), source)
-        self._owners = {key: owner for key, owner in self._owners.items() if owner is not worker}
+        self._shared.bury(worker)
         self._polls.left(worker)
-        self._swept.clear()  # it may have left something staged
         for other in self._workers:
             self._send(other, "died")
         if self._deadline is not None:
@@ -338,7 +333,7 @@ class Workers(Closing):
 
     def _heard(self, worker: Worker, message: tuple[Any, ...]) -> None:
         word, number, *arguments = message
-        result = _WORDS[word](self, worker, *arguments)
+        result = self._words[word](worker, *arguments)
         if number:
             link = result if isinstance(result, Link) else None
             self._send(worker, "answer", number, None if link else result, link=link)
@@ -351,51 +346,6 @@ class Workers(Closing):
             for listener in self._listeners:
                 _say(listener.event, address=str(listener.address))
 
-    def _admit(self, worker: Worker, connection: int, source: str) -> str | None:
-        reason, evicted = self._admission.admit((worker.pid, connection), source)
-        if evicted is not None:
-            for other in self._workers:
-                if other.pid == evicted[0]:
-                    self._send(other, "break_off", evicted[1])
-        if reason is None:
-            worker.connections[connection] = source
-        return reason
-
-    def _known(self, worker: Worker, connection: int, user: str, most: int | None) -> Verdict:
-        return self._admission.known((worker.pid, connection), user, most)
-
-    def _offend(self, worker: Worker, source: str, offence: Offence) -> None:  # noqa: ARG002
-        self._admission.offend(source, offence)
-
-    def _passed(self, worker: Worker, user: str, count: int, rate: int) -> float:  # noqa: ARG002
-        return self._admission.passed(user, count, rate)
-
-    def _leave(self, worker: Worker, connection: int, source: str) -> None:
-        del worker.connections[connection]
-        self._admission.leave((worker.pid, connection), source)
-
-    def _claim(self, worker: Worker, key: _Key) -> None:
-        self._owners[key] = worker
-
-    def _release(self, worker: Worker, key: _Key) -> None:
-        if self._owners.get(key) is worker:  # another one may have been faster to say that it has it now
-            del self._owners[key]
-
-    def _link(self, worker: Worker, key: _Key) -> Link | None:
-        owner = self._owners.get(key)
-        if owner is None or owner is worker:
-            return None
-        one, other = Link.pair()
-        self._send(owner, "welcome", key[0], link=other)
-        return one
-
-    def _sweep(self, worker: Worker, root: str) -> bool:  # noqa: ARG002
-        now = time.monotonic()
-        if now - self._swept.get(root, -SWEEP_SECONDS) < SWEEP_AGAIN_SECONDS:
-            return False
-        self._swept[root] = now
-        return True
-
     def _drained(self, worker: Worker) -> None:
         worker.has_drained = True
         self._tell_all_drained()
@@ -404,22 +354,6 @@ class Workers(Closing):
         if all(worker.has_drained for worker in self._workers):
             for worker in self._workers:
                 self._send(worker, "all_drained")
-
-
-_WORDS: dict[str, Callable[..., Any]] = {
-    "ready": Workers._ready,
-    "admit": Workers._admit,
-    "known": Workers._known,
-    "offend": Workers._offend,
-    "passed": Workers._passed,
-    "leave": Workers._leave,
-    "claim": Workers._claim,
-    "release": Workers._release,
-    "link": Workers._link,
-    "sweep": Workers._sweep,
-    "rows": Workers._rows,
-    "drained": Workers._drained,
-}
 
 
 def _say(event: str, **fields: object) -> None:

@@ -295,6 +295,7 @@ class Storage(Closing, abc.ABC):
     def used(self, quota: Quota) -> tuple[int, int]:
         """Bytes, files and folders that count for this quota now. Raises IoError."""
 
+    @abc.abstractmethod
     def begin(self, key: OperationKey, what: str, *, quota: Quota | None = None) -> None:
         """An operation that puts, folders, rm and mv may name from now on, durably; ``what`` is for people.
 

@@ -33,12 +33,13 @@ from ftpy.errors import (
 )
 from ftpy.files import FileInfo, RemotePath
 from ftpy.storage import reading, syscalls
-from ftpy.storage.base import MIB, NewDirectory, NewFile, Storage
+from ftpy.storage.base import MIB, NewDirectory, NewFile, Reader, Storage
 from ftpy.storage.beneath import Door
 from ftpy.storage.local import LocalStorage
 from ftpy.storage.operations import OperationKey
 from ftpy.storage.remembered import _LOOK, _LOOK_ALL, Remembered
-from ftpy.storage.uploadbase import MOST_PARTS, PART_BYTES, part_size_for
+from ftpy.storage.treebase import Trees
+from ftpy.storage.uploadbase import MOST_PARTS, PART_BYTES, PartWriter, Upload, part_size_for
 from ftpy.storage.versions import Digests, Version
 from tests.paths import NOT_PORTABLE
 from tests.storage.contract import (
@@ -86,6 +87,12 @@ def left_behind(root: Path) -> list[str]:
 
 class TestContract(StorageContract, ChangesContract, TreesContract):
     """Every rule of the contract, by openat2 and by the walk."""
+
+
+@pytest.mark.parametrize("kind", [Storage, Trees, Upload, PartWriter, Reader])
+def test_who_keeps_the_contract_can_leave_nothing_of_it_out(kind: type) -> None:
+    named = {name for name in vars(kind) if not name.startswith("_")}
+    assert named - kind.__abstractmethods__ <= {"is_lost"}  # which has an answer that holds for most
 
 
 # -------------------------------------------------------------------- names, links, specials

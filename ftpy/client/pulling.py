@@ -28,7 +28,15 @@ from ftpy.client.syncplan import Contents, Item, Plan, Rules, Step, make_plan
 from ftpy.client.treeget import TreeGet
 from ftpy.client.trees import MOST_TOLD, OWNER_BITS, Told, TreeOptions, same_time
 from ftpy.client.walking import Found, Selection
-from ftpy.errors import FtpyError, InvalidPath, LocalFileError, NotADirectory, PermissionDenied, SyncRefused
+from ftpy.errors import (
+    FtpyError,
+    InvalidPath,
+    LocalFileError,
+    NotADirectory,
+    PermissionDenied,
+    ProtocolError,
+    SyncRefused,
+)
 from ftpy.files import FileInfo, RemotePath, check_portable, display
 from ftpy.storage.base import KnownVersion, NewDirectory
 from ftpy.storage.record import Identity, identity
@@ -98,6 +106,7 @@ class Pull:
                 "the source, or part of it, may not be listed by this user, so nothing is deleted; nothing was changed"
             ) from None
         self._there = {RemotePath(info.path.parts[len(self._source.parts) :]): info for info in listed}
+        _check_listing(self._there)
         try:
             self._local = list_local(self._root, RemotePath(), Selection(), "skip")
         except LocalFileError as error:
@@ -240,6 +249,16 @@ class Pull:
         if len(result.failures) < MOST_TOLD:
             there = RemotePath((*self._source.parts, *path.parts))
             result.failures.append(Told("failed", there, os.path.join(self._root, *path.parts), error=error))
+
+
+def _check_listing(there: dict[RemotePath, FileInfo]) -> None:
+    """Raises ProtocolError where something is below a file: not both can come, and an undo would miss one of them."""
+    above: RemotePath | None = None
+    for path in sorted(there):  # what is below another comes right behind it
+        if above is not None and path.parts[: len(above.parts)] == above.parts:
+            raise ProtocolError(f"the server lists {display(str(path))} below what it lists as a file")
+        if there[path].type == "file":
+            above = path
 
 
 class PlannedGet(TreeGet):

@@ -330,6 +330,28 @@ def test_a_server_cannot_have_a_pull_that_no_undo_reverses(
     assert (here / name).read_bytes() == b"ours"
 
 
+@pytest.mark.parametrize("below", ["a/x", "a/x/y"])
+def test_a_pull_refuses_a_listing_with_something_below_a_file_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: str
+) -> None:
+    monkeypatch.setenv("FTPY_CONFIG", str(tmp_path / "settings" / "config.toml"))
+
+    def tell(talk: Talk, request: Request | None, answers: list[Answer]) -> Iterable[bytes]:
+        if isinstance(request, LsRequest):
+            fields = msgspec.json.decode(answers[0].data[4:])
+            fields["entries"].insert(0, fields["entries"][0] | {"name": below})
+            yield framed(fields)
+        else:
+            yield from honestly(talk, request, answers)
+
+    here = tmp_path / "here"
+    here.mkdir()
+    refused = pytest.raises(ProtocolError, match=f"lists {below} below what it lists as a file")
+    with lying({"a": b"theirs", "a.txt": b"b"}, tell) as server, client_of(server) as client, refused:
+        client.sync(here, "", pull=True)
+    assert not list(here.iterdir())
+
+
 def test_who_follows_events_is_not_kept_busy_by_a_server_that_waits_for_nothing() -> None:
     asked: list[float] = []
 

@@ -348,6 +348,23 @@ def _doubled_names(liar: Liar, talk: Talk, request: Request | None, answers: lis
         yield answer._replace(fields=answer.fields | {"entries": entries}).data
 
 
+def _grafts(liar: Liar, talk: Talk, request: Request | None, answers: list[Answer]) -> Iterator[bytes]:
+    """Entries again below others, which may be files, and again as something of another kind."""
+    rng = liar.rng
+    for answer in answers:
+        entries = [dict(entry) for entry in answer.fields["entries"]]
+        more = [dict(entry) for entry in entries if rng.random() < 0.5]
+        for entry in more:
+            if rng.random() < 0.7:
+                _rename(talk, request, entry, f"{rng.choice(entries)['name']}/{rng.choice(['x', 'b', 'x/y'])}")
+            else:
+                entry["type"] = rng.choice(["file", "directory", "symlink"])
+        entries += more
+        rng.shuffle(entries)
+        liar.note([(entry["name"], entry["type"]) for entry in entries])
+        yield answer._replace(fields=answer.fields | {"entries": entries}).data
+
+
 def _times(liar: Liar, _: Talk, __: Request | None, answers: list[Answer]) -> Iterator[bytes]:
     """Every entry of another time, and some of another size, than what is then sent."""
     rng = liar.rng
@@ -402,7 +419,7 @@ LIES: tuple[Lie, ...] = (
     *(_refusal, _refusal, _another_kind, _many_signs, _twice, _other_ids, _mangled, _mangled, _cut, _cut, _garbage),
 )
 LISTING_LIES: tuple[Lie, ...] = (
-    *(_names, _names, _names, _doubled_names, _doubled_names, _times, _long_listing, _deep, _fields),
+    *(_names, _names, _names, _doubled_names, _doubled_names, _times, _grafts, _long_listing, _deep, _fields),
 )
 SLOW_LIES: tuple[Lie, ...] = (_never_ready, _flood, _silence)
 SLOW_LISTING_LIES: tuple[Lie, ...] = (*SLOW_LIES, _endless_listing, _endless_listing)

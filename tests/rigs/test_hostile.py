@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
         yield Path(made) / "campaign"
 
 
-@pytest.mark.parametrize(("tls", "sessions"), [(False, 720), (True, 80)], ids=["plaintext", "tls"])
+@pytest.mark.parametrize(("tls", "sessions"), [(False, 900), (True, 100)], ids=["plaintext", "tls"])
 @pytest.mark.timeout(300)
 @pytest.mark.slow
 def test_a_hostile_server_gets_nothing_from_a_client(folder: Path, tls: bool, sessions: int) -> None:

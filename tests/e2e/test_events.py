@@ -234,8 +234,9 @@ class Follower(threading.Thread):
 def test_who_follows_is_told_as_it_happens(host: Host, tmp_path: Path) -> None:
     with host.client() as client, host.client() as other:
         put(client, tmp_path, "before")
-        follower = Follower(other, "end")
-        eventually(lambda: host.service and len(host.service.session_rows()) == 2)
+        feed = client.feed("end")
+        assert list(feed) == []
+        follower = Follower(other, feed.cursor)  # from here on, whenever it comes to ask
         for name in ("a", "b"):
             put(client, tmp_path, name)
             eventually(lambda: follower.seen and str(follower.seen[-1].path) == name)  # noqa: B023

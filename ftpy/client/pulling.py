@@ -26,7 +26,7 @@ from ftpy.client.syncing import (
 )
 from ftpy.client.syncplan import Contents, Item, Plan, Rules, Step, make_plan
 from ftpy.client.treeget import TreeGet
-from ftpy.client.trees import MOST_TOLD, OWNER_BITS, Told, TreeOptions, same_time
+from ftpy.client.trees import OWNER_BITS, TreeOptions, same_time
 from ftpy.client.walking import Found, Selection
 from ftpy.errors import (
     FtpyError,
@@ -216,12 +216,7 @@ class Pull:
         )
         inline_bytes, several = self._client._connected().inline_bytes, self._client._streams.several
         tree = PlannedGet(self._source, landing, wanted, inline_bytes, (jobs, ends), several=several)
-        told = self._client._run_tree(tree, wanted)
-        result.tree.files += told.files
-        result.tree.size += told.size
-        result.tree.seconds += told.seconds
-        result.failed += told.failed
-        result.failures += told.failures[: MOST_TOLD - len(result.failures)]
+        result.add(self._client._run_tree(tree, wanted))
 
     def _ends(self, plan: Plan) -> Iterator[FolderEnd]:
         """Folders whose mode or time is not as there, or will not be once the plan is carried out; deepest first."""
@@ -245,10 +240,8 @@ class Pull:
             yield FolderEnd(NewDirectory(path, parents=True, mode=mode, mtime_ns=info.mtime_ns))
 
     def _fail(self, result: SyncResult, path: RemotePath, error: FtpyError) -> None:
-        result.failed += 1
-        if len(result.failures) < MOST_TOLD:
-            there = RemotePath((*self._source.parts, *path.parts))
-            result.failures.append(Told("failed", there, os.path.join(self._root, *path.parts), error=error))
+        there = RemotePath((*self._source.parts, *path.parts))
+        result.fail(there, os.path.join(self._root, *path.parts), error)
 
 
 def _check_listing(there: dict[RemotePath, FileInfo]) -> None:

@@ -75,6 +75,20 @@ class SyncResult(Struct):
     failures: list[Told] = field(default_factory=list)
     stopped: bool = False
 
+    def fail(self, path: RemotePath, name: str, error: FtpyError | None) -> None:
+        """Count something that failed."""
+        self.failed += 1
+        if len(self.failures) < MOST_TOLD:
+            self.failures.append(Told("failed", path, name, error=error))
+
+    def add(self, told: TreeResult) -> None:
+        """Count what came of a part of the tree."""
+        self.tree.files += told.files
+        self.tree.size += told.size
+        self.tree.seconds += told.seconds
+        self.failed += told.failed
+        self.failures += told.failures[: MOST_TOLD - len(self.failures)]
+
 
 class Local(Struct):
     """This side as it was found: ``items`` below the folder, files' and folders' places and status by path."""
@@ -182,7 +196,7 @@ class Push:
         options = self._options
         result = SyncResult(plan)
         for found in self._local.failed:
-            self._fail(result, found.path, found.local, found.error)
+            result.fail(found.path, found.local, found.error)
         if options.dry_run:
             options.on_plan(plan)
         plan.check(unread=unread("source", self._local), most_deleted=options.most_deleted)
@@ -248,13 +262,7 @@ class Push:
         )
         found = [(step, self._local.found[step.path]) for step in steps]
         tree = PlannedPut(self._root, self._target, wanted, self._client._connected().inline_bytes, (found, ends))
-        told = self._client._run_tree(tree, wanted)
-        result.tree.files += told.files
-        result.tree.size += told.size
-        result.tree.seconds += told.seconds
-        for failure in told.failures:
-            self._fail(result, failure.path, failure.name, failure.error)
-        result.failed += told.failed - len(told.failures)
+        result.add(self._client._run_tree(tree, wanted))
 
     def _ends(self, plan: Plan) -> Iterator[FolderEnd]:
         """Folders whose mode or time is not as here, or will not be once the plan is carried out; deepest first."""
@@ -283,17 +291,11 @@ class Push:
     def answered(self, result: SyncResult, step: Step, error: FtpyError | None) -> None:
         """A step was taken, or refused."""
         if error is not None:
-            self._fail(result, self.at(step.path), str(self.at(step.path)), error)
+            result.fail(self.at(step.path), str(self.at(step.path)), error)
             return
         result.moved += step.do == "move"
         result.deleted += step.do == "delete"
         self._options.on_step(step)
-
-    @staticmethod
-    def _fail(result: SyncResult, path: RemotePath, name: str, error: FtpyError | None) -> None:
-        result.failed += 1
-        if len(result.failures) < MOST_TOLD:
-            result.failures.append(Told("failed", path, name, error=error))
 
 
 class PlannedPut(TreePut):

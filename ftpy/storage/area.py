@@ -16,6 +16,7 @@ from ftpy.storage import syscalls
 from ftpy.storage.base import Closing
 from ftpy.storage.beneath import Beneath, Directory
 from ftpy.storage.locking import open_locked
+from ftpy.storage.positional import write_at
 
 AREA = ".ftpy"
 STAGED, UPLOADS = "staged", "uploads"
@@ -43,6 +44,16 @@ def made_private(parent: Directory, name: str) -> Directory:
             f" with mode 0700, not to {found.st_uid} with {found.st_mode & 0o7777:04o}"
         )
     return made
+
+
+def write_new(directory: Directory, name: str, data: bytes) -> None:
+    """A private file of ours, its content durable; its name is once the directory is synced. Raises OSError."""
+    fd = directory.create(name, 0o600)
+    try:
+        write_at(fd, 0, memoryview(data))
+        syscalls.fsync(fd)
+    finally:
+        syscalls.close(fd)
 
 
 class Area(Closing):

@@ -16,10 +16,10 @@ from collections.abc import Iterable, Iterator
 
 from ftpy.errors import InvalidRequest, QuotaExceeded, UnknownOperation
 from ftpy.storage import syscalls
+from ftpy.storage.area import write_new
 from ftpy.storage.base import MIB, Closing, Quota
 from ftpy.storage.beneath import Directory
 from ftpy.storage.operations import Operation, OperationKey
-from ftpy.storage.positional import write_at
 from ftpy.storage.record import About, Step, count, decode, decode_about, encode, encode_about
 from ftpy.storage.usage import Usage
 
@@ -90,17 +90,6 @@ class Folder(Closing):
         return dict(found)
 
 
-def _create(folder: Directory, line: bytes) -> None:
-    """A record with its first line, durable."""
-    fd = folder.create(RECORD, 0o600)
-    try:
-        write_at(fd, 0, memoryview(line))
-        syscalls.fsync(fd)
-    finally:
-        syscalls.close(fd)
-    folder.sync()
-
-
 def _backwards(fd: int) -> Iterator[bytes]:
     """The finished lines of a file, the last one first: a record can be longer than memory should hold."""
     end, rest, is_unfinished = os.fstat(fd).st_size, b"", True
@@ -163,7 +152,8 @@ class Trash(Closing):
         self.folder.mkdir(name, 0o700)
         try:
             with self.folder.open_dir(name) as made:
-                _create(made, line)
+                write_new(made, RECORD, line)
+                made.sync()
             self.folder.rename_noreplace(name, self.folder, operation)
         except BaseException:
             with contextlib.suppress(OSError):

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from ftpy.errors import InvalidPath, UnknownTree
 from ftpy.files import RemotePath
 from ftpy.storage import syscalls
+from ftpy.storage.area import write_new
 from ftpy.storage.base import Closing, StagedTree
 from ftpy.storage.beneath import Directory
 from ftpy.storage.places import TREE
-from ftpy.storage.positional import write_at
 from ftpy.storage.publishing import entry
 
 ABOUT, _NEW = "about", "new"
@@ -91,12 +91,7 @@ def write_about(folder: Directory, tree: StagedTree) -> int:
     """Say whose it is now, durably: in how many bytes. A reader finds the old text or the new."""
     text = About(tree.owner, tree.path, tree.id, folder.lstat(TREE).st_ino).encode()
     folder.unlink(_NEW, missing_ok=True)
-    fd = folder.create(_NEW, 0o600)
-    try:
-        write_at(fd, 0, memoryview(text))
-        syscalls.fsync(fd)
-    finally:
-        syscalls.close(fd)
+    write_new(folder, _NEW, text)
     folder.rename(_NEW, folder, ABOUT)
     folder.sync()
     return len(text)

@@ -70,8 +70,12 @@ class Remover(Closing):
                 if not place.is_folder or not recursive:
                     return self._remove(place)
                 name, change = self._take_out(place, counting)
-            # It counts for nobody from now on, however long it takes to destroy it.
-            change.removed(path, *self.weigh(name))
+            try:
+                # It counts for nobody from now on, however long it takes to destroy it.
+                change.removed(path, *self.weigh(name))
+            except BaseException:
+                self._under_way.discard(name)  # the next sweep destroys it
+                raise
         return self.destroy([name], on_removed, path)
 
     def keep(

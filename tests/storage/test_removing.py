@@ -18,6 +18,7 @@ import pytest
 from ftpy.errors import IoError, NotADirectory, NotEmpty, NotFound, PermissionDenied, Unsupported
 from ftpy.storage.base import Removed
 from ftpy.storage.local import LocalStorage
+from ftpy.storage.usage import Usage
 from tests.rigs.trees import facts_of
 from tests.storage.contract import names, path, put
 from tests.storage.contract_changes import rm
@@ -178,6 +179,22 @@ def test_rm_that_is_interrupted_is_gone_and_the_rest_is_swept_at_the_next_start(
     local.close()
     with LocalStorage(root, tmp_path / "state") as again:
         assert again.sweep(expire_seconds=3600) == 34 - 5
+    assert out_of_sight(root) == []
+
+
+def test_what_could_not_be_measured_is_gone_and_the_next_sweep_destroys_it(
+    local: LocalStorage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_many(local)
+
+    def broken(*_: object) -> tuple[int, int]:
+        raise OSError(errno.EIO, "broken")
+
+    with monkeypatch.context() as patch, pytest.raises(IoError):
+        patch.setattr(Usage, "measure", broken)
+        local.rm(path("d"), recursive=True)
+    assert names(local) == [] and len(out_of_sight(root)) == 1
+    assert local.sweep(expire_seconds=3600) == 34
     assert out_of_sight(root) == []
 
 

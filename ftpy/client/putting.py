@@ -89,7 +89,7 @@ class Put(Struct):
     def found(self, connection: Connection, size: int, mtime_ns: int, digest: KnownDigest) -> bool:
         """Whether the put whose answer was lost has happened.
 
-        Under a condition the same content is not enough, another may have put it: its time must be ours as well.
+        The same content is not enough, it may have been there before or be another's: its time must be ours as well.
         """
         try:
             reply = connection.call(
@@ -98,8 +98,6 @@ class Put(Struct):
             )
             if (reply.file_size, reply.digest.name, reply.digest.hex) != (size, digest.name, digest.hex):
                 return False
-            if self.condition is None:
-                return True
             look = GetRequest(id=connection.next_id(), **path_to_wire(self.path), count=0, etag=reply.etag)
             there = connection.call(look, GetReply)
             if there.length:
@@ -155,6 +153,8 @@ class FilePut:
             source, digest = self._source, self._digest
             assert digest is not None
             if self._put.found(connection, source.size, source.mtime_ns, digest):
+                if self.upload is not None:
+                    drop(connection, self.upload)  # where this very file was there before, it may be left
                 return Stored(self._put.path, source.size, digest, durable=False, resumed=self._resumed or 0)
         if self._source.size <= connection.inline_bytes:
             return self._at_once(connection)

@@ -67,6 +67,7 @@ class UploadFiles:
                 raise
             return meta, parts
         if file is None:
+            self.unlink()  # a half that a crash left
             raise UnknownUpload
         meta = Meta(owner, file, part_size_for(file.file_size))
         self._begin(meta, quota)

@@ -120,6 +120,28 @@ def test_put_if_absent_refuses_when_another_made_the_same_file_while_the_connect
         client.put(tmp_path / "lock", "lock", condition="absent")
 
 
+@pytest.mark.parametrize("size", [100, 3 * MIB], ids=["small", "parts"])
+@pytest.mark.parametrize("touched", [False, True], ids=["same time", "other time"])
+def test_a_put_over_the_same_content_is_done_when_its_commit_is_lost(
+    plain_host: Host, tmp_path: Path, size: int, touched: bool
+) -> None:
+    """What is there already must not pass for what the lost commit would have done, nor hide what it left."""
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(size))
+    with Proxy(plain_host.address) as measure, plain_host.client(address=measure.address) as client:
+        client.put(source, "x")
+    if touched:
+        os.utime(source, ns=(1, 10**18))
+    with (
+        Proxy(plain_host.address, (Fault("cut", measure.passed[0] - 10), Fault()), (Fault(), Fault())) as proxy,
+        plain_host.client(address=proxy.address) as client,
+    ):
+        client.put(source, "x")
+    assert proxy.connections == 2 and plain_host.uploads == []
+    there = plain_host.root / "x"
+    assert there.read_bytes() == source.read_bytes() and there.stat().st_mtime_ns == source.stat().st_mtime_ns
+
+
 @pytest.mark.parametrize(
     ("condition", "meddle", "refusal"),
     [

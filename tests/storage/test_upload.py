@@ -135,6 +135,7 @@ def test_upload_begins_anew_when_half_of_it_is_lost(storage: LocalStorage, root:
     }[damage]()
     with pytest.raises(UnknownUpload):
         storage.find_upload(OWNER, upload_id)
+    assert not journal.exists() and (damage == "journal gone" or not data.exists())
     assert finish(storage) == [0, 1, 2, 3, 4]
 
 

@@ -64,13 +64,10 @@ class Looks(Base):
         Raises TooManyMatches.
         """
         from ftpy.client.globbing import MOST_MATCHES
-        from ftpy.client.listing import MOST_ENTRIES
 
         def attempt(connection: Connection) -> list[FileInfo]:
             found: list[FileInfo] = []
-            for number, info in enumerate(_entries(where, *self._first_page(connection, where, recursive))):
-                if number >= MOST_ENTRIES:
-                    raise ProtocolError(f"the server lists more than {MOST_ENTRIES:,} entries")
+            for info in _entries(where, *self._first_page(connection, where, recursive)):
                 if keep(info):
                     found.append(info)
                     if len(found) > MOST_MATCHES:
@@ -203,8 +200,13 @@ class Looks(Base):
 
 
 def _entries(where: RemotePath, connection: Connection, page: LsReply) -> Iterator[FileInfo]:
-    """A listing's entries, from its first page to its end."""
+    """A listing's entries, from its first page to its end. Raises ProtocolError where that does not come."""
+    from ftpy.client.listing import MOST_ENTRIES
+
+    count = 0
     while True:
+        if (count := count + len(page.entries)) > MOST_ENTRIES:
+            raise ProtocolError(f"the server lists more than {MOST_ENTRIES:,} entries")
         for entry in page.entries:
             info = entry_to_info(entry, where)
             if info.path == where:

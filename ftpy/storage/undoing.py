@@ -153,7 +153,7 @@ class _Reversal:
         """What is there now."""
         try:
             return entry(self._publication.existing(path.parent), path.name)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):  # the latter: what was a folder is a file by now
             return None
 
     def _kept(self, step: Step) -> os.stat_result:

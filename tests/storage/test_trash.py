@@ -21,6 +21,7 @@ from ftpy.errors import (
     Changed,
     InvalidRequest,
     IoError,
+    NotADirectory,
     NotEmpty,
     NotFound,
     PermissionDenied,
@@ -172,6 +173,18 @@ def test_undo_is_told_of_what_was_changed_since_and_leaves_it_alone(local: Local
         ("f", NotEmpty),
         ("a", Changed),
     ]
+
+
+def test_undo_finds_what_it_added_gone_where_its_folder_is_a_file_by_now(local: LocalStorage, root: Path) -> None:
+    put(local, "f/went", b"1")
+    key = begun(local)
+    put_in(local, "f/came", b"2", key)
+    local.rm(path("f/went"), recursive=False, operation=key)
+    local.rm(path("f"), recursive=True)
+    put(local, "f", b"a file")
+    _, undone = undo(local, key)
+    assert (undone.steps, undone.already, tree(root)) == (0, 1, {"f": b"a file"})
+    assert [(str(one.path), type(one.error)) for one in undone.left] == [("f/went", NotADirectory)]
 
 
 def test_undo_twice_finds_all_as_it_was(local: LocalStorage, root: Path) -> None:

@@ -13,6 +13,7 @@ _TLS = {20: "change-cipher-spec", 21: "alert", 22: "handshake", 23: "application
 HARMLESS: dict[str, str] = {
     "TLS handshake record, version": "RFC 8446, 5.1: it MUST be ignored for all purposes; nothing reads it",
     "TLS change-cipher-spec record, version": "the same",
+    "TLS farewell": "close_notify of the end that leaves last: all was said before, and the other one has gone",
     "welcome, server": "what the server calls itself: shown to people",
     "welcome, time_ns": "the server's clock: shown to people, nothing is decided by it",
     "welcome, limits": "who may send less is slower, who sends more is refused; the client holds its own limit",
@@ -22,20 +23,25 @@ HARMLESS: dict[str, str] = {
 """Where a flip may come to nothing -> why nothing can go wrong by it."""
 
 
+_FAREWELL_BYTES = 2 + 1 + 16
+"""An alert, its type and the tag, encrypted; no message is so short."""
+
+
 def field_at(sent: bytes, offset: int, *, encrypted: bool) -> str:
     """What the byte at ``offset`` of one direction belongs to, ``MESSAGE, FIELD``; of TLS, the kind of record."""
     return _record_at(sent, offset) if encrypted else _member_at(sent, offset)
 
 
 def _record_at(sent: bytes, offset: int) -> str:
-    at = 0
-    while at + 5 <= offset:
-        end = at + 5 + int.from_bytes(sent[at + 3 : at + 5], "big")
-        if offset < end:
-            return f"TLS {_TLS.get(sent[at], '?')} record, payload"
-        at = end
-    part = ("type", "version", "version", "length", "length")[offset - at]
-    return f"TLS {_TLS.get(sent[at], '?')} record, {part}"
+    at = end = 0
+    while end <= offset:
+        at, length = end, int.from_bytes(sent[end + 3 : end + 5], "big")
+        end = at + 5 + length
+    kind = _TLS.get(sent[at], "?")
+    if (kind, length) == ("application", _FAREWELL_BYTES):
+        return "TLS farewell"
+    part = ("type", "version", "version", "length", "length", "payload")[min(offset - at, 5)]
+    return f"TLS {kind} record, {part}"
 
 
 def _member_at(sent: bytes, offset: int) -> str:

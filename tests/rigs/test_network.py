@@ -76,14 +76,16 @@ def test_a_byte_is_told_by_the_field_that_it_is_in() -> None:
     assert places[4 + header.index(b'"a"')] == "put, path"
     assert places[4 + len(header)] == "put, body"
     assert places[-1] == "trailer, md5"
-    record = b"\x16\x03\x01\0\x02ab\x17\x03\x03\0\x01c"
-    assert [field_at(record, offset, encrypted=True) for offset in (0, 1, 3, 5, 8, 12)] == [
+    record = b"\x16\x03\x01\0\x02ab\x17\x03\x03\0\x01c\x17\x03\x03\0\x13" + bytes(19)
+    assert [field_at(record, offset, encrypted=True) for offset in (0, 1, 3, 5, 8, 12, 13, 18)] == [
         "TLS handshake record, type",
         "TLS handshake record, version",
         "TLS handshake record, length",
         "TLS handshake record, payload",
         "TLS application record, version",
         "TLS application record, payload",
+        "TLS farewell",
+        "TLS farewell",
     ]
 
 

@@ -28,5 +28,5 @@ def test_they_agree_where_a_kill_is_sure_to_hit_between_event_and_rename(tmp_pat
     ("build", "said"), [("unsettled-feed", "in the feed and not there"), ("late-feed", "not in the")]
 )
 def test_a_feed_that_is_not_settled_is_told(tmp_path: Path, build: str, said: str) -> None:
-    report = rig_feed(tmp_path / "host", 8, "server", seed=7, builds=("slow-rename", build))
+    report = rig_feed(tmp_path / "host", 100, "server", seed=7, builds=("slow-rename", build))  # up to the first
     assert any(said in violation for violation in report.violations)

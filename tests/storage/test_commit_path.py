@@ -587,7 +587,7 @@ class Neighbour:
 def test_upload_is_busy_when_who_should_have_it_open_has_not(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(uploads, "HANDOVER_SECONDS", 0.1)
+    monkeypatch.setattr(uploads, "HANDOVER_SECONDS", 0.5)
     state = tmp_path / "state"
     asked: list[None] = []
     with LocalStorage(root, state) as holder, LocalStorage(root, state) as other:

@@ -7,7 +7,7 @@ import time
 
 from ftpy.errors import Changed, PermissionDenied
 from ftpy.server.context import Context
-from ftpy.server.handlers import known_digest
+from ftpy.server.reading import known_digest
 from ftpy.wire.receipts import Receipt, ReceiptReply, ReceiptRequest, Statement
 from ftpy.wire.spelling import b64encode
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ftpy.errors import PermissionDenied, Unsupported
 from ftpy.files import RemotePath, display
-from ftpy.server import events, handlers, operations, ping, receipts, running, trees, upkeep
+from ftpy.server import events, handlers, operations, ping, reading, receipts, running, trees, upkeep
 from ftpy.server.context import Context
 from ftpy.server.rights import Permissions
 from ftpy.storage.base import Admits
@@ -135,16 +135,16 @@ VERBS: dict[type[Request], Verb] = {
         ),
         replaces=_new,
     ),
-    GetRequest: Verb(handlers.handle_get, (Need("read"),)),
-    DigestRequest: Verb(handlers.handle_digest, (Need("read", when=_in_sight), Need("write", when=_staged))),
+    GetRequest: Verb(reading.handle_get, (Need("read"),)),
+    DigestRequest: Verb(reading.handle_digest, (Need("read", when=_in_sight), Need("write", when=_staged))),
     LsRequest: Verb(
-        handlers.handle_ls,
+        reading.handle_ls,
         (Need("list", below=lambda request: request.whole, when=_in_sight), Need("write", when=_staged)),
         shows="list",
         digests="read",
     ),
-    StatRequest: Verb(handlers.handle_stat, (Need("list"),), digests="read"),
-    TimesRequest: Verb(handlers.handle_times),
+    StatRequest: Verb(reading.handle_stat, (Need("list"),), digests="read"),
+    TimesRequest: Verb(reading.handle_times),
     TouchRequest: Verb(upkeep.handle_touch, (Need("write"),), replaces=_named),
     PingRequest: Verb(ping.handle_ping),
     DfRequest: Verb(upkeep.handle_df),  # who may only put must know whether there is room

@@ -10,7 +10,7 @@ import pytest
 
 from ftpy.errors import Changed, LocalFileError
 from ftpy.files import RemotePath
-from ftpy.server import handlers, verbs
+from ftpy.server import reading, verbs
 from ftpy.server.context import Context
 from ftpy.wire.messages import GetRequest
 from tests.e2e.test_transfer import cut_off, make, partials
@@ -69,7 +69,7 @@ def test_a_file_that_changes_all_the_time_is_given_up(
     monkeypatch.setitem(verbs.VERBS, GetRequest, verbs.Verb(always_changed))
     with host.client() as client, pytest.raises(Changed):
         client.get("x", tmp_path / "t")
-    assert len(asked) == 3 and handlers.handle_get is not always_changed
+    assert len(asked) == 3 and reading.handle_get is not always_changed
     assert partials(tmp_path) == []
 
 

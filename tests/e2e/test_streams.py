@@ -19,7 +19,7 @@ from ftpy.client.trees import Tally
 from ftpy.client.work import Job
 from ftpy.config.server import Limits
 from ftpy.errors import Changed, ConnectionLost, DigestMismatch, SourceChanged
-from ftpy.server import handlers
+from ftpy.server import reading
 from ftpy.storage.base import KnownDigest, Reader
 from ftpy.storage.partwriting import LocalPartWriter
 from tests.e2e.test_transfer import cut_off, make, partials
@@ -139,7 +139,7 @@ def test_what_arrives_broken_every_time_is_tried_three_times(
     make(tmp_path / "source", 40 * MIB)
     make(plain_host.root / "there", 40 * MIB)
     tried: list[int] = []
-    finish, send_range = LocalPartWriter.finish, handlers._send_range
+    finish, send_range = LocalPartWriter.finish, reading._send_range
 
     def finish_wrongly(part: LocalPartWriter, digest: str) -> None:
         if part._number == 1:
@@ -155,7 +155,7 @@ def test_what_arrives_broken_every_time_is_tried_three_times(
         return KnownDigest("blake3", "0" * 64)
 
     monkeypatch.setattr(LocalPartWriter, "finish", finish_wrongly)
-    monkeypatch.setattr(handlers, "_send_range", send_wrongly)
+    monkeypatch.setattr(reading, "_send_range", send_wrongly)
     with over(plain_host, 3) as client:
         with pytest.raises(DigestMismatch):
             client.put(tmp_path / "source", "x")
@@ -168,7 +168,7 @@ def test_a_whole_that_is_not_what_the_server_knows_of_is_told_and_dropped(
     plain_host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(plain_host.root / "there", 40 * MIB)
-    monkeypatch.setattr(handlers, "_compute", lambda *_: "0" * 32)
+    monkeypatch.setattr(reading, "_compute", lambda *_: "0" * 32)
     with over(plain_host, 3) as client, pytest.raises(DigestMismatch):
         client.get("there", tmp_path / "target")
     assert list(tmp_path.glob(".ftpy*")) == [] and not (tmp_path / "target").exists()

@@ -25,7 +25,7 @@ import msgspec
 
 from ftpy.client.client import Client
 from ftpy.errors import PermissionDenied
-from ftpy.server import handlers
+from ftpy.server import reading
 from ftpy.server.context import Context
 from ftpy.server.verbs import VERBS
 from ftpy.wire.messages import StatReply, StatRequest
@@ -153,7 +153,7 @@ def infiltrate(world: dict[str, Any]) -> None:
             except OSError as error:
                 raise PermissionDenied(errno.errorcode[error.errno or 0]) from None
             request = StatRequest(id=request.id)
-        return handlers.handle_stat(request, context, **more)
+        return reading.handle_stat(request, context, **more)
 
     VERBS[StatRequest] = dataclasses.replace(VERBS[StatRequest], handler=handle)
 

@@ -12,7 +12,7 @@ import pytest
 
 from ftpy.client import putting
 from ftpy.errors import ConnectionLost
-from ftpy.server import handlers
+from ftpy.server import handlers, reading
 from ftpy.storage import following
 from ftpy.transport.channel import Channel
 from ftpy.wire.fields import Trailer
@@ -109,7 +109,7 @@ class Blind:
 def without_digests(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever arrives is what was sent."""
     monkeypatch.setattr(following, "new_hasher", Blind)
-    for module in (handlers, putting):
+    for module in (handlers, reading, putting):
         monkeypatch.setattr(module, "hexdigest", lambda *_: Blind().hexdigest())
 
 

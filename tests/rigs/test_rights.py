@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ftpy.server import handlers, rights, verbs
+from ftpy.server import handlers, reading, rights, verbs
 from ftpy.server.verbs import Need, Verb
 from ftpy.wire.messages import CommitRequest, GetRequest, LsRequest, MvRequest, PutRequest, RmRequest, StatRequest
 from tests.rig import Host
@@ -58,10 +58,10 @@ def _as_text(permissions: rights.Permissions, path: Any) -> frozenset[str]:
 
 
 BROKEN: dict[str, tuple[str, type[Any], Verb]] = {
-    "looks at the parent": ("get", GetRequest, Verb(handlers.handle_get, (Need("read", path=_parent),))),
-    "skips a verb": ("stat", StatRequest, Verb(handlers.handle_stat)),
-    "asks for another right": ("stat", StatRequest, Verb(handlers.handle_stat, (Need("read"),))),
-    "tells digests to who may only list": ("ls", LsRequest, Verb(handlers.handle_ls, (Need("list"),), shows="list")),
+    "looks at the parent": ("get", GetRequest, Verb(reading.handle_get, (Need("read", path=_parent),))),
+    "skips a verb": ("stat", StatRequest, Verb(reading.handle_stat)),
+    "asks for another right": ("stat", StatRequest, Verb(reading.handle_stat, (Need("read"),))),
+    "tells digests to who may only list": ("ls", LsRequest, Verb(reading.handle_ls, (Need("list"),), shows="list")),
     "does not look again at the end": (
         "commit",
         CommitRequest,

@@ -70,7 +70,7 @@ class LocalPartWriter(PartWriter):
             view = buffer[: min(len(buffer), left)]
             yield view
             self._take(view)
-            if self._lent is not None and self._follower is not None:
+            if self._follower is not None:
                 self._lent = None
                 self._follower.give(self._offset + self._done, buffer, len(view))
             self._done += len(view)

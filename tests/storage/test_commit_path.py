@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 import resource
 import threading
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from ftpy.errors import (
     UnknownUpload,
 )
 from ftpy.files import RemotePath
-from ftpy.storage import publishing, syncing, syscalls, uploads
+from ftpy.storage import journal, publishing, syncing, syscalls, uploads
 from ftpy.storage.area import Area
 from ftpy.storage.base import NewDirectory, Staged
 from ftpy.storage.beneath import Beneath, best_door
@@ -36,6 +37,7 @@ from ftpy.storage.publishing import Publisher
 from ftpy.storage.sharing import Link
 from ftpy.storage.staging import SmallFiles
 from ftpy.storage.uploadbase import PART_BYTES
+from ftpy.storage.uploads import LocalUpload
 from tests.rig import eventually
 from tests.storage.contract import (
     MTIME,
@@ -357,6 +359,38 @@ def test_upload_stays_failed_when_it_cannot_even_be_dropped(
         with pytest.raises(IoError):
             upload.part(1, PART_BYTES)
     assert "could not be dropped" in caplog.text
+
+
+def test_data_and_name_are_durable_before_the_journal_says_so_and_the_name_once(
+    storage: LocalStorage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+
+    def seen(step: str, sync: Callable[[int], None]) -> Callable[[int], None]:
+        return lambda fd: (sync(fd), steps.append(step))[0]
+
+    monkeypatch.setattr(syncing, "SYNC_BYTES", 1)
+    monkeypatch.setattr(syncing, "sync_data", seen("data", syncing.sync_data))
+    monkeypatch.setattr(journal, "sync_data", seen("journal", journal.sync_data))
+    monkeypatch.setattr(os, "fsync", seen("name", os.fsync))
+    with storage.open_upload(OWNER, FILE) as upload:
+        for number in (0, 1):
+            steps.clear()
+            send(upload, number, part_of(upload, DATA, number))
+            assert isinstance(upload, LocalUpload)
+            upload.live._syncing.wait()
+            assert steps == ["data", *["name"] * (number == 0), "journal"]
+
+
+def test_what_an_earlier_hand_left_unsynced_counts_for_the_next_sync(
+    storage: LocalStorage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(syncing, "SYNC_BYTES", 2 * PART_BYTES)
+    for number in (0, 1):
+        with storage.open_upload(OWNER, FILE) as upload:
+            send(upload, number, part_of(upload, DATA, number))
+    written = (root / ".ftpy" / "uploads" / f"{upload.id}.journal").read_bytes()
+    assert re.search(rb"^S \d+$", written, re.MULTILINE)
 
 
 def test_storage_closes_no_file_that_is_being_synced(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:

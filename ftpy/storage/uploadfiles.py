@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from contextlib import ExitStack
 
 from ftpy.digests import new_hasher
 from ftpy.errors import UnknownUpload
@@ -82,13 +83,13 @@ class UploadFiles:
         except PermissionError:  # it had the mode of a read-only file already when its commit was cut off
             self.folder.chmod(self.data_name, self.folder.lstat(self.data_name).st_mode & 0o777 | 0o600)
             fd = self.folder.open_for_write(self.data_name)
-        whole = False
-        try:
-            whole = os.fstat(fd).st_size >= (meta.file.file_size or 0)
-        finally:
-            if not whole:
-                syscalls.close(fd)
-        return fd if whole else None
+        with ExitStack() as opened:
+            opened.callback(syscalls.close, fd)
+            size = meta.file.file_size
+            if size is not None and os.fstat(fd).st_size < size:
+                return None
+            opened.pop_all()
+        return fd
 
     def _begin(self, meta: Meta, quota: Quota | None) -> None:
         size = meta.file.file_size or 0

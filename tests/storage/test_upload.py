@@ -56,6 +56,11 @@ def data_of(root: Path, upload_id: str) -> Path:
     return root / ".ftpy" / "uploads" / f"{upload_id}.data"
 
 
+def open_files() -> int:
+    """Descriptors of this process, where they can be counted."""
+    return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+
+
 def overwrite(file: Path, number: int, filling: bytes) -> None:
     with file.open("r+b") as data:
         data.seek(number * PART_BYTES)
@@ -133,8 +138,10 @@ def test_upload_begins_anew_when_half_of_it_is_lost(storage: LocalStorage, root:
         "data gone": data.unlink,
         "data short": lambda: os.truncate(data, PART_BYTES),
     }[damage]()
+    before = open_files()
     with pytest.raises(UnknownUpload):
         storage.find_upload(OWNER, upload_id)
+    assert open_files() == before
     assert not journal.exists() and (damage == "journal gone" or not data.exists())
     assert finish(storage) == [0, 1, 2, 3, 4]
 
@@ -147,6 +154,23 @@ def test_upload_of_unknown_length_is_found_by_a_new_storage(storage: LocalStorag
             send(found, number, part_of(found, DATA, number))
         found.commit(digest(DATA), len(DATA))
         assert read(again, "stream") == DATA
+
+
+def test_upload_of_unknown_length_stays_as_long_as_its_parts_when_it_is_found_again(
+    storage: LocalStorage, root: Path
+) -> None:
+    with storage.open_upload(OWNER, new_file("stream", None)) as upload:
+        assert data_of(root, upload.id).stat().st_size == 0
+    with storage.find_upload(OWNER, upload.id):
+        assert data_of(root, upload.id).stat().st_size == 0
+
+
+def test_file_of_unknown_length_ends_where_it_is_said_to_when_a_longer_part_was_given_up(storage: LocalStorage) -> None:
+    with storage.open_upload(OWNER, new_file("stream", None)) as upload:
+        upload.part(0, PART_BYTES).close()
+        send(upload, 0, DATA[:5])
+        upload.commit(digest(DATA[:5]), 5)
+    assert read(storage, "stream") == DATA[:5]
 
 
 def test_parts_are_made_durable_in_the_background_while_others_come(

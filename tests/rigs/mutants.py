@@ -54,10 +54,14 @@ _WIRE = {
     "auth": ("auth",),
     "session": ("session", "trailers", "vectors", "protocol_document"),
 }
+_SHARED = ("trash", "feed", "removing", "trees")
+"""What other verbs share of the commit path."""
 _COMMIT_PATH = {
     "beneath": ("beneath", "commit_path"),
-    **dict.fromkeys(("publishing", "staging"), ("local", "moving", "commit_path", "counting")),
-    **dict.fromkeys(("upload", "uploads", "uploadfiles"), ("upload", "local", "sharing", "commit_path", "counting")),
+    **dict.fromkeys(("publishing", "staging"), ("local", "moving", "commit_path", "counting", *_SHARED)),
+    **dict.fromkeys(
+        ("upload", "uploads", "uploadfiles"), ("upload", "local", "sharing", "commit_path", "counting", *_SHARED)
+    ),
     "journal": ("journal", "upload", "commit_path"),
     "partbook": ("partbook",),
     **dict.fromkeys(("partwriting", "syncing"), ("upload", "local", "commit_path")),

@@ -9,7 +9,9 @@ import re
 import resource
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from blake3 import blake3
@@ -29,10 +31,12 @@ from ftpy.errors import (
 from ftpy.files import RemotePath
 from ftpy.storage import journal, publishing, syncing, syscalls, uploads
 from ftpy.storage.area import Area
-from ftpy.storage.base import NewDirectory, Staged
+from ftpy.storage.base import KnownVersion, NewDirectory, NewFile, Staged
 from ftpy.storage.beneath import Beneath, best_door
 from ftpy.storage.journal import Journal, StoredPart
 from ftpy.storage.local import LocalStorage
+from ftpy.storage.locking import lock
+from ftpy.storage.operations import OperationKey
 from ftpy.storage.publishing import Publisher
 from ftpy.storage.sharing import Link
 from ftpy.storage.staging import SmallFiles
@@ -391,6 +395,70 @@ def test_what_an_earlier_hand_left_unsynced_counts_for_the_next_sync(
             send(upload, number, part_of(upload, DATA, number))
     written = (root / ".ftpy" / "uploads" / f"{upload.id}.journal").read_bytes()
     assert re.search(rb"^S \d+$", written, re.MULTILINE)
+
+
+def _put(storage: LocalStorage, **how: Any) -> Callable[[], object]:
+    return partial(
+        storage.publish, [storage.stage(NewFile(path("a"), 1, MTIME, **how), memoryview(b"x"), digest(b"x"))]
+    )
+
+
+def _commit(storage: LocalStorage, **how: Any) -> Callable[[], object]:
+    upload = storage.open_upload(OWNER, NewFile(path("a"), len(DATA), MTIME, **how))
+    send_missing(upload, DATA)
+
+    def commit() -> None:
+        with upload:
+            upload.commit(digest(DATA), None)
+
+    return commit
+
+
+KEY = OperationKey(OWNER, "0" * 32)
+ALONE: dict[str, Callable[[LocalStorage, KnownVersion], Callable[[], object]]] = {
+    "put by digest": lambda storage, _: _put(storage, condition=digest(b"old")),
+    "put by version": lambda storage, version: _put(storage, condition=version),
+    "put in an operation": lambda storage, _: _put(storage, operation=KEY),
+    "commit by digest": lambda storage, _: _commit(storage, condition=digest(b"old")),
+    "commit by version": lambda storage, version: _commit(storage, condition=version),
+    "commit in an operation": lambda storage, _: _commit(storage, operation=KEY),
+    "rm by version": lambda storage, version: partial(storage.rm, path("a"), recursive=False, version=version),
+    "rm of a folder": lambda storage, _: partial(storage.rm, path("folder"), recursive=True),
+}
+TOGETHER: dict[str, Callable[[LocalStorage, KnownVersion], Callable[[], object]]] = {
+    "put": lambda storage, _: _put(storage),
+    "put if absent": lambda storage, _: partial(storage.publish, [stage(storage, "b", b"b", "absent")]),
+    "commit": lambda storage, _: _commit(storage),
+    "rm": lambda storage, _: partial(storage.rm, path("a"), recursive=False),
+}
+
+
+@pytest.mark.parametrize("act", [*ALONE, *TOGETHER])
+def test_who_looks_before_it_changes_waits_for_those_who_publish(storage: LocalStorage, root: Path, act: str) -> None:
+    etag = put(storage, "a", b"old").etag
+    put(storage, "folder/b", b"b")
+    storage.begin(KEY, "a test")
+    assert etag is not None
+    work = (ALONE | TOGETHER)[act](storage, KnownVersion(etag))
+    publishing_now = os.open(root / ".ftpy" / "lock", os.O_RDWR)
+    try:
+        assert lock(publishing_now, shared=True)
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join(0.2 if act in ALONE else 20)
+        assert thread.is_alive() == (act in ALONE)
+    finally:
+        os.close(publishing_now)
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+def test_a_staged_file_is_closed_once(storage: LocalStorage) -> None:
+    staged = stage(storage, "a", b"a")
+    storage.publish([staged])
+    staged.close()
+    staged.close()
+    os.fstat(0)
 
 
 def test_storage_closes_no_file_that_is_being_synced(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 from blake3 import blake3
+from msgspec import structs
 
+from ftpy.digests import DigestName
 from ftpy.errors import (
     AlreadyExists,
     Busy,
@@ -30,9 +32,11 @@ from ftpy.errors import (
 )
 from ftpy.files import RemotePath
 from ftpy.storage import journal, publishing, syncing, syscalls, uploads
+from ftpy.storage import upload as upload_module
 from ftpy.storage.area import Area
 from ftpy.storage.base import KnownVersion, NewDirectory, NewFile, Staged
 from ftpy.storage.beneath import Beneath, best_door
+from ftpy.storage.following import Follower
 from ftpy.storage.journal import Journal, StoredPart
 from ftpy.storage.local import LocalStorage
 from ftpy.storage.locking import lock
@@ -40,7 +44,7 @@ from ftpy.storage.operations import OperationKey
 from ftpy.storage.publishing import Publisher
 from ftpy.storage.sharing import Link
 from ftpy.storage.staging import SmallFiles
-from ftpy.storage.uploadbase import PART_BYTES
+from ftpy.storage.uploadbase import PART_BYTES, Upload
 from ftpy.storage.uploads import LocalUpload
 from tests.rig import eventually
 from tests.storage.contract import (
@@ -672,11 +676,15 @@ class Neighbour:
     def __init__(self, owner: LocalStorage, first: Callable[[], None]) -> None:
         self._owner, self._first = owner, first
 
+        self.claimed: set[str] = set()
+
     def claim(self, upload_id: str) -> None:
-        """Nobody asks."""
+        """It is open here."""
+        self.claimed.add(upload_id)
 
     def release(self, upload_id: str) -> None:
-        """Nobody asks."""
+        """It is not any more, or never was."""
+        self.claimed.discard(upload_id)
 
     def link(self, upload_id: str) -> Link:
         """The way there."""
@@ -710,9 +718,84 @@ def test_hand_from_another_process_is_let_go_when_the_storage_ends_meanwhile(roo
         here = LocalStorage(root, state, neighbours=Neighbour(owner, lambda: here.interrupt()))
         with pytest.raises(ShuttingDown):
             here.open_upload(OWNER, FILE)
-        here.close()
         live = owner._uploads._live[upload.id]
         eventually(lambda: live.holders == 1)
+        here.close()
+
+
+def test_the_server_is_told_which_uploads_are_open_here(root: Path, tmp_path: Path, storage: LocalStorage) -> None:
+    neighbour = Neighbour(storage, lambda: None)
+    with LocalStorage(root, tmp_path / "state", neighbours=neighbour) as here:
+        with here.open_upload(OWNER, FILE) as upload, here.open_upload(OWNER, FILE):
+            assert neighbour.claimed == {upload.id}
+        assert neighbour.claimed == set()
+
+
+def test_a_storage_that_ends_lets_nobody_from_another_process_in_its_uploads(root: Path, tmp_path: Path) -> None:
+    state, before = tmp_path / "state", set(threading.enumerate())
+    owner = LocalStorage(root, state)
+    owner.open_upload(OWNER, FILE)
+    with LocalStorage(root, state, neighbours=Neighbour(owner, lambda: None)) as here, here.open_upload(OWNER, FILE):
+        owner.close()
+        assert set(threading.enumerate()) <= before
+
+
+class Overtaken:
+    """A lock that somebody is faster to take, once."""
+
+    def __init__(self, inner: threading.Lock, faster: Callable[[], None]) -> None:
+        self._inner, self._faster = inner, [faster]
+
+    def __enter__(self) -> None:
+        while self._faster:
+            self._faster.pop()()
+        self._inner.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._inner.release()
+
+
+def test_an_upload_that_is_found_again_while_its_last_hand_lets_go_stays_open(storage: LocalStorage) -> None:
+    found: list[Upload] = []
+    last = storage.open_upload(OWNER, FILE)
+    assert isinstance(last, LocalUpload)
+    faster = Overtaken(last.live.lifecycle, lambda: found.append(storage.open_upload(OWNER, FILE)))
+    last.live.lifecycle = faster  # type: ignore[assignment]
+    last.close()
+    with found[0] as upload:
+        send_missing(upload, DATA)
+        upload.commit(digest(DATA), None)
+    assert read(storage, "d/big") == DATA
+
+
+@pytest.mark.parametrize("gap", [0, 1])
+def test_parts_are_taken_again_after_a_commit_that_was_refused(storage: LocalStorage, gap: int) -> None:
+    with storage.open_upload(OWNER, structs.replace(FILE, condition="absent")) as upload:
+        send_missing(upload, DATA)
+        put(storage, "d/big", b"in the way")
+        with pytest.raises(AlreadyExists):
+            upload.commit(digest(DATA), None)
+        send(upload, gap, part_of(upload, DATA, gap))
+        storage.rm(path("d/big"), recursive=False)
+        upload.commit(digest(DATA), None)
+    assert read(storage, "d/big") == DATA
+
+
+def test_one_follower_reads_along_from_the_first_part_to_the_last(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    class Counted(Follower):
+        def __init__(self, digest: DigestName, read: Callable[[int, memoryview], int]) -> None:
+            made.append(digest)
+            super().__init__(digest, read)
+
+    monkeypatch.setattr(upload_module, "Follower", Counted)
+    with storage.open_upload(OWNER, FILE) as upload:
+        send_missing(upload, DATA)
+        upload.commit(digest(DATA), None)
+    assert made == ["md5"]
 
 
 def test_storage_that_ends_welcomes_nobody(storage: LocalStorage) -> None:

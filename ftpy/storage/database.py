@@ -35,16 +35,19 @@ class Database:
         self.lock = threading.Lock()
 
     def connection(self) -> sqlite3.Connection:
-        """The connection, made where there is none. Raises sqlite3.Error, OSError.
+        """The connection, made where there is none. Raises sqlite3.Error.
 
         Where another process has set the file aside, what is written to it would be lost.
         """
-        if self._connection is not None and self._there() != self._opened:
-            self.disconnect()
-        if self._connection is None:
-            self._opened = self._there()
-            self._connection = self._connected()
-            self._opened = self._opened or self._there()
+        try:
+            if self._connection is not None and self._there() != self._opened:
+                self.disconnect()
+            if self._connection is None:
+                self._opened = self._there()
+                self._connection = self._connected()
+                self._opened = self._opened or self._there()
+        except OSError as error:
+            raise sqlite3.OperationalError(error.strerror) from error
         return self._connection
 
     def _there(self) -> tuple[int, int] | None:

@@ -170,6 +170,8 @@ class Rounds:
         for left in undone.paths:
             raise NoSpace(f"{left.path} is left alone: {left.error}")
         self.book.acknowledge(path)
+        for kept in (operation, undone.by):  # else hundreds of rounds fill the disk, as they should
+            client.forget(kept)
 
     def remove(self, client: Client, path: str, *below: str) -> None:
         """Remove a file, or a folder and what is in it."""

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -490,6 +491,28 @@ def test_broken_digests_are_set_aside_and_made_anew(
     assert [record.event for record in caplog.records if hasattr(record, "event")][-1] == "digests-set-aside"
     (aside,) = state.glob("digests.sqlite.broken-*")
     assert aside.read_bytes() == rubbish
+
+
+def test_digests_whose_file_cannot_be_looked_at_are_not_known_and_that_is_all(
+    local: LocalStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(local, "a", b"x")
+    look, file = os.stat, tmp_path / "state" / "digests.sqlite"
+
+    def failing(name: Any, *more: Any, **how: Any) -> os.stat_result:
+        if name == file:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(file))
+        return look(name, *more, **how)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "stat", failing)
+        assert local.stat(path("a")).md5 is None
+        assert [info.md5 for info in local.ls(path(""), recursive=False)] == [None]
+        with local.open(path("a")) as reader:
+            assert reader.info.md5 is None
+        put(local, "b", b"y")
+    assert {record.event for record in caplog.records if hasattr(record, "event")} == {"digests-failed"}
+    assert local.stat(path("a")).md5 == digest(b"x").hex and read(local, "b") == b"y"
 
 
 def test_broken_digests_under_a_running_server_lose_only_digests(local: LocalStorage, tmp_path: Path) -> None:

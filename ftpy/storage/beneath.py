@@ -206,7 +206,8 @@ class Directory(Closing):
             while not any(os.path.samestat(found, end) for end in ends):
                 higher = os.open("..", _UPWARD_FLAGS, dir_fd=at)
                 syscalls.close(at)
-                at, below, found = higher, found, os.fstat(higher)
+                at = higher  # before anything can fail: what is closed below is always open, and nobody else's
+                below, found = found, os.fstat(at)
                 if os.path.samestat(found, below):
                     return False  # the system's own root: it was moved out of ``top``
         except FileNotFoundError:

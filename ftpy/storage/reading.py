@@ -126,7 +126,9 @@ def _below(
                 raise refusal(error, info.path) from error
             with inner:
                 yield from _below(inner, remembered, admits, is_going, recursive=True)
-                if not inner.is_at(directory, name):  # where it still is, what is above it is looked at in its turn
+                with translating(info.path):
+                    stays = inner.is_at(directory, name)
+                if not stays:  # where it still is, what is above it is looked at in its turn
                     _check_stays(inner, is_going)
 
 

@@ -493,6 +493,32 @@ def test_broken_digests_are_set_aside_and_made_anew(
     assert aside.read_bytes() == rubbish
 
 
+@pytest.mark.parametrize("call", ["stat", "fstat"])
+def test_a_listing_that_fails_anywhere_says_so_and_leaves_nothing_open(
+    local: LocalStorage, root: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    for name in ("t/1", "t/a/2", "t/a/b/3"):
+        put(local, name, b"x")
+    real, left = getattr(os, call), [0]
+
+    def failing(*what: Any, **how: Any) -> os.stat_result:
+        left[0] -= 1
+        if left[0] == 0 and "sqlite" not in str(what[0]):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        found: os.stat_result = real(*what, **how)
+        return found
+
+    before, number = len(os.listdir("/proc/self/fd")), 0
+    while left[0] <= 0:  # the last time none was left to fail
+        number += 1
+        left[0] = number
+        with monkeypatch.context() as broken, contextlib.suppress(IoError):
+            broken.setattr(os, call, failing)
+            assert len(list(local.ls(path("t"), recursive=True))) == 5
+        assert len(os.listdir("/proc/self/fd")) == before, number
+    assert number > 1
+
+
 def test_digests_whose_file_cannot_be_looked_at_are_not_known_and_that_is_all(
     local: LocalStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

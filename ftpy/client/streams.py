@@ -243,7 +243,7 @@ class _Team:
             self._error = self._error or error
             for member in self._members:
                 member.leave(broken=False)
-            if self._first is not None:
+            if self._first is not None and not self._over.is_set():  # else it is at work on something else already
                 self._first.leaving.set()
 
     # ---------------------------------------------------------------- how many pay

@@ -14,11 +14,14 @@ from msgspec import structs
 
 from ftpy.client import streams as policy
 from ftpy.client.client import Client
+from ftpy.client.connection import Connection
+from ftpy.client.lines import Line, endless, nothing
 from ftpy.client.results import Progress
+from ftpy.client.streams import _Team
 from ftpy.client.trees import Tally
 from ftpy.client.work import Job
 from ftpy.config.server import Limits
-from ftpy.errors import Changed, ConnectionLost, DigestMismatch, SourceChanged
+from ftpy.errors import Changed, ConnectionLost, DigestMismatch, ProtocolError, SourceChanged
 from ftpy.server import reading
 from ftpy.storage.base import KnownDigest, Reader
 from ftpy.storage.partwriting import LocalPartWriter
@@ -443,6 +446,40 @@ def test_connections_with_nothing_else_to_do_join_in_at_a_large_file(
     moved = [passed[way] for passed in proxy.by_connection]
     assert sorted(moved)[-2] > 5 * MIB and sum(moved) < (96 + 13 + 2) * MIB
     assert plain_host.uploads == [] and partials(tmp_path / "tree") == []
+
+
+def test_a_connection_that_fails_when_all_is_done_stops_nothing_that_comes_later(
+    plain_host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its error was told too late to count, also for the next transfer over the first connection."""
+    before, at_work, returned = set(threading.enumerate()), threading.Event(), threading.Event()
+    failed = _Team._failed
+
+    def late(team: _Team, error: BaseException) -> None:
+        assert returned.wait(20)
+        failed(team, error)
+
+    def opened() -> Connection:
+        return Connection.open(plain_host.profile(), FAST)
+
+    def worker(connection: Connection) -> None:
+        if connection is first.connection:
+            assert at_work.wait(20)
+        else:
+            at_work.set()
+            raise ProtocolError("it says something else")
+
+    monkeypatch.setattr(_Team, "_failed", late)
+    first = Line(opened, 0)
+    team = _Team(worker, nothing, endless, lambda: Line(opened, 0), 2)
+    team.grow(2)
+    team.work(first)
+    returned.set()
+    for thread in set(threading.enumerate()) - before:
+        if thread.name.startswith("ftpy-stream"):
+            thread.join(20)
+    assert not first.leaving.is_set()
+    first.close()
 
 
 @pytest.mark.parametrize("way", ["put", "get"])

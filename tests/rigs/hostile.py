@@ -58,7 +58,7 @@ SMALL = {
 """Limits of the client's that a session of some milliseconds shall meet."""
 GROWTH_BYTES = 32 * 1024 * 1024
 """What thousands of sessions may add to the memory of the process."""
-SESSION_GROWTH_BYTES = 2048
+SESSION_GROWTH_BYTES = 1024
 """What each adds: holes that threads leave in malloc's heaps; Python's own objects (tracemalloc) stay as many."""
 WARM_SESSIONS = 300
 """Before these are through, caches and pools still grow."""
@@ -586,8 +586,9 @@ class Campaign:
                 f"session {number} (--seed {self._seed} --only {number}): {'; '.join(session.wrong)[:2000]}\n"
                 f"    script: {session.script}\n    said: {session.said}"
             )
-        if report.sessions == WARM_SESSIONS:
-            self._warm = resident()
+        if report.sessions % WARM_SESSIONS == 0:  # else holes pile up over tens of thousands of sessions
+            now = resident()
+            self._warm = self._warm or now
         return session
 
     def finish(self) -> Report:

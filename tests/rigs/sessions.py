@@ -99,7 +99,8 @@ def check_tree(session: Session, before: dict[str, bytes]) -> None:
         session.require(path.is_relative_to(session.target), f"get -r: told of {path}")
         if told.verdict == "identical":
             content = path.read_bytes()  # as it was before, or as it came under a name told of twice
-            ours = content == before.get(told.name) or hexdigest("md5", content) in session.heard.digests
+            either = {hexdigest("md5", content), hexdigest("blake3", content)}
+            ours = content == before.get(told.name) or either & session.heard.digests
             session.require(ours, f"get -r: {path} is not what was identical")
         elif told.verdict == "received" and path.exists():
             content = path.read_bytes()

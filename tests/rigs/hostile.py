@@ -199,10 +199,8 @@ def survey(session: Session) -> None:
     for one in found:
         path = getattr(one, "path", None) or one.info.path
         session.require(path.parts[:1] == ("d",), f"{what}: {path!r} is not below what was asked about")
-    is_no_folder = what == "glob" or session.heard.requests.count(
-        "stat"
-    )  # so the server said, and was asked what it is
-    session.require(is_no_folder or session.heard.complete, f"{what}: success without a last page")
+    unlisted = what == "glob" or session.heard.requests.count("stat")  # "no folder", so it was asked what it is
+    session.require(unlisted or session.heard.complete, f"{what}: success without a last page")
 
 
 def rm(session: Session) -> None:

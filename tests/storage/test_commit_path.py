@@ -675,7 +675,6 @@ class Neighbour:
 
     def __init__(self, owner: LocalStorage, first: Callable[[], None]) -> None:
         self._owner, self._first = owner, first
-
         self.claimed: set[str] = set()
 
     def claim(self, upload_id: str) -> None:

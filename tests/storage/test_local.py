@@ -51,6 +51,7 @@ from tests.storage.contract import (
     digest,
     names,
     new_file,
+    open_files,
     path,
     put,
     read,
@@ -277,13 +278,13 @@ def test_listing_yields_its_first_entries_before_all_names_are_looked_at(
 
 def test_listing_that_is_left_early_closes_what_it_opened(local: LocalStorage) -> None:
     put(local, "a/b/c/d", b"x")
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_files()
     for stop in range(4):
         listed = local.ls(path(""), recursive=True)
         for _ in range(stop):
             next(listed)
         listed.close()  # type: ignore[attr-defined]
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_files() == before
 
 
 # -------------------------------------------------------------------- the staging area, modes
@@ -302,10 +303,10 @@ def test_staging_area_is_private_and_its_names_tell_nothing(local: LocalStorage,
 def test_staging_area_that_others_can_enter_is_refused(root: Path, tmp_path: Path, name: str, mode: int) -> None:
     LocalStorage(root, tmp_path / "state").close()
     (root / name).chmod(mode)
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_files()
     with pytest.raises(PermissionDenied, match=f"{name} in the root is not the server's alone.*{mode:04o}"):
         LocalStorage(root, tmp_path / "state")
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_files() == before
 
 
 @needs_root
@@ -318,10 +319,10 @@ def test_staging_area_of_another_user_is_refused(root: Path, tmp_path: Path) -> 
 
 def test_no_descriptor_stays_open_when_the_root_is_of_no_use(root: Path, tmp_path: Path) -> None:
     (root / ".ftpy").write_bytes(b"")
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_files()
     with pytest.raises(NotADirectory):
         LocalStorage(root, tmp_path / "state")
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_files() == before
 
 
 def test_staging_area_that_is_a_symlink_is_refused(root: Path, tmp_path: Path, door: Door) -> None:
@@ -395,9 +396,9 @@ def test_descriptors_and_threads_return_to_base(root: Path, tmp_path: Path) -> N
             names(storage)
 
     work()
-    descriptors, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
+    descriptors, threads = open_files(), threading.active_count()
     work()
-    assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == (descriptors, threads)
+    assert (open_files(), threading.active_count()) == (descriptors, threads)
 
 
 # -------------------------------------------------------------------- remembered digests
@@ -508,14 +509,14 @@ def test_a_listing_that_fails_anywhere_says_so_and_leaves_nothing_open(
         found: os.stat_result = real(*what, **how)
         return found
 
-    before, number = len(os.listdir("/proc/self/fd")), 0
+    before, number = open_files(), 0
     while left[0] <= 0:  # the last time none was left to fail
         number += 1
         left[0] = number
         with monkeypatch.context() as broken, contextlib.suppress(IoError):
             broken.setattr(os, call, failing)
             assert len(list(local.ls(path("t"), recursive=True))) == 5
-        assert len(os.listdir("/proc/self/fd")) == before, number
+        assert open_files() == before, number
     assert number > 1
 
 

@@ -29,6 +29,7 @@ from tests.storage.contract import (
     digest,
     names,
     new_file,
+    open_files,
     part_of,
     put,
     read,
@@ -54,11 +55,6 @@ def journal_of(root: Path, upload_id: str) -> Path:
 
 def data_of(root: Path, upload_id: str) -> Path:
     return root / ".ftpy" / "uploads" / f"{upload_id}.data"
-
-
-def open_files() -> int:
-    """Descriptors of this process, where they can be counted."""
-    return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
 
 
 def overwrite(file: Path, number: int, filling: bytes) -> None:

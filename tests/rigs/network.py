@@ -182,7 +182,9 @@ class Bench:
         if case.fault.what == "stall" and not until(lambda: not self._connections(), CASE_SECONDS):
             wrong.append("the server does not give up a connection that stalls")
         breaker.settle()
-        wrong += act.check(done=error is None)
+        if not until(lambda: not self._connections(), CASE_SECONDS, pause_seconds=PAUSE_SECONDS):
+            wrong.append("the server does not end a connection that has ended")
+        wrong += act.check(done=error is None)  # after whatever the server made of what came
         if error is not None and act.acknowledged and case.fault.what != "flip":  # a flip may make it another answer
             wrong.append(f"it was acknowledged, and the client says {error!r}")
         if error is not None and case.retries:

@@ -132,6 +132,10 @@ class Base(Closing):
         """Attempt over one connection after the other; the count of failures starts anew whenever ``moved`` grows."""
         return self._line.persist(attempt, moved)
 
+    def _new_line(self) -> Line:
+        """For what goes on beside the work; not counted where that is measured."""
+        return Line(self._another, self._transfer.retries, self._notify)
+
     def _another(self) -> Connection:
         connection = Connection.open(self._profile, self._transfer, self._pace)
         self._least = connection.welcome.limits.least_bytes_per_second

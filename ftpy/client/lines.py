@@ -54,12 +54,16 @@ class Line:
         self._opening, self._retries, self._notify = opening, retries, notify
         self.connection: Connection | None = None
         self.leaving = threading.Event()
+        self._has_been = False
+        """Whether there has been a connection: a server that was there is waited for."""
 
     def connected(self) -> Connection:
         """The connection; where there is none it is opened, and a server that takes none now is asked again.
 
-        Raises ConnectionFailed, AuthenticationFailed.
+        The first one is not tried again where no server is. Raises ConnectionFailed, AuthenticationFailed.
         """
+        if self._has_been:
+            return self.persist(lambda connection: connection)
         failures = 0
         while True:
             try:
@@ -74,6 +78,7 @@ class Line:
         if self.connection is None:
             self.connection = self._opening()
             self.connection.leaving, self.connection.notify = self.leaving, self._notify
+            self._has_been = True
         return self.connection
 
     def persist(self, attempt: Callable[[Connection], T], moved: Count = nothing) -> T:

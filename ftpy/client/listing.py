@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import IO
 
 import msgspec
 
 from ftpy.client.connection import Connection
+from ftpy.client.lines import Line
 from ftpy.client.source import local_error
 from ftpy.errors import ConnectionFailed, FtpyError, LocalFileError, NotFound, ProtocolError
 from ftpy.files import FileInfo, RemotePath
@@ -26,8 +27,6 @@ PAGES_AT_HAND = 128
 """Pages kept in memory, some 15,000 entries; what comes while they are not taken waits on disk."""
 MOST_ENTRIES = 100_000_000
 """Entries of one listing: a hundred times what a large tree has, and an end for one that has none."""
-LISTING_TRIES = 5
-"""Connections that one listing may take without a single new entry."""
 SPARE_BYTES = 256 * 1024 * 1024
 """Free space that others keep on the temporary files' disk, whatever a server lists, bytes."""
 LOOK_BYTES = 16 * 1024 * 1024
@@ -45,20 +44,22 @@ class Listing(Closing):
 
     With ``tree`` it is of what is staged in that.
 
-    It begins on ``connection``, which is the caller's again when it is ``complete``; ``another`` opens more.
+    It begins on ``connection``, which is the caller's again when it is ``complete``, and goes on over ``line`` where
+    that breaks.
     """
 
     def __init__(
         self,
         path: RemotePath,
         connection: Connection,
-        another: Callable[[], Connection],
+        line: Line,
         *,
         recursive: bool = True,
         tree: str | None = None,
     ) -> None:
         self._recursive, self._tree = recursive, tree
-        self._path, self._connection, self._another = path, connection, another
+        self._path, self._connection, self._line = path, connection, line
+        line.connection = connection
         self._changed = threading.Condition()
         self._pages: deque[LsReply] = deque()
         self._spool: IO[bytes] | None = None
@@ -67,12 +68,10 @@ class Listing(Closing):
         self._received = 0
         """Pages that brought something new."""
         self._ended = False
-        self._closed = False
         self._error: FtpyError | None = None
         self._last: tuple[str, ...] = ()
         self._ordered = True
         """It came in the order of paths so far: only then can another connection go on with it."""
-        self._ours: Connection | None = None
         self.missing = False
         """Nothing is at ``path``; known when it is ``complete``."""
         self._thread = threading.Thread(target=self._read, name="ftpy-listing", daemon=True)
@@ -92,13 +91,11 @@ class Listing(Closing):
 
     def close(self) -> None:
         """End it; the connection that it was begun on is broken unless it was complete."""
+        self._line.leaving.set()
         with self._changed:
-            self._closed = True
             ended = self._ended
-        if not ended:
-            self._connection.abandon()
-            if self._ours is not None:
-                self._ours.abandon()
+        if not ended and (connection := self._line.connection) is not None:
+            connection.abandon()
         self._thread.join()
         if self._spool is not None:
             self._spool.close()
@@ -132,7 +129,7 @@ class Listing(Closing):
     def _read(self) -> None:
         error: FtpyError | None = LocalFileError("the listing was not read to its end")
         try:
-            self._persist()
+            self._line.persist(self._attempt, lambda: self._received)
             error = None
         except NotFound as refused:
             self.missing = not self._received
@@ -142,27 +139,19 @@ class Listing(Closing):
         finally:
             if not self._connection.in_step:
                 self._connection.abandon()  # what still comes is an answer to nobody's request
+            if self._line.connection is not self._connection:
+                self._line.close()
             with self._changed:
                 self._error, self._ended = error, True
                 self._changed.notify_all()
-            if self._ours is not None:
-                self._ours.close()
 
-    def _persist(self) -> None:
-        connection, failures = self._connection, 0
-        while True:
-            mark = self._received
-            try:
-                self._receive(connection)
-                return
-            except ConnectionFailed as error:
-                failures = failures + 1 if self._received == mark else 1
-                final = self._closed or not self._ordered or isinstance(error, ProtocolError)
-                if final or failures >= LISTING_TRIES:
-                    raise
-            if self._ours is not None:
-                self._ours.close()
-            connection = self._ours = self._another()
+    def _attempt(self, connection: Connection) -> None:
+        try:
+            self._receive(connection)
+        except ConnectionFailed:
+            if not self._ordered:  # nobody can go on with it
+                self._line.leaving.set()
+            raise
 
     def _receive(self, connection: Connection) -> None:
         where, recursive = path_to_wire(self._path), self._recursive
@@ -170,12 +159,9 @@ class Listing(Closing):
         page = connection.call(request, LsReply)
         resumed, count = self._last, 0
         while True:
-            if self._closed:
+            if self._line.leaving.is_set():
                 raise LocalFileError("nobody reads the listing any more")
-            if (count := count + len(page.entries)) > MOST_ENTRIES:
-                raise ProtocolError(
-                    f"the server lists more than {MOST_ENTRIES:,} entries; its folders one by one may do"
-                )
+            check_count(count := count + len(page.entries))
             self._keep(page, resumed)
             if page.complete:
                 return
@@ -225,6 +211,12 @@ class Listing(Closing):
         if entry.name_b64 is None:
             return tuple(entry.name.split("/"))
         return entry_to_info(entry, self._path).path.parts[len(self._path.parts) :]
+
+
+def check_count(entries: int) -> None:
+    """Raises ProtocolError for more than one listing may have."""
+    if entries > MOST_ENTRIES:
+        raise ProtocolError(f"the server lists more than {MOST_ENTRIES:,} entries; its folders one by one may do")
 
 
 @contextlib.contextmanager

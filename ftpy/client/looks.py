@@ -187,7 +187,7 @@ class Looks(Base):
 
         connection = self._connected()
         try:
-            with Listing(where, connection, self._another, recursive=recursive, tree=tree) as listing:
+            with Listing(where, connection, self._new_line(), recursive=recursive, tree=tree) as listing:
                 read = listing.wait(max(LISTING_SECONDS, LISTING_ROUND_TRIPS * connection.round_trip_seconds))
                 if not read or not connection.in_step:
                     self._line.take()  # it is the listing's until that is through
@@ -201,12 +201,11 @@ class Looks(Base):
 
 def _entries(where: RemotePath, connection: Connection, page: LsReply) -> Iterator[FileInfo]:
     """A listing's entries, from its first page to its end. Raises ProtocolError where that does not come."""
-    from ftpy.client.listing import MOST_ENTRIES
+    from ftpy.client.listing import check_count
 
     count = 0
     while True:
-        if (count := count + len(page.entries)) > MOST_ENTRIES:
-            raise ProtocolError(f"the server lists more than {MOST_ENTRIES:,} entries")
+        check_count(count := count + len(page.entries))
         for entry in page.entries:
             info = entry_to_info(entry, where)
             if info.path == where:

@@ -444,7 +444,7 @@ def test_a_listing_is_read_to_its_end_while_nobody_takes_from_it(
         (plain_host.root / f"tree/{number:05}").touch()
     with plain_host.client() as client:
         connection = client._connected()
-        with listing.Listing(client.stat("tree").path, connection, client._another) as read:
+        with listing.Listing(client.stat("tree").path, connection, client._new_line()) as read:
             assert read.wait(10)
             assert [info.path.name for info in read] == [f"{number:05}" for number in range(3_000)]
         assert connection.in_step
@@ -458,9 +458,24 @@ def test_a_listing_that_is_cut_goes_on_where_it_was(tmp_path: Path, plain_host: 
     proxy = Proxy(plain_host.address, cut, cut, (Fault(), Fault()))
     with plain_host.client(address=proxy.address) as client:
         path = client.stat("tree").path
-        with listing.Listing(path, client._connected(), client._another) as read:
+        with listing.Listing(path, client._connected(), client._new_line()) as read:
             assert [info.path.name for info in read] == [f"{number:05}" for number in range(3_000)]
     assert proxy.connections == 3
+
+
+def test_a_tree_survives_a_listing_that_breaks_and_connections_that_fail(tmp_path: Path, plain_host: Host) -> None:
+    """As when a server is started again meanwhile: the listing and the transfer both wait for it."""
+    (plain_host.root / "tree").mkdir()
+    for number in range(3_000):
+        (plain_host.root / f"tree/{number:05}").touch()
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "new").write_text("new")
+    in_the_listing, in_the_handshake = [(Fault(), Fault("cut", after)) for after in (200_000, 20)]
+    proxy = Proxy(plain_host.address, in_the_listing, *[in_the_handshake] * 3, (Fault(), Fault()))
+    with plain_host.client(address=proxy.address) as client:
+        assert client.put_tree(tmp_path / "tree", "tree", TreeOptions()).failures == []
+    assert (plain_host.root / "tree" / "new").read_text() == "new"
+    proxy.close()
 
 
 def test_a_listing_without_end_is_given_up_before_it_fills_the_disk(
@@ -476,7 +491,7 @@ def test_a_listing_without_end_is_given_up_before_it_fills_the_disk(
     monkeypatch.setattr(listing, "LOOK_BYTES", MIB)
     monkeypatch.setattr(listing, "SPARE_BYTES", 1 << 62)  # more than any disk has free
     with plain_host.client() as client:
-        with listing.Listing(client.stat("tree").path, client._connected(), client._another) as endless_one:
+        with listing.Listing(client.stat("tree").path, client._connected(), client._new_line()) as endless_one:
             assert endless_one.wait(10)
             assert MIB <= endless_one._spooled_bytes < 2 * MIB
             with pytest.raises(LocalFileError, match="TMPDIR"):
@@ -496,7 +511,7 @@ def test_a_listing_that_cannot_be_kept_is_never_taken_for_a_complete_one(
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda: open("/dev/full", "r+b", buffering=0))  # noqa: SIM115
     with plain_host.client() as client:
         connection = client._connected()
-        with listing.Listing(client.stat("tree").path, connection, client._another) as full:
+        with listing.Listing(client.stat("tree").path, connection, client._new_line()) as full:
             assert full.wait(10)
             with pytest.raises(LocalFileError, match="No space"):
                 list(full)

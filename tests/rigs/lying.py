@@ -21,7 +21,7 @@ from ftpy.config.client import Profile
 from ftpy.digests import DigestName, hexdigest
 from ftpy.errors import Denied
 from ftpy.wire import auth
-from ftpy.wire.bases import FailureReply, Request
+from ftpy.wire.bases import Continuation, FailureReply, Request
 from ftpy.wire.codec import decode, encode, has_crc, trailer_header, without_crc
 from ftpy.wire.commands import CommandEntry, CommandsReply, RunReply, RunRequest, StreamName
 from ftpy.wire.entries import Entry
@@ -30,6 +30,7 @@ from ftpy.wire.framing import HEADER_BYTES, FrameBuffer, frame
 from ftpy.wire.handshake import Hello, Limits, Proof, Welcome
 from ftpy.wire.messages import (
     CommitRequest,
+    Continuations,
     DigestReply,
     DigestRequest,
     GetReply,
@@ -65,7 +66,7 @@ from tests.rigs.impostors import Identity
 WAIT_SECONDS = 5.0
 """How long the server waits for a client that says nothing, seconds."""
 MODE, MTIME_NS = 0o640, 1_600_000_000_000_000_000
-ANY_REQUEST: Any = Requests
+ANY_MESSAGE: Any = Requests | Continuations
 _DIGITS = re.compile(rb"[0-9a-f]{32,64}")
 
 
@@ -360,7 +361,7 @@ class Talk:
         )
         self.say(tell(self, None, [honest(welcome)]))
         while (header := self.header()) is not None:
-            request: Any = decode(without_crc(header) if has_crc(header) else header, ANY_REQUEST)
+            request: Any = decode(without_crc(header) if has_crc(header) else header, ANY_MESSAGE)
             self.heard.requests.append(str(request.__struct_config__.tag))
             body = b""
             if request.body_length is not None:
@@ -369,6 +370,8 @@ class Talk:
                     return
                 trailer = decode(last, Trailer)
                 assert trailer_header(trailer.name, hexdigest(trailer.name, body)) == encode(trailer)
+            if isinstance(request, Continuation):  # it has crossed the end of what it belongs to
+                continue
             self.say(tell(self, request, server.model.answers(request, body)))
 
 

@@ -361,6 +361,7 @@ def serve(config: ServerConfig, settings: str) -> int:
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     setup_logging(config.log)
     _raise_descriptor_limit()
+    syscalls.share_heaps()
     check_user(config)
     if worker_count(config) > 1:
         from ftpy.server.workers import serve_with_workers

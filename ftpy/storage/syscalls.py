@@ -47,6 +47,9 @@ _syncfs = _function("syncfs", ctypes.c_int)
 _fstatfs = _function("fstatfs64", ctypes.c_int, ctypes.c_void_p) or _function("fstatfs", ctypes.c_int, ctypes.c_void_p)
 _fallocate = _function("fallocate64", ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 _malloc_trim = _function("malloc_trim", ctypes.c_size_t)
+_mallopt = _function("mallopt", ctypes.c_int, ctypes.c_int)
+_ARENA_MAX, HEAPS = -8, 4
+"""M_ARENA_MAX of malloc.h, and ours: enough that threads seldom wait for one another."""
 
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 _RESOLVE = _BENEATH | _NO_SYMLINKS | _NO_MAGICLINKS
@@ -184,6 +187,15 @@ def reserve(fd: int, offset: int, length: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if found.st_size < offset + length:
         os.ftruncate(fd, offset + length)
+
+
+def share_heaps() -> None:
+    """Let all threads allocate from ``HEAPS`` heaps (mallopt(3)), before any is started.
+
+    By default they spread over eight for each core, and every one keeps more than a MiB of holes for good.
+    """
+    if _mallopt is not None:
+        _mallopt(_ARENA_MAX, HEAPS)
 
 
 def give_memory_back() -> None:

@@ -101,6 +101,13 @@ class RemotePath(Struct, frozen=True, order=True, gc=False):
         """The path of ``name`` (one component or several) below this one, checked like any other."""
         return RemotePath.parse(f"{self}/{name}" if self.parts else name)
 
+    def join(self, path: RemotePath) -> RemotePath:
+        """``path`` below this one. Raises InvalidPath where the whole is too long or too deep."""
+        parts = self.parts + path.parts
+        if len(parts) <= DEPTH and sum(map(len, parts)) < COMPONENT_BYTES - DEPTH:  # not too long in any encoding
+            return RemotePath(parts)
+        return RemotePath.parse("/".join(parts))
+
     def __str__(self) -> str:
         return "/".join(self.parts)
 

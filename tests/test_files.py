@@ -87,6 +87,21 @@ def test_joining_equals_parsing_the_joined_text(above: str, below: str) -> None:
         return
     if base.parts:
         assert base / below == expected
+        assert base.join(RemotePath.parse(below)) == expected
+
+
+@pytest.mark.parametrize(
+    ("above", "most"),
+    [
+        (RemotePath(("a",) * (DEPTH - 2)), RemotePath(("b", "c"))),
+        (RemotePath(("é" * 100,) * 5), RemotePath(("é" * ((PATH_BYTES - 5 * 201) // 2),))),
+        (RemotePath(), RemotePath(("a",) * DEPTH)),
+    ],
+)
+def test_what_is_joined_is_no_longer_and_no_deeper_than_any_path(above: RemotePath, most: RemotePath) -> None:
+    assert above.join(most).parts == above.parts + most.parts
+    with pytest.raises(InvalidPath, match="more than"):
+        above.join(RemotePath((*most.parts, "d")))
 
 
 @given(texts)

@@ -37,9 +37,8 @@ def info_to_entry(info: FileInfo, below: RemotePath) -> Entry:
 
 def entry_to_info(entry: Entry, below: RemotePath) -> FileInfo:
     """A listing's entry with its whole path. Raises InvalidPath: a server's names are not trusted either."""
-    name = wire_to_path(entry.name, entry.name_b64)
     return FileInfo(
-        path=RemotePath(below.parts + name.parts),
+        path=below.join(wire_to_path(entry.name, entry.name_b64)),
         type=entry.type,
         size=entry.size,
         mtime_ns=entry.mtime_ns,

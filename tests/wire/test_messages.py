@@ -18,7 +18,7 @@ from wire_vectors import header_of, load
 
 from ftpy.digests import DIGEST_NAMES, HEX_LENGTH
 from ftpy.errors import CODES, InvalidPath, ProtocolError, RequestError
-from ftpy.files import FileInfo, RemotePath
+from ftpy.files import DEPTH, FileInfo, RemotePath
 from ftpy.wire import codec, messages
 from ftpy.wire.bases import FailureReply, PathRequest, ProgressReply, Reply, UnknownRequest
 from ftpy.wire.codec import encode, trailer_header
@@ -414,7 +414,7 @@ def test_root_is_the_empty_path():
 @given(RAW_PATHS, RAW_PATHS, structs(Entry))
 def test_entry_comes_back_as_it_was(folder, name, entry):
     below = RemotePath.parse(folder.decode("utf-8", "surrogateescape"))
-    path = RemotePath(below.parts + RemotePath.parse(name.decode("utf-8", "surrogateescape")).parts)
+    path = below.join(RemotePath.parse(name.decode("utf-8", "surrogateescape")))
     info = FileInfo(path, entry.type, entry.size, entry.mtime_ns, entry.mode, entry.etag, entry.md5, entry.blake3)
     sent = info_to_entry(info, below)
     assert entry_to_info(msgspec.json.decode(encode(sent), type=Entry), below) == info
@@ -428,3 +428,10 @@ def test_entry_is_refused_when_a_server_names_what_is_not_below(name):
     with pytest.raises(InvalidPath):
         hidden = b64encode(name.encode() + b"/\xff")
         entry_to_info(Entry(name_b64=hidden, type="file", size=0, mtime_ns=0, mode=0), RemotePath())
+
+
+def test_entry_is_refused_where_its_whole_path_is_too_deep():
+    entry = Entry(name="/".join("a" * DEPTH), type="file", size=0, mtime_ns=0, mode=0)
+    assert len(entry_to_info(entry, RemotePath()).path.parts) == DEPTH
+    with pytest.raises(InvalidPath, match="components"):
+        entry_to_info(entry, RemotePath(("a",)))

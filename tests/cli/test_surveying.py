@@ -139,6 +139,7 @@ def test_a_listing_that_cannot_be_had_whole_ends_with_3(desk: Desk, host: Host, 
     for number in range(120):
         (root / "many" / f"{number:04}-{'x' * 200}").write_bytes(b"1")
     whole = desk(command, "many").out
+    desk.config.write_text(desk.config.read_text() + "\n[transfer]\nretries = 1\n")
     with Proxy(host.address, (Fault(), Fault("cut", after=25_000)), (Fault(), Fault("cut", after=0))) as proxy:
         desk.pair("cut", addresses=[proxy.address])
         ended = desk(command, "--server", "cut", "many")

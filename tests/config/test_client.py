@@ -272,6 +272,7 @@ def test_example_of_the_client_is_right_when_its_commented_lines_are_used(client
 
 
 def test_import_of_config_stays_light():
-    code = "import sys, ftpy.config.client, ftpy.config.server; print(*sys.modules)"
+    code = "import sys; before = {*sys.modules}; import ftpy.config.client, ftpy.config.server; "
+    code += "print(*sys.modules.keys() - before)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert {"ssl", "cryptography", "tomlkit", "tomllib", "difflib", "click", "socket"}.isdisjoint(loaded)

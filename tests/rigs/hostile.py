@@ -38,7 +38,7 @@ from tests.rigs.hostilesyncs import REFUSED, judge, prepare, pull, push
 from tests.rigs.impostors import Identity
 from tests.rigs.lies import Liar
 from tests.rigs.lying import LyingServer, Model
-from tests.rigs.processes import memory_of, program
+from tests.rigs.processes import memory_of
 from tests.rigs.sessions import FILES, FURNITURE, STALL_SECONDS, Scene, Session, check_names, check_tree, contents
 
 SESSION_SECONDS = 12.0
@@ -56,6 +56,11 @@ SMALL = {
     (connection, "PATIENCE"): 2,
 }
 """Limits of the client's that a session of some milliseconds shall meet."""
+IMPATIENT = (
+    "from ftpy.client import connection; from ftpy.cli.main import main; "
+    f"connection.PATIENCE = {SMALL[connection, 'PATIENCE']}; main()"
+)
+"""The command as a process; with a second of silence allowed it would wait for two minutes where nothing gets ahead."""
 GROWTH_BYTES = 32 * 1024 * 1024
 """What thousands of sessions may add to the memory of the process."""
 SESSION_GROWTH_BYTES = 1024
@@ -338,7 +343,7 @@ def run_process(session: Session, arguments: tuple[str, ...]) -> tuple[int, str]
     config = configured(session, stall_seconds=1.0)
     master, slave = pty.openpty()
     with subprocess.Popen(
-        [program("ftpy"), *arguments],
+        [sys.executable, "-c", IMPATIENT, *arguments],
         stdin=subprocess.PIPE,
         stdout=slave,
         stderr=slave,

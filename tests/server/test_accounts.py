@@ -81,16 +81,14 @@ def test_lookup_of_an_unknown_user_differs_between_servers(accounts, tmp_path):
 def test_lookup_takes_as_long_for_a_known_user_as_for_an_unknown_one(accounts):
     accounts.add("alice")
 
-    def fastest(name: str) -> float:
-        times = []
-        for _ in range(300):
+    times: dict[str, list[float]] = {"alice": [], "mallo": []}
+    for _ in range(300):
+        for name, seen in times.items():  # in turn: the machine may be busy with other work for a while
             start = time.perf_counter()
             accounts.lookup(name)
-            times.append(time.perf_counter() - start)
-        return min(times)
-
+            seen.append(time.perf_counter() - start)
     # A dictionary alone answers in a fifth of the time that the decoy's keys cost.
-    assert 0.7 < fastest("alice") / fastest("mallo") < 1.4
+    assert 0.7 < min(times["alice"]) / min(times["mallo"]) < 1.4
 
 
 # ------------------------------------------------------------------ changes

@@ -156,16 +156,14 @@ class Listing(Closing):
     def _receive(self, connection: Connection) -> None:
         where, recursive = path_to_wire(self._path), self._recursive
         request = LsRequest(id=connection.next_id(), **where, recursive=recursive, tree=self._tree)
-        page = connection.call(request, LsReply)
         resumed, count = self._last, 0
-        while True:
+        page: LsReply | None = None
+        while page is None or not page.complete:
             if self._line.leaving.is_set():
                 raise LocalFileError("nobody reads the listing any more")
+            page = connection.call(request, LsReply) if page is None else connection.wait(LsReply)
             check_count(count := count + len(page.entries))
             self._keep(page, resumed)
-            if page.complete:
-                return
-            page = connection.wait(LsReply)
 
     def _keep(self, page: LsReply, resumed: tuple[str, ...]) -> None:
         """Put a page away, less what came before ``resumed``."""

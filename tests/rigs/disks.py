@@ -129,6 +129,16 @@ class SmallDisk(Disk):
         _run("mount", "-t", "tmpfs", "-o", options, "ftpy-rig", str(self.place))
 
 
+def unmount_below(folder: Path) -> None:
+    """Unmount what somebody who was killed has left mounted below ``folder``, the last first. Raises OSError."""
+    if not os.path.exists("/proc/self/mounts"):
+        return
+    mounted = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    for place in reversed(mounted):
+        if Path(place).is_relative_to(folder.resolve()):
+            _run("umount", "--lazy", place)
+
+
 @contextlib.contextmanager
 def ending_cleanly() -> Iterator[None]:
     """SIGTERM and SIGHUP end a campaign as Ctrl-C does: through every ``with``, so that nothing stays mounted."""

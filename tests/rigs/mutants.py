@@ -27,6 +27,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.rigs.disks import unmount_below
 from tests.rigs.mutated import (
     KILLED,
     ROOT,
@@ -296,6 +297,7 @@ def run(
         os.chdir(ROOT)
         pytest.main([*_quietly(base), *paths], plugins=[host])
     finally:
+        unmount_below(base)
         shutil.rmtree(base, ignore_errors=True)
     return host
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.rigs.disks import SmallDisk, missing_for
+from tests.rigs.disks import SmallDisk, missing_for, unmount_below
 from tests.rigs.full import rig_full
 from tests.rigs.shortages import SHORTAGES
 
@@ -29,3 +29,11 @@ def test_the_rig_tells_a_build_that_looks_too_late_or_away(tmp_path: Path, build
     """The controls: without a reservation the body is sent in vain, without a look at ENOSPC it is lost."""
     report = rig_full(tmp_path, 5, seed=7, build=build, only=(short,), until_told=True)
     assert any(said in violation for violation in report.violations)
+
+
+def test_what_a_killed_rig_left_mounted_is_unmounted_and_nothing_beside_it(tmp_path: Path) -> None:
+    left, beside = SmallDisk(tmp_path / "left"), SmallDisk(tmp_path / "left-beside")
+    left.mount()
+    with beside:
+        unmount_below(tmp_path / "left")
+        assert not left.place.is_mount() and beside.place.is_mount()

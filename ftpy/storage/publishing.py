@@ -323,11 +323,6 @@ class Publication(Closing):
         """A directory, made with those above it where it is missing. Raises OSError, QuotaExceeded."""
         return self._directory(path, quota)
 
-    def forget(self, path: RemotePath) -> None:
-        """What was at this path has gone: it is not taken for what comes there later."""
-        for known in [one for one in self._directories if one.parts[: len(path.parts)] == path.parts]:
-            self._directories.pop(known).close()
-
     def _enter(self, path: RemotePath, quota: Quota | None) -> Directory:
         try:
             return self._beneath.open_dir(path)

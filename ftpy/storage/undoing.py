@@ -205,7 +205,6 @@ class _Reversal:
             if change.tells(place, ROOT):
                 change.moved(place, ROOT, *self._measured(place, now))
             take(directory, place.name, now, self._keeping.folder.directory, kept)
-        self._publication.forget(place)
         self._publication.changed(place.parent)
 
     def _swap_back(self, step: Step, now: os.stat_result) -> Doing:
@@ -247,7 +246,6 @@ class _Reversal:
             if measured is not None:
                 change.moved(step.place, origin, *measured)
         self._keeping.restored(origin.name, into, now)
-        self._publication.forget(step.place)
         self._publication.changed(step.place.parent)
         self._publication.changed(origin.parent)
         if found is not None:

@@ -116,6 +116,46 @@ def test_open_dir_reaches_what_is_below(beneath: Beneath) -> None:
         assert sorted(directory.names()) == sorted(["deep", "file", *LEAVES])
 
 
+@pytest.fixture
+def nested(tmp_path: Path, door: Door) -> Iterator[Beneath]:
+    """A root with ``dir/deep`` and ``other``, through descriptors."""
+    if door == "path":
+        pytest.skip("no storage goes through this door, and only storages ask what is below what")
+    for name in ("dir/deep", "other"):
+        (tmp_path / "root" / name).mkdir(parents=True)
+    with Beneath(tmp_path / "root", door=door) as beneath:
+        yield beneath
+
+
+def test_a_folder_is_below_another_wherever_it_was_moved_within_the_root(nested: Beneath, tmp_path: Path) -> None:
+    with nested.open_dir(path("dir/deep")) as deep, nested.open_dir(path("other")) as other:
+        assert not deep.is_below(other, nested.root)
+        os.rename(tmp_path / "root" / "dir" / "deep", tmp_path / "root" / "other" / "deep")
+        assert deep.is_below(other, nested.root) and other.is_below(other, nested.root)
+        assert not nested.root.is_below(other, nested.root)
+
+
+def test_a_folder_that_was_moved_out_of_the_root_is_below_nothing_in_it(nested: Beneath, tmp_path: Path) -> None:
+    with nested.open_dir(path("dir/deep")) as deep, nested.open_dir(path("dir")) as folder:
+        os.rename(tmp_path / "root" / "dir" / "deep", tmp_path / "deep")
+        assert not deep.is_below(folder, nested.root)
+
+
+def test_a_folder_whose_parent_cannot_be_found_is_taken_to_be_below(
+    nested: Beneath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = os.open
+
+    def without_parents(name: str, *how: int, **where: int) -> int:
+        if name == "..":  # so it is with what was removed, on some file systems; Linux's own find it
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return opened(name, *how, **where)
+
+    with nested.open_dir(path("dir/deep")) as deep, nested.open_dir(path("other")) as other:
+        monkeypatch.setattr(os, "open", without_parents)
+        assert deep.is_below(other, nested.root)
+
+
 @pytest.mark.parametrize("leaf", LEAVES)
 @pytest.mark.parametrize("where", ["{}", "dir/{}", "{}/deep", "dir/{}/deep", "{}/{}"])
 def test_open_dir_refuses_a_symlink_in_every_position(beneath: Beneath, leaf: str, where: str) -> None:

@@ -8,9 +8,11 @@ import os
 import re
 import resource
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -227,8 +229,11 @@ def test_condition_that_cannot_be_looked_at_is_no_condition_that_holds(root: Pat
         publisher.check(path("a/b"), "absent")
         with pytest.raises(AlreadyExists):
             publisher.check(path("a"), "absent")
-        with pytest.raises(RequestError):
-            publisher.check(RemotePath(("..",)), "absent")
+        for condition in ("absent", KnownVersion("0" * 32)):
+            with pytest.raises(RequestError):
+                publisher.check(RemotePath(("..",)), condition)
+        with pytest.raises(Changed, match="no longer there"):
+            publisher.check(path("b"), KnownVersion("0" * 32))
 
 
 def test_way_is_synced_again_when_too_many_are_remembered(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -557,13 +562,32 @@ def test_upload_that_somebody_went_on_with_at_the_last_moment_is_not_swept(
 ) -> None:
     with storage.open_upload(OWNER, FILE) as upload:
         send(upload, 0, part_of(upload, DATA, 0))
-    now = uploads.time.time()
+    now = time.time()
     times = iter([now + 100, now])
-    monkeypatch.setattr(uploads.time, "time", lambda: next(times))
+    monkeypatch.setattr(uploads, "time", SimpleNamespace(time=lambda: next(times)))  # of this module, and no other
     assert storage.sweep(expire_seconds=50) == 0
+    assert list(times) == []
     monkeypatch.undo()
     with storage.open_upload(OWNER, FILE) as upload:
         assert send_missing(upload, DATA) == [1, 2]
+
+
+def test_commit_of_who_may_not_replace_takes_no_files_place(storage: LocalStorage) -> None:
+    put(storage, "d/big", b"old")
+    with storage.open_upload(OWNER, FILE) as upload:
+        send_missing(upload, DATA)
+        with pytest.raises(AlreadyExists):
+            upload.commit(digest(DATA), None, replacing=False)
+    assert read(storage, "d/big") == b"old"
+
+
+def test_file_is_not_assured_where_another_took_its_place(storage: LocalStorage) -> None:
+    put(storage, "d/a", b"old")
+    with storage.open(path("d/a")) as reader:
+        storage.assure(reader)
+        put(storage, "d/a", b"new")
+        with pytest.raises(Changed, match="another file took its place"):
+            storage.assure(reader)
 
 
 def test_interrupted_upload_takes_no_part_even_before_the_first(storage: LocalStorage) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from ftpy.files import RemotePath
-from ftpy.storage.base import KnownDigest, NewFile
+from ftpy.storage.base import Condition, KnownDigest, KnownVersion, NewFile, StagedTree
 from ftpy.storage.journal import Journal, Meta, StoredPart, parse
 
 HEX = "ab" * 32
@@ -175,6 +175,30 @@ def test_meta_at_its_ends_is_read_as_it_was_noted(
     meta = replace(META, file=structs.replace(META.file, file_size=size, mode=mode), part_size=part_size)
     journal.meta(meta)
     assert parse(text_of(journal)).meta == meta
+
+
+@pytest.mark.parametrize("condition", [None, "absent", KnownVersion("0" * 32), KnownDigest("blake3", "ab" * 32)])
+def test_condition_is_read_as_it_was_noted(journal: Journal, condition: Condition) -> None:
+    tree = StagedTree("alice", RemotePath(("d",)), "1" * 32)
+    meta = replace(META, file=structs.replace(META.file, condition=condition, tree=tree))
+    journal.meta(meta)
+    assert parse(text_of(journal)).meta == meta
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ('"tree":["1111', '"tree":["zzzz'),
+        ('"tree":["1111', '"tree":[1,"1111'),
+        ('"tree":["' + "1" * 32 + '"', '"tree":[null'),
+    ],
+)
+def test_meta_of_a_tree_that_is_none_is_passed_over(journal: Journal, field: str, value: str) -> None:
+    tree = StagedTree("alice", RemotePath(("d",)), "1" * 32)
+    journal.meta(replace(META, file=structs.replace(META.file, tree=tree)))
+    line = text_of(journal)
+    assert field.encode() in line
+    assert parse(line.replace(field.encode(), value.encode())).meta is None
 
 
 def test_meta_with_a_mode_that_is_just_too_large_is_passed_over(journal: Journal) -> None:

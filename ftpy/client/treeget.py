@@ -95,7 +95,7 @@ class TreeGet:
         group = _Group(self)
         try:
             while True:
-                batch = None if connection.leaving.is_set() else self.work.take(idle=not flying and not group)
+                batch = self.work.take(connection.leaving, idle=not flying and not group)
                 if isinstance(batch, FileJob):
                     self._fetch_large(connection, batch)
                 elif isinstance(batch, Joint):
@@ -111,6 +111,9 @@ class TreeGet:
                     self._finish_folders(batch)
                 else:
                     self._ask(connection, batch, flying, group)
+        except ProtocolError:
+            self.work.stop()  # that ends all: nobody goes on with what is given back
+            raise
         finally:
             self.work.give_back(flying)
             group.publish()  # verified, whatever became of the connection

@@ -117,7 +117,7 @@ class TreePut:
             while True:
                 while self._doomed and not flying:
                     self._drop(connection, self._doomed.popleft())
-                batch = None if connection.leaving.is_set() else self.work.take(idle=not flying)
+                batch = self.work.take(connection.leaving, idle=not flying)
                 if isinstance(batch, FileJob):
                     self._send_large(connection, batch)
                 elif isinstance(batch, Joint):
@@ -130,6 +130,9 @@ class TreePut:
                     self._send_ends(connection, batch)
                 else:
                     self._send_batch(connection, batch, flying)
+        except ProtocolError:
+            self.work.stop()  # that ends all: nobody goes on with what is given back
+            raise
         finally:
             for job in flying:
                 if job.condition is not None:
@@ -217,11 +220,11 @@ class TreePut:
                 except RequestError as error:
                     self._refused(flying.popleft(), error)
                 else:
-                    job = flying.popleft()
+                    job = flying[0]
                     sent = job.sent
                     if sent is None or reply.file_size != job.size or getattr(reply.digest, sent.name) != sent.hex:
                         raise ProtocolError("the server says that it stored something else than what was sent")
-                    stored.append(job)
+                    stored.append(flying.popleft())
                 if not flying or not connection.holds_reply():
                     return
         finally:

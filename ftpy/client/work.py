@@ -11,6 +11,7 @@ from typing import Generic, TypeVar, cast
 
 from ftpy.client.connection import Connection
 from ftpy.client.lines import Alone, Count, Worker, endless
+from ftpy.client.pieces import LOOK_SECONDS
 from ftpy.client.streams import PIECE_BYTES
 from ftpy.errors import ConnectionFailed, ConnectionLost, FtpyError
 from ftpy.files import RemotePath
@@ -86,14 +87,14 @@ class Work(Generic[J, E]):
         self._out = 0
         self._joints: list[Joint] = []
 
-    def take(self, *, idle: bool) -> Smalls[J] | Ends[E] | J | Joint | None:
+    def take(self, leaving: threading.Event, *, idle: bool) -> Smalls[J] | Ends[E] | J | Joint | None:
         """Small jobs, a large one, ends of folders, a large one of another's to ``join``; None: nothing now, or when
-        ``idle`` nothing ever again.
+        ``idle`` nothing ever again; or we are leaving.
 
         ``idle`` says that the caller has nothing under way; only then it is given what must wait for others.
         """
         with self._changed:
-            while not self._stopped:
+            while not self._stopped and not leaving.is_set():
                 if self._again:
                     return self._hand(Smalls(self._again.popleft() for _ in range(min(self.BATCH, len(self._again)))))
                 full = len(self._ends) >= MOST_ENDS
@@ -116,7 +117,7 @@ class Work(Generic[J, E]):
                 if self._joints:
                     return self._joints[0]
                 with IDLE:
-                    self._changed.wait()
+                    self._changed.wait(LOOK_SECONDS)
             return None
 
     @contextlib.contextmanager

@@ -8,8 +8,10 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from sys import _current_frames as frames
+from types import CodeType, FrameType
 
 import msgspec
 import pytest
@@ -28,7 +30,7 @@ from ftpy.client.ranges import Range, cut
 from ftpy.client.results import Progress, ignore
 from ftpy.client.source import Source
 from ftpy.client.trees import Told, TreeOptions
-from ftpy.client.work import SharedLine, Work
+from ftpy.client.work import Job, SharedLine, Work
 from ftpy.config.client import Transfer
 from ftpy.digests import hexdigest
 from ftpy.errors import ConnectionFailed, ConnectionLost, LocalFileError, NotFound, ProtocolError, Stalled
@@ -36,7 +38,7 @@ from ftpy.files import RemotePath
 from ftpy.wire import codec, messages
 from ftpy.wire.bases import Request
 from ftpy.wire.events import EventsRequest
-from ftpy.wire.messages import DigestRequest, LsRequest, PartRequest, StatRequest
+from ftpy.wire.messages import DigestRequest, LsRequest, PartRequest, PutRequest, StatRequest
 from tests.rig import eventually
 from tests.rigs.disks import SmallDisk
 from tests.rigs.lying import Answer, LyingServer, Talk, failure, framed, honestly, lying
@@ -82,6 +84,49 @@ def test_a_tree_that_fails_lets_go_of_its_large_files(tmp_path: Path) -> None:
             client.put_tree(tmp_path / "here", "there")
         assert "ftpy-digest" not in [thread.name for thread in threading.enumerate()]
         eventually(lambda: len(os.listdir("/proc/self/fd")) <= len(before))
+
+
+def waits_for_work() -> bool:
+    """Whether some connection of a tree waits for what another one has in hand."""
+
+    def codes(frame: FrameType | None) -> Iterator[CodeType]:
+        while frame is not None:
+            yield frame.f_code
+            frame = frame.f_back
+
+    return any({Work.take.__code__, threading.Condition.wait.__code__} <= {*codes(at)} for at in frames().values())
+
+
+@pytest.mark.timeout(30)
+def test_a_tree_ends_when_one_connection_is_lied_to_while_another_waits_for_it(tmp_path: Path) -> None:
+    def tell(talk: Talk, request: Request | None, answers: list[Answer]) -> Iterable[bytes]:
+        if isinstance(request, PutRequest):
+            eventually(waits_for_work)
+            yield answers[0]._replace(fields=answers[0].fields | {"file_size": 7}).data
+        else:
+            yield from honestly(talk, request, answers)
+
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "small").write_bytes(b"small")
+    with (
+        lying({}, tell) as server,
+        client_of(server, structs.replace(QUICK, streams=2)) as client,
+        pytest.raises(ProtocolError, match="something else than what was sent"),
+    ):
+        client.put_tree(tmp_path / "here", "there")
+
+
+def test_who_is_to_leave_waits_no_longer_for_what_others_have_in_hand() -> None:
+    work: Work[Job, None] = Work(iter([Job(RemotePath.parse("a"), "a", 1)]))
+    leaving = threading.Event()
+    assert work.take(leaving, idle=True)
+    taken: list[object] = []
+    thread = threading.Thread(target=lambda: taken.append(work.take(leaving, idle=True)))
+    thread.start()
+    eventually(waits_for_work)
+    leaving.set()
+    thread.join(30)
+    assert taken == [None]
 
 
 def test_a_tree_that_is_gone_when_it_is_listed_is_not_found(tmp_path: Path) -> None:

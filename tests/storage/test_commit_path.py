@@ -581,6 +581,14 @@ def test_commit_of_who_may_not_replace_takes_no_files_place(storage: LocalStorag
     assert read(storage, "d/big") == b"old"
 
 
+def test_commit_tells_how_far_it_has_come(storage: LocalStorage) -> None:
+    with storage.open_upload(OWNER, FILE) as upload:
+        assert upload.verified == 0
+        send_missing(upload, DATA)
+        upload.commit(digest(DATA), None)
+        assert upload.verified == len(DATA)
+
+
 def test_file_is_not_assured_where_another_took_its_place(storage: LocalStorage) -> None:
     put(storage, "d/a", b"old")
     with storage.open(path("d/a")) as reader:

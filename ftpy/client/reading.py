@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import time
+from collections.abc import Iterator
+
 from msgspec import Struct
 
 from ftpy.client.connection import Connection
@@ -20,8 +24,9 @@ MOST_BLOCK_BYTES = 2 * MIB
 """What is asked for of it when that has gone well so far; where it did not, the server had to end the connection."""
 KNOWN_BYTES = 1024
 """So much before what is new is read again, and tells a file that has grown from one that took its place."""
-MOST_CHANGES = 20
-"""How often the end of a file is looked for while it changes."""
+MOST_CHANGES, CHANGING_SECONDS = 20, 3.0
+"""How often the end of a file is looked for while it changes, at least, and for how long: a look takes a
+millisecond, and one in sixty needed fifteen of them beside a writer that never rests."""
 
 
 class Piece(Struct, frozen=True):
@@ -92,6 +97,15 @@ class Cat:
             raise DigestMismatch("the bytes that arrived are not the bytes that the server knows of")
 
 
+def _tries() -> Iterator[None]:
+    """To look again and again, but not for ever."""
+    end = time.monotonic() + CHANGING_SECONDS
+    for number in itertools.count():
+        if number >= MOST_CHANGES and time.monotonic() > end:
+            return
+        yield
+
+
 class Replaced(Exception):
     """What was a file's beginning is not any more: never seen outside of here."""
 
@@ -115,7 +129,7 @@ class Tail:
 
     def seek_lines(self, connection: Connection, count: int) -> None:
         """To the last ``count`` lines; the end of the last line begins none. Raises Changed where none is found."""
-        for _ in range(MOST_CHANGES):
+        for _ in _tries():
             try:
                 self._begin_at(self._find_lines(connection, count))
             except (Changed, InvalidRequest):
@@ -174,7 +188,7 @@ class Tail:
 
     def rest(self, connection: Connection) -> bytes:
         """What comes next of what was there at first; nothing at its end. Raises Changed if it is there no more."""
-        for _ in range(MOST_CHANGES):
+        for _ in _tries():
             if self._at >= self._end:
                 return b""
             try:

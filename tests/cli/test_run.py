@@ -303,7 +303,7 @@ def test_first_command_needs_a_restart(tmp_path: Path, own_mark: Mark) -> None:
         desk.pair()
         assert desk("run").err == "this server has no command that you may run\n"
         daemon.reload(settings({"new": own_mark.command("echo", "new")}))
-        assert "config-needs-restart keys=commands" in daemon.log
+        eventually(lambda: "config-needs-restart keys=commands" in daemon.log)  # said after what was waited for
         assert desk("run", "new").code == 1
         assert len(_family(daemon)) == 1  # nobody is outside of the sandbox
 

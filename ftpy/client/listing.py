@@ -16,7 +16,7 @@ import msgspec
 from ftpy.client.connection import Connection
 from ftpy.client.lines import Line
 from ftpy.client.source import local_error
-from ftpy.errors import ConnectionFailed, FtpyError, LocalFileError, NotFound, ProtocolError
+from ftpy.errors import FtpyError, LocalFileError, NotFound, ProtocolError
 from ftpy.files import FileInfo, RemotePath
 from ftpy.storage.base import Closing
 from ftpy.wire.entries import Entry, entry_to_info
@@ -148,7 +148,7 @@ class Listing(Closing):
     def _attempt(self, connection: Connection) -> None:
         try:
             self._receive(connection)
-        except ConnectionFailed:
+        except FtpyError:
             if not self._ordered:  # nobody can go on with it
                 self._line.leaving.set()
             raise

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from sys import _current_frames as frames
 from types import CodeType, FrameType
 
 import msgspec
@@ -33,7 +32,16 @@ from ftpy.client.trees import Told, TreeOptions
 from ftpy.client.work import Job, SharedLine, Work
 from ftpy.config.client import Transfer
 from ftpy.digests import hexdigest
-from ftpy.errors import ConnectionFailed, ConnectionLost, LocalFileError, NotFound, ProtocolError, Stalled
+from ftpy.errors import (
+    Busy,
+    ConnectionFailed,
+    ConnectionLost,
+    LocalFileError,
+    NotFound,
+    ProtocolError,
+    ShuttingDown,
+    Stalled,
+)
 from ftpy.files import RemotePath
 from ftpy.wire import codec, messages
 from ftpy.wire.bases import Request
@@ -69,6 +77,22 @@ def test_a_tree_fails_when_its_listing_was_lost_and_cannot_be_had_again(tmp_path
     assert not (tmp_path / "here" / "z").exists()
 
 
+@pytest.mark.parametrize("error", ["busy", "shutting-down"])
+def test_a_listing_out_of_order_that_is_refused_in_the_middle_is_not_gone_on_with(tmp_path: Path, error: str) -> None:
+    """Who goes on behind the last path would pass over what had not come."""
+
+    def tell(talk: Talk, request: Request | None, answers: list[Answer]) -> Iterable[bytes]:
+        if isinstance(request, LsRequest) and talk.number == 1:
+            yield from (answers[2].data, answers[0].data, failure(request, error))
+        else:
+            yield from honestly(talk, request, answers)
+
+    with lying(FILES, tell) as server, client_of(server, structs.replace(QUICK, retries=2)) as client:
+        server.model.page_entries = 1
+        with pytest.raises((Busy, ShuttingDown)):
+            client.get_tree("", tmp_path / "here")
+
+
 def test_a_tree_that_fails_lets_go_of_its_large_files(tmp_path: Path) -> None:
     def tell(talk: Talk, request: Request | None, answers: list[Answer]) -> Iterable[bytes]:
         if isinstance(request, PartRequest) and request.part == 2:
@@ -94,7 +118,9 @@ def waits_for_work() -> bool:
             yield frame.f_code
             frame = frame.f_back
 
-    return any({Work.take.__code__, threading.Condition.wait.__code__} <= {*codes(at)} for at in frames().values())
+    return any(
+        {Work.take.__code__, threading.Condition.wait.__code__} <= {*codes(at)} for at in sys._current_frames().values()
+    )
 
 
 @pytest.mark.timeout(30)

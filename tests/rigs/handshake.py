@@ -208,6 +208,7 @@ class Stage:
         self._log = logging.getLogger("ftpy.server")
         self._level = self._log.level
         (self.host.root / "there").write_bytes(b"there")
+        assert until((self.host.root / ".ftpy" / "lock").exists), "a server's first sweep makes it, in its own time"
         self._storage = self._look()
 
     def __enter__(self) -> Stage:

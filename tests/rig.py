@@ -120,6 +120,10 @@ class Host:
         service, self.service = self.service, None
         return service.stop() if service else True
 
+    def swept(self) -> None:
+        """Wait for the server's first sweep, which comes in its own time and makes a lock in the storage."""
+        eventually((self.root / ".ftpy" / "lock").exists)
+
     def profile(self, user: str = "alice", address: str | None = None) -> Profile:
         """What pairing would have stored."""
         pin = certificate_sha256(str(self.folder / "certificate.pem")).hex() if self.tls else None

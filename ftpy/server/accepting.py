@@ -59,11 +59,13 @@ class Server(socketserver.ThreadingTCPServer):
 
     def serve(self) -> None:
         """Accept until the service drains, also after memory was not enough for that."""
-        while not self.service.draining.is_set():
+        while True:
             try:
-                self.serve_forever(POLL_SECONDS)
+                self.serve_forever(POLL_SECONDS)  # also where it drains already: who shuts it down waits for its end
             except MemoryError:
                 self._starve(os.strerror(errno.ENOMEM))
+            if self.service.draining.is_set():
+                return
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """A thread for the connection; where there is none to be had, it is closed: it may come again."""

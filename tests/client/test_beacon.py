@@ -161,7 +161,7 @@ def test_discover_finds_a_server_once_over_a_line_that_loses_and_doubles(host: H
 def test_discover_lists_one_server_at_several_addresses_once_and_others_by_name(host: Host, tmp_path: Path) -> None:
     other = Beacon(listen=["127.0.0.1:0"], name="cellar")
     with running(tmp_path / "other", tls=False, beacon=other) as second, UdpProxy(address(host)) as proxy:
-        found = discover([address(second), address(host), proxy.address], seconds=1.0)
+        found = discover([address(second), address(host), proxy.address], seconds=2.0)
     assert [(one.name, one.addresses) for one in found] == [("attic", [host.address]), ("cellar", [second.address])]
     assert [one.certificate_sha256 for one in found] == [pin(host), None]
 

@@ -451,7 +451,8 @@ def _bears(pid: int, mark: Mark) -> bool:
 
 
 def _leads(pid: int, mark: Mark) -> bool:
-    return _bears(pid, mark) and b"echo tick" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    """Not so what the shell has forked and what looks like it until it is another program."""
+    return _bears(pid, mark) and os.getpgid(pid) == pid and b"echo tick" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 # ---------------------------------------------------------------- several

@@ -47,8 +47,11 @@ from tests.rigs.alterations import (
 from tests.rigs.breaking import WAIT_SECONDS, contexts_of
 from tests.rigs.processes import until
 
-QUIET_SECONDS = 0.1
-"""After a change, silence this long ends a case: an end that waits for what will not come has decided nothing."""
+QUIET_SECONDS = {"flip": 0.1, "insert": 0.1, "rearrange": 0.1, "respell": WAIT_SECONDS}
+"""After a change, silence this long ends a case: an end that waits for what will not come has decided nothing.
+
+To a whole frame that is spelt as none may be there is an answer, which is waited for.
+"""
 BRIEF = Transfer(stall_seconds=WAIT_SECONDS, connect_seconds=WAIT_SECONDS, retries=0)
 BOUND = b"\x5a" * 32
 """The certificate's SHA-256 that proofs are bound to where TLS itself is left out."""
@@ -92,14 +95,13 @@ class Between(Proxy):
 
     def __init__(self, host: Host) -> None:
         self._contexts = contexts_of(host) if host.tls else None
-        self.change: Change | None = None
-        self.seen = Seen()
+        self._next: tuple[Seen, Change | None, float] = (Seen(), None, WAIT_SECONDS)
         super().__init__(host.address)
 
-    def arm(self, change: Change | None) -> Seen:
-        """What is done to the next connection; what it will have seen."""
-        self.change, self.seen = change, Seen()
-        return self.seen
+    def arm(self, change: Change | None, quiet_seconds: float) -> Seen:
+        """What is done to the next connection, and how long silence is borne after it; what it will have seen."""
+        self._next = Seen(), change, quiet_seconds
+        return self._next[0]
 
     def settle(self) -> None:
         """Wait until both ends have left."""
@@ -111,9 +113,11 @@ class Between(Proxy):
         self._open.clear()
 
     def _pass_on(self, client: socket.socket, server: socket.socket, faults: Faults, passed: list[int]) -> None:
-        self._spawn(self._relay, client, server, self.seen, self.change)
+        self._spawn(self._relay, client, server, *self._next)
 
-    def _relay(self, client: socket.socket, server: socket.socket, seen: Seen, change: Change | None) -> None:
+    def _relay(
+        self, client: socket.socket, server: socket.socket, seen: Seen, change: Change | None, quiet_seconds: float
+    ) -> None:
         # ProtocolError: a body, which no handshake has; the build that sends one is told by the checker.
         with contextlib.ExitStack() as opened, contextlib.suppress(OSError, ProtocolError):
             opened.callback(client.close)
@@ -124,14 +128,16 @@ class Between(Proxy):
             if self._contexts is not None:
                 client = opened.enter_context(self._contexts[0].wrap_socket(client, server_side=True))
                 server = opened.enter_context(self._contexts[1].wrap_socket(server))
-            self._both_ways((client, server), seen, change)
+            self._both_ways((client, server), seen, change, quiet_seconds)
 
     @staticmethod
-    def _both_ways(ends: tuple[socket.socket, socket.socket], seen: Seen, change: Change | None) -> None:
+    def _both_ways(
+        ends: tuple[socket.socket, socket.socket], seen: Seen, change: Change | None, quiet_seconds: float
+    ) -> None:
         buffers = FrameBuffer(), FrameBuffer()
         ways = {UP, DOWN}
         while ways:
-            for way in _ready(ends, ways, QUIET_SECONDS if seen.changed else WAIT_SECONDS):
+            for way in _ready(ends, ways, quiet_seconds if seen.changed else WAIT_SECONDS):
                 data = ends[way].recv(HEADER_BYTES)
                 if not data:
                     ways.discard(way)
@@ -208,7 +214,7 @@ class Stage:
         self._log = logging.getLogger("ftpy.server")
         self._level = self._log.level
         (self.host.root / "there").write_bytes(b"there")
-        assert until((self.host.root / ".ftpy" / "lock").exists), "a server's first sweep makes it, in its own time"
+        host.swept()
         self._storage = self._look()
 
     def __enter__(self) -> Stage:
@@ -246,11 +252,11 @@ class Stage:
             raise
         return Connection(channel, welcome)
 
-    def attempt(self, change: Change | None = None) -> Outcome:
+    def attempt(self, change: Change | None = None, quiet_seconds: float = WAIT_SECONDS) -> Outcome:
         """Connect, prove, list; then hold all of it against the rules."""
         self._logins.count = 0
         self._logins.failures.clear()
-        seen = self.between.arm(change)
+        seen = self.between.arm(change, quiet_seconds)
         opened, listed = False, None
         error: FtpyError | None = None
         try:
@@ -344,7 +350,7 @@ class Report:
 def rig_handshake(stage: Stage, kind: str, report: Report, *, first: int = 0, step: int = 1) -> None:
     """All changes of a kind, or every ``step``-th of them from the ``first`` on."""
     for change in list(CHANGES[kind](stage))[first::step]:
-        outcome = stage.attempt(change)
+        outcome = stage.attempt(change, QUIET_SECONDS[kind])
         wrong = outcome.wrong + (stays_closed(change, outcome) if kind == "respell" else [])
         report.cases[kind] += 1
         report.outcomes["opened" if outcome.opened else type(outcome.error).__name__] += 1

@@ -92,6 +92,7 @@ def check_served(host: ProcessHost, book: Book, report: Report, since: float) ->
         client.put(probe, "probe")
         book.acknowledge("probe")
         client.get("probe", back)
+        before = book.copy()
         listed = {str(info.path): info for info in client.ls(recursive=True)}
     seconds = time.monotonic() - since
     report.served.append(seconds)
@@ -100,15 +101,20 @@ def check_served(host: ProcessHost, book: Book, report: Report, since: float) ->
         report.violations.append(f"a fresh client was served after {seconds:.2f} s ({load})")
     if version_of(back) != version:
         report.violations.append("a get brought other bytes than the put before it")
-    _check_listing(listed, book, report)
+    _check_listing(listed, before, book.copy(), report)
 
 
-def _check_listing(listed: dict[str, FileInfo], book: Book, report: Report) -> None:
-    truths = book.copy()
+def _check_listing(
+    listed: dict[str, FileInfo], before: dict[str, Truth], truths: dict[str, Truth], report: Report
+) -> None:
+    # What was acknowledged while it was listed may be there as it was before or after, or as it was between.
+    meanwhile = {path for path in truths if truths[path].acknowledged is not before.get(path, Truth()).acknowledged}
     for path, truth in truths.items():
-        if None not in truth.allowed and path not in listed:
+        if None not in truth.allowed and path not in listed and path not in meanwhile:
             report.violations.append(f"{path} was acknowledged and is not listed")
     for path, info in listed.items():
+        if path in meanwhile:
+            continue
         sizes = [version.size for version in truths.get(path, Truth()).allowed if version is not None]
         if info.type == "file" and info.size not in sizes:
             report.violations.append(f"{path} is listed, unfinished or never put: {info}")

@@ -657,6 +657,7 @@ def test_every_verb_is_refused_to_who_has_no_right_to_it_and_changes_nothing(tmp
     (host.root / "old").write_bytes(b"old")
     host.start()
     try:
+        host.swept()
         with connected(host) as owner:
             upload = open_upload(owner, "other", 9 * MIB).upload
             before = snapshot(host)

@@ -29,6 +29,7 @@ from ftpy.client.connection import Connection
 from ftpy.config.client import Transfer
 from ftpy.config.server import Limits
 from ftpy.errors import Busy, ConfigError, ConnectionFailed, Denied
+from ftpy.server.accepting import Server
 from ftpy.server.accounts import Accounts
 from ftpy.server.connection import RequestHandler
 from ftpy.server.server import Service
@@ -301,6 +302,19 @@ def test_a_root_or_certificate_that_cannot_be_used_is_a_settings_error(tmp_path:
 
 
 # ------------------------------------------------------------------ how it stops
+
+
+def test_a_server_that_is_stopped_before_it_accepts_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    accept = Server.serve
+
+    def late(server: Server) -> None:
+        assert server.service.draining.wait(30)
+        accept(server)
+
+    monkeypatch.setattr(Server, "serve", late)
+    host = Host(tmp_path / "host", tls=False)
+    host.start()
+    assert host.stop()
 
 
 def test_idle_sessions_and_strangers_end_at_once_when_it_stops(tmp_path: Path) -> None:

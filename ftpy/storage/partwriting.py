@@ -102,7 +102,6 @@ class LocalPartWriter(PartWriter):
         try:
             if self._follower is not None and self._lent is not None:
                 self._follower.give_back(self._lent)
-                self._lent = None
             if self._stored is None and not self._finished:
                 self._upload.part_abandoned(self._number, self._follower)
         finally:

@@ -362,7 +362,8 @@ def test_upload_is_taken_over_when_its_owner_is_killed_and_nobody_writes_to_it_a
             with pytest.raises(Busy):
                 there.missing()
             upload.commit(digest(DATA), None)
-    assert read(LocalStorage(root, state), "d/big") == DATA
+    with LocalStorage(root, state) as afterwards:
+        assert read(afterwards, "d/big") == DATA
 
 
 # ------------------------------------------------------------------ what is durable

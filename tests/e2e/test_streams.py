@@ -26,7 +26,7 @@ from ftpy.server import reading
 from ftpy.storage.base import KnownDigest, Reader
 from ftpy.storage.partwriting import LocalPartWriter
 from tests.e2e.test_transfer import cut_off, make, partials
-from tests.rig import FAST, Fault, Host, Proxy, running
+from tests.rig import FAST, Fault, Host, Proxy, eventually, running
 
 MIB = 1024 * 1024
 FOUR = structs.replace(FAST, streams=4)
@@ -47,7 +47,8 @@ def slow(after: int = 0) -> tuple[Fault, Fault]:
 
 
 def only_threads_of(before: set[threading.Thread]) -> None:
-    assert not [t for t in set(threading.enumerate()) - before if t.name.startswith("ftpy-stream")]
+    """None of a transfer's are left; who was only about to connect leaves by itself, and is not waited for."""
+    eventually(lambda: not [t for t in set(threading.enumerate()) - before if t.name.startswith("ftpy-stream")])
 
 
 @pytest.mark.parametrize("digest", ["md5", "blake3"])
@@ -200,7 +201,7 @@ def test_a_get_with_holes_goes_on_with_what_is_missing_over_any_number(
     interrupted(host, tmp_path / "here", 11 * MIB)
     with Proxy(host.address) as proxy, over(host, count, proxy) as client:
         fetched = client.get("x", tmp_path / "here" / "x")
-    assert fetched.resumed > 30 * MIB and proxy.passed[1] < 96 * MIB - fetched.resumed + MIB
+    assert fetched.resumed > 10 * MIB and proxy.passed[1] < 96 * MIB - fetched.resumed + MIB
     assert (tmp_path / "here" / "x").read_bytes() == data and partials(tmp_path / "here") == []
 
 

@@ -362,7 +362,7 @@ def said_by(host: Host) -> list[int]:
     """How many bytes go each way until something was looked at, over a new connection."""
     with Proxy(host.address) as proxy, host.client(address=proxy.address) as client:
         client.stat("site")
-        return proxy.passed
+    return proxy.passed  # after its end: what it has sent is counted a moment later
 
 
 def test_a_rollback_whose_answer_is_lost_is_not_asked_again(two_trees: Host) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
@@ -45,6 +45,8 @@ class Change:
     spot: Spot
     said: tuple[tuple[int, bytes | None], ...]
     altered: Callable[[bytes], bytes] = _as_it_is
+    is_answered: bool = False
+    """Whether an end must say what it makes of it: who waits for more that will not come says nothing."""
 
     def instead(self, whole: bytes) -> list[tuple[int, bytes]]:
         """What is sent in place of a frame, one piece after the other: what goes the same way is glued together."""
@@ -177,7 +179,7 @@ def respellings(said: dict[Spot, bytes]) -> Iterator[Change]:
     """Each frame in every spelling that is none."""
     for spot, whole in said.items():
         for how in headers_of(whole[4:]):
-            yield _alone(f"{spot} with {how}", spot, partial(_respelt, how))
+            yield replace(_alone(f"{spot} with {how}", spot, partial(_respelt, how)), is_answered=True)
 
 
 def _respelt(how: str, whole: bytes) -> bytes:

@@ -47,11 +47,8 @@ from tests.rigs.alterations import (
 from tests.rigs.breaking import WAIT_SECONDS, contexts_of
 from tests.rigs.processes import until
 
-QUIET_SECONDS = {"flip": 0.1, "insert": 0.1, "rearrange": 0.1, "respell": WAIT_SECONDS}
-"""After a change, silence this long ends a case: an end that waits for what will not come has decided nothing.
-
-To a whole frame that is spelt as none may be there is an answer, which is waited for.
-"""
+QUIET_SECONDS = 0.1
+"""After a change, silence this long ends a case: an end that waits for what will not come has decided nothing."""
 BRIEF = Transfer(stall_seconds=WAIT_SECONDS, connect_seconds=WAIT_SECONDS, retries=0)
 BOUND = b"\x5a" * 32
 """The certificate's SHA-256 that proofs are bound to where TLS itself is left out."""
@@ -66,7 +63,6 @@ class Seen:
 
     sent: tuple[list[bytes], list[bytes]] = field(default_factory=lambda: ([], []))
     passed: tuple[bytearray, bytearray] = field(default_factory=lambda: (bytearray(), bytearray()))
-    changed: bool = False
     before_welcome: bytes = b""
     """All that the server got before it spoke for the second time."""
 
@@ -95,13 +91,14 @@ class Between(Proxy):
 
     def __init__(self, host: Host) -> None:
         self._contexts = contexts_of(host) if host.tls else None
-        self._next: tuple[Seen, Change | None, float] = (Seen(), None, WAIT_SECONDS)
+        self.change: Change | None = None
+        self.seen = Seen()
         super().__init__(host.address)
 
-    def arm(self, change: Change | None, quiet_seconds: float) -> Seen:
-        """What is done to the next connection, and how long silence is borne after it; what it will have seen."""
-        self._next = Seen(), change, quiet_seconds
-        return self._next[0]
+    def arm(self, change: Change | None) -> Seen:
+        """What is done to the next connection; what it will have seen."""
+        self.change, self.seen = change, Seen()
+        return self.seen
 
     def settle(self) -> None:
         """Wait until both ends have left."""
@@ -113,11 +110,9 @@ class Between(Proxy):
         self._open.clear()
 
     def _pass_on(self, client: socket.socket, server: socket.socket, faults: Faults, passed: list[int]) -> None:
-        self._spawn(self._relay, client, server, *self._next)
+        self._spawn(self._relay, client, server, self.seen, self.change)
 
-    def _relay(
-        self, client: socket.socket, server: socket.socket, seen: Seen, change: Change | None, quiet_seconds: float
-    ) -> None:
+    def _relay(self, client: socket.socket, server: socket.socket, seen: Seen, change: Change | None) -> None:
         # ProtocolError: a body, which no handshake has; the build that sends one is told by the checker.
         with contextlib.ExitStack() as opened, contextlib.suppress(OSError, ProtocolError):
             opened.callback(client.close)
@@ -128,16 +123,14 @@ class Between(Proxy):
             if self._contexts is not None:
                 client = opened.enter_context(self._contexts[0].wrap_socket(client, server_side=True))
                 server = opened.enter_context(self._contexts[1].wrap_socket(server))
-            self._both_ways((client, server), seen, change, quiet_seconds)
+            self._both_ways((client, server), seen, change)
 
     @staticmethod
-    def _both_ways(
-        ends: tuple[socket.socket, socket.socket], seen: Seen, change: Change | None, quiet_seconds: float
-    ) -> None:
+    def _both_ways(ends: tuple[socket.socket, socket.socket], seen: Seen, change: Change | None) -> None:
         buffers = FrameBuffer(), FrameBuffer()
-        ways = {UP, DOWN}
+        ways, patience = {UP, DOWN}, WAIT_SECONDS
         while ways:
-            for way in _ready(ends, ways, quiet_seconds if seen.changed else WAIT_SECONDS):
+            for way in _ready(ends, ways, patience):
                 data = ends[way].recv(HEADER_BYTES)
                 if not data:
                     ways.discard(way)
@@ -150,7 +143,7 @@ class Between(Proxy):
                         seen.before_welcome = bytes(seen.passed[UP])
                     if change is not None and change.spot == Spot(way, len(seen.sent[way])):
                         said = change.instead(frame(header))
-                        seen.changed = True
+                        patience = WAIT_SECONDS if change.is_answered else QUIET_SECONDS
                     seen.sent[way].append(frame(header))
                     for where, data in said:
                         seen.passed[where].extend(data)
@@ -252,11 +245,11 @@ class Stage:
             raise
         return Connection(channel, welcome)
 
-    def attempt(self, change: Change | None = None, quiet_seconds: float = WAIT_SECONDS) -> Outcome:
+    def attempt(self, change: Change | None = None) -> Outcome:
         """Connect, prove, list; then hold all of it against the rules."""
         self._logins.count = 0
         self._logins.failures.clear()
-        seen = self.between.arm(change, quiet_seconds)
+        seen = self.between.arm(change)
         opened, listed = False, None
         error: FtpyError | None = None
         try:
@@ -350,8 +343,8 @@ class Report:
 def rig_handshake(stage: Stage, kind: str, report: Report, *, first: int = 0, step: int = 1) -> None:
     """All changes of a kind, or every ``step``-th of them from the ``first`` on."""
     for change in list(CHANGES[kind](stage))[first::step]:
-        outcome = stage.attempt(change, QUIET_SECONDS[kind])
-        wrong = outcome.wrong + (stays_closed(change, outcome) if kind == "respell" else [])
+        outcome = stage.attempt(change)
+        wrong = outcome.wrong + (stays_closed(change, outcome) if change.is_answered else [])
         report.cases[kind] += 1
         report.outcomes["opened" if outcome.opened else type(outcome.error).__name__] += 1
         report.violations += [f"{stage.kind}, {change.name}: {sentence}" for sentence in wrong]

@@ -53,7 +53,7 @@ def rig(memory: Path) -> Iterator[Rig]:
 def test_all_is_whole_and_truly_told_when_the_network_breaks(rig: Rig, kind: str) -> None:
     rig.run(kind, rig.cases(kind, seed=1, count=COUNTS[kind]))
     assert rig.report.violations == []
-    assert 3 * rig.report.fired[kind] >= rig.report.cases[kind]  # which bytes go by which connection is chance
+    assert rig.report.fired[kind] > rig.report.cases[kind] // 2
 
 
 def test_every_place_of_a_small_transfer_is_broken(rig: Rig) -> None:

@@ -10,7 +10,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ftpy.storage.locking import lock
@@ -43,9 +43,10 @@ class Database:
             if self._connection is not None and self._there() != self._opened:
                 self.disconnect()
             if self._connection is None:
-                self._opened = self._there()
-                self._connection = self._connected()
-                self._opened = self._opened or self._there()
+                with self._alone():
+                    self._opened = self._there()
+                    self._connection = self._connected()
+                    self._opened = self._opened or self._there()
         except OSError as error:
             raise sqlite3.OperationalError(error.strerror) from error
         return self._connection
@@ -90,11 +91,20 @@ class Database:
     def _take_away(self, take: Callable[[str], None]) -> None:
         """Take the file that was connected to, and no other that followed it: several processes find it broken."""
         self.disconnect()
-        with contextlib.ExitStack() as held:
-            folder = os.open(self._file.parent, os.O_RDONLY)
-            held.callback(os.close, folder)
-            lock(folder)
+        with self._alone():
             if self._opened in (None, self._there()):
                 for suffix in reversed(_SUFFIXES):  # the file itself last: no log of the old one is for the next
                     with contextlib.suppress(FileNotFoundError):
                         take(suffix)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other process makes a file in the folder or takes one away. SQLite waits for no other that is just making
+        the same file a database with a write-ahead log: it is locked at once, whatever ``busy_seconds``.
+        """
+        folder = os.open(self._file.parent, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            lock(folder)
+            yield
+        finally:
+            os.close(folder)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from ftpy.errors import Busy, Incomplete, RequestError, ShuttingDown, UnknownUpl
 from ftpy.storage import following, syscalls, uploads
 from ftpy.storage import upload as upload_module
 from ftpy.storage.base import NewFile, Storage
+from ftpy.storage.database import Database
 from ftpy.storage.journal import parse
 from ftpy.storage.local import LocalStorage
 from ftpy.storage.remembered import Remembered
@@ -429,3 +433,28 @@ def test_no_digest_is_lost_when_several_processes_remember_at_once(tmp_path: Pat
     versions = [Version(1, number, 1, 1, 1) for number in range(400)]
     with Remembered(database) as remembered:
         assert len(remembered.look_all(versions)) == 400
+
+
+def connect_at_once(databases: list[Path], begin: Barrier, locked: multiprocessing.Queue[list[str]]) -> None:
+    found = []
+    for file in databases:
+        database = Database(file, "CREATE TABLE IF NOT EXISTS names (name TEXT)", busy_seconds=5)
+        begin.wait()
+        try:
+            database.connection()
+        except sqlite3.Error as error:
+            found.append(str(error))
+        database.disconnect()
+    locked.put(found)
+
+
+def test_no_process_finds_a_database_locked_that_others_are_making(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    databases = [tmp_path / f"{number}.sqlite" for number in range(50)]
+    begin, locked = context.Barrier(4, timeout=60), context.Queue()
+    processes = [context.Process(target=connect_at_once, args=(databases, begin, locked)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    assert [locked.get(timeout=60) for _ in processes] == [[]] * 4
+    for process in processes:
+        process.join(60)

@@ -8,7 +8,6 @@ import os
 import socket
 import socketserver
 import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 from ftpy.server.admission import source_of
@@ -16,20 +15,17 @@ from ftpy.server.audit import Trail
 from ftpy.server.connection import RequestHandler
 from ftpy.server.listening import Listener
 from ftpy.server.seldom import Seldom
+from ftpy.server.serving import Serving
 
 if TYPE_CHECKING:
     from ftpy.server.server import Service
 
 log = logging.getLogger("ftpy.server")
 
-POLL_SECONDS = 0.2
-"""How soon an accept loop notices that it is to stop."""
-STARVED_SECONDS = 0.1
-"""Pause before the next accept when there is no descriptor or thread left: no spinning."""
 STARVED_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
-class Server(socketserver.ThreadingTCPServer):
+class Server(Serving, socketserver.ThreadingTCPServer):
     """One listening socket; a thread only for a connection that was admitted."""
 
     daemon_threads = False
@@ -41,9 +37,7 @@ class Server(socketserver.ThreadingTCPServer):
         self.listener = listener
         self._sources: dict[int, str] = {}
         self._seldom = Seldom()
-        # Not TCPServer's: it would make a socket, and this one listens already, maybe for other processes too.
-        socketserver.BaseServer.__init__(self, listener.socket.getsockname(), RequestHandler)
-        self.socket = listener.socket
+        super().__init__(listener.socket, RequestHandler)
 
     def get_request(self) -> tuple[socket.socket, Any]:
         """Accept; when this process is starved, wait a moment instead of spinning on the same error."""
@@ -54,18 +48,8 @@ class Server(socketserver.ThreadingTCPServer):
             return accepted, address
         except OSError as error:
             if error.errno in STARVED_ERRNOS:
-                self._starve(os.strerror(error.errno))
+                self.starve(os.strerror(error.errno))
             raise
-
-    def serve(self) -> None:
-        """Accept until the service drains, also after memory was not enough for that."""
-        while True:
-            try:
-                self.serve_forever(POLL_SECONDS)  # also where it drains already: who shuts it down waits for its end
-            except MemoryError:
-                self._starve(os.strerror(errno.ENOMEM))
-            if self.service.draining.is_set():
-                return
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """A thread for the connection; where there is none to be had, it is closed: it may come again."""
@@ -73,14 +57,14 @@ class Server(socketserver.ThreadingTCPServer):
             super().process_request(request, client_address)
         except RuntimeError as error:
             self.shutdown_request(request)
-            self._starve(str(error))
+            self.starve(str(error))
 
-    def _starve(self, reason: str) -> None:
+    def starve(self, reason: str) -> None:
         """Something is used up: say so now and then, and wait a moment."""
         if times := self._seldom.due("accept-failed"):
             fields = {"reason": reason, "times": times}
             log.error("accept-failed", extra={"event": "accept-failed", "fields": fields})
-        time.sleep(STARVED_SECONDS)
+        super().starve(reason)
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Admit the connection, or refuse it before it costs a thread."""
@@ -115,7 +99,7 @@ class Server(socketserver.ThreadingTCPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
         """A defect: what escaped a handler; or no memory was left, which is none. The server goes on."""
         if isinstance(sys.exc_info()[1], MemoryError):
-            self._starve(os.strerror(errno.ENOMEM))
+            self.starve(os.strerror(errno.ENOMEM))
             return
         log.exception(
             "connection-failed",

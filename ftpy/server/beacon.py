@@ -21,6 +21,7 @@ from ftpy.server.listening import BeaconListener
 from ftpy.server.ration import Ration
 from ftpy.server.rows import BeaconRow
 from ftpy.server.seldom import Seldom
+from ftpy.server.serving import Serving
 from ftpy.version import __version__
 from ftpy.wire.beacon import NAME_CHARACTERS, QUESTION_BYTES, ZONE_CHARACTERS, Answer, read_question, tell
 
@@ -29,14 +30,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ftpy.server")
 
-POLL_SECONDS = 0.2
-"""How soon a beacon notices that it is to stop."""
 MOST_THREADS = 4
 """Answers under way in threads of their own; the next one is given by the thread that listens, before it reads on."""
 MOST_LOOKS = 2000
 """Datagrams a second that a socket looks at, some 6 % of a core; of a flood the kernel drops the rest, unseen."""
 REST_SECONDS = 0.02
-STARVED_SECONDS = 0.1
 
 Outcome = Literal["answered", "garbage", "limited", "failed"]
 Datagram = tuple[bytes, int]
@@ -142,7 +140,7 @@ class BeaconHandler(socketserver.BaseRequestHandler):
             gate.ended("answered", source)
 
 
-class Beacon(socketserver.ThreadingUDPServer):
+class Beacon(Serving, socketserver.ThreadingUDPServer):
     """One UDP socket; threads for few answers at a time, so that a flood of questions is none of threads."""
 
     daemon_threads = True
@@ -153,26 +151,8 @@ class Beacon(socketserver.ThreadingUDPServer):
         self.listener, self.gate = listener, gate
         self.address = listener.address
         self._threads_left = threading.Semaphore(MOST_THREADS)
-        self._is_over = threading.Event()
         self._looks = Ration()
-        # Not UDPServer's: it would make a socket, and this one is bound already.
-        socketserver.BaseServer.__init__(self, listener.socket.getsockname(), BeaconHandler)
-        self.socket = listener.socket
-
-    def serve(self) -> None:
-        """Answer until it is shut down, also after memory was not enough for that."""
-        while True:
-            try:
-                self.serve_forever(POLL_SECONDS)
-            except MemoryError:
-                time.sleep(STARVED_SECONDS)
-            if self._is_over.is_set():
-                return
-
-    def shutdown(self) -> None:
-        """Answer no more; what is under way is answered."""
-        self._is_over.set()
-        super().shutdown()
+        super().__init__(listener.socket, BeaconHandler)
 
     def get_request(self) -> tuple[Any, Any]:
         """The next datagram, with the time; in a flood, after a rest."""

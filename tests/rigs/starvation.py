@@ -108,7 +108,7 @@ server.Server = Server
         exhaust=_bodies,
     ),
 }
-SPINNING = "from ftpy.server import accepting\naccepting.STARVED_SECONDS = 0\n"
+SPINNING = "from ftpy.server import serving\nserving.STARVED_SECONDS = 0\n"
 """The control: a server that tries again at once."""
 
 

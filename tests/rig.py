@@ -311,12 +311,16 @@ class LongLine:
 
 
 class Proxy:
-    """Forwards connections to ``target``; each new one takes its faults (up, down) from the list, the last for good."""
+    """Forwards connections to ``target``; each new one takes its faults (up, down) from the list, the last for good.
 
-    def __init__(self, target: str, *faults: Faults) -> None:
+    Connections break ``together``: each waits with that for so many.
+    """
+
+    def __init__(self, target: str, *faults: Faults, together: int = 1) -> None:
         host, _, port = target.rpartition(":")
         self._target = (host.strip("[]"), int(port))
         self._faults = list(faults) or [(Fault(), Fault())]
+        self._together = threading.Barrier(together, timeout=30)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self.by_connection: list[list[int]] = []
@@ -383,6 +387,8 @@ class Proxy:
             room = fault.after - passed if armed else fault.slice_bytes
             if armed and room == 0:
                 if fault.what != "flip":
+                    with contextlib.suppress(threading.BrokenBarrierError):
+                        self._together.wait()
                     self._break(fault.what, source, sink)
                     return
                 room = 1
@@ -414,6 +420,7 @@ class Proxy:
 
     def close(self) -> None:
         """Stop accepting and break what is open."""
+        self._together.abort()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._threads[0].join()  # a connection that has just come is open before all that is open is closed

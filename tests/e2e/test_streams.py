@@ -183,7 +183,7 @@ def interrupted(host: Host, folder: Path, after: int) -> Path:
     folder.mkdir()
     once = structs.replace(FOUR, retries=0)
     with (
-        Proxy(host.address, (Fault(), Fault("cut", after, pause_seconds=0.001))) as proxy,
+        Proxy(host.address, (Fault(), Fault("cut", after)), together=4) as proxy,
         pytest.raises(ConnectionLost),
         host.client(address=proxy.address, transfer=once) as client,
     ):

@@ -321,6 +321,8 @@ def _large(sizes: Sizes, rng: random.Random, *whats: str) -> Iterator[Case]:
 
 
 LARGE_CASES = 1000
+LARGE_TRIES = 5
+"""How often a large case is run until its fault comes about: which connection carries how much is chance."""
 KINDS: dict[str, Callable[[Sizes, random.Random], list[Case]]] = {
     "cut": lambda sizes, _: list(_everywhere(sizes, "cut")),
     "cut-retried": lambda sizes, _: list(_everywhere(sizes, "cut", retries=True)),
@@ -382,12 +384,15 @@ class Rig:
 
     def _run(self, kind: str, case: Case) -> None:
         report, bench = self.report, self.benches[case.tls]
-        began = time.monotonic()
-        error, wrong = bench.run(case)
-        report.slowest = max(report.slowest, time.monotonic() - began)
-        report.served = max(report.served, bench.served)
-        report.cases[kind] += 1
         breaker = bench.breakers[case.within]
+        for _ in range(1 if case.act in SMALL else LARGE_TRIES):
+            began = time.monotonic()
+            error, wrong = bench.run(case)
+            report.slowest = max(report.slowest, time.monotonic() - began)
+            report.served = max(report.served, bench.served)
+            if breaker.fired or wrong:
+                break
+        report.cases[kind] += 1
         if breaker.fired:
             report.fired[kind] += 1
             outcome = type(error).__name__ if error is not None else "done"

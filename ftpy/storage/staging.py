@@ -96,13 +96,15 @@ class LocalStaged(Staged):
 
     def close(self) -> None:
         """Close it, and remove it unless it was published."""
-        if self.fd >= 0 and not self.is_new:
+        if self.fd < 0:
+            return
+        if self.is_new:
+            syscalls.close(self.fd)
+            self.fd = -1
+        else:
             with self.usage.changing() as change:
                 if self.discard():
                     change.removed(ROOT, self.size)
-        elif self.fd >= 0:
-            syscalls.close(self.fd)
-            self.fd = -1
 
     def discard(self) -> bool:
         """Close and remove it: whether it went. What cannot be removed now is swept at the next start."""

@@ -104,7 +104,6 @@ class LiveUpload:
             self._syncing.wait()
         finally:
             self._files.close()
-            self._book.stored.clear()
 
     def interrupt(self) -> None:
         """A commit that waits for its digest ends with ShuttingDown, and so does what follows."""

@@ -361,6 +361,7 @@ class StorageContract:
         data = content(size)
         file = NewFile(path("d/big"), size, MTIME, 0o640, name)
         with storage.open_upload(OWNER, file) as upload:
+            assert (upload.path, upload.file_size) == (path("d/big"), size)
             send_missing(upload, data)
             assert names(storage) in ([], ["d"])
             info = upload.commit(digest(data, name), None)
@@ -611,7 +612,7 @@ class StorageContract:
     def test_upload_of_unknown_length_is_named_at_commit(self, storage: Storage, size: int) -> None:
         data = content(size)
         with storage.open_upload(OWNER, new_file("stream", None)) as upload:
-            assert upload.missing() == []
+            assert upload.missing() == [] and upload.file_size is None
             for number in range(-(-size // upload.part_size)):
                 with storage.find_upload(OWNER, upload.id) as again:
                     send(again, number, part_of(upload, data, number))

@@ -359,6 +359,25 @@ def test_commit_is_refused_when_the_last_sync_in_the_background_fails(
     assert read(storage, "d/big") == b"old"
 
 
+def test_commit_waits_for_the_sync_in_the_background_whose_failure_no_other_sync_would_tell(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publishes = threading.Event()
+
+    def fail_late(fd: int) -> None:
+        publishes.wait(0.3)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(syncing, "SYNC_BYTES", 1)
+    monkeypatch.setattr(syncing, "sync_data", fail_late)
+    monkeypatch.setattr(Publisher, "publication", lambda *_, **__: publishes.set())
+    with storage.open_upload(OWNER, FILE) as upload:
+        send_missing(upload, DATA)
+        with pytest.raises(IoError):
+            upload.commit(digest(DATA), None)
+    assert not publishes.is_set()
+
+
 def test_upload_stays_failed_when_it_cannot_even_be_dropped(
     storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -460,6 +479,16 @@ def test_who_looks_before_it_changes_waits_for_those_who_publish(storage: LocalS
         os.close(publishing_now)
     thread.join(20)
     assert not thread.is_alive()
+
+
+def test_a_staged_file_that_somebody_has_removed_is_gone_as_well(
+    storage: LocalStorage, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    staged = stage(storage, "a", b"a")
+    (name,) = (name for name in os.listdir(root / ".ftpy" / "staged") if "-" in name)
+    (root / ".ftpy" / "staged" / name).unlink()
+    staged.close()
+    assert caplog.text == ""
 
 
 def test_a_staged_file_is_closed_once(storage: LocalStorage) -> None:

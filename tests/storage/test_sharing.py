@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -10,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from multiprocessing.synchronize import Barrier
@@ -195,6 +197,17 @@ def test_owner_keeps_an_upload_open_for_hands_of_others(storages: list[LocalStor
         third.commit(digest(DATA), None)
     there.close()
     assert read(storages[0], "d/big") == DATA
+
+
+def test_a_remote_hand_that_let_go_is_forgotten(storages: list[LocalStorage]) -> None:
+    with storages[0].open_upload(OWNER, FILE):
+        there = storages[1].open_upload(OWNER, FILE)
+        assert isinstance(there, RemoteUpload)
+        forgotten = weakref.ref(there)
+        there.close()
+        del there
+        gc.collect()
+        assert forgotten() is None
 
 
 def test_part_goes_on_when_its_remote_hand_lets_go(storages: list[LocalStorage]) -> None:

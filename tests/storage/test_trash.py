@@ -218,7 +218,7 @@ def test_an_upload_keeps_what_it_replaces_also_when_it_is_found_by_its_id(local:
         found.commit(digest(data), None)
     assert read(local, "big") == data
     undo(local, key)
-    assert tree(root) == {"big": b"small"}
+    assert tree(root) == {"big": b"small"} and local.stat(path("big")).md5 == digest(b"small").hex
 
 
 def test_digests_stay_known_of_what_comes_back(local: LocalStorage) -> None:

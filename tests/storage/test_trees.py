@@ -20,7 +20,7 @@ from ftpy.storage.local import LocalStorage
 from ftpy.storage.treebase import Census, Swapped
 from ftpy.storage.treefolder import Folder
 from tests.storage.contract import OWNER, path, put
-from tests.storage.contract_trees import NEW, OLD, census_of, content_of, fill, put_tree, stage_tree
+from tests.storage.contract_trees import NEW, OLD, census_of, content_of, fill, put_in, put_tree, stage_tree
 from tests.storage.test_counting import Counted
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "preadv"), reason="no server runs here")
@@ -230,6 +230,14 @@ def test_a_swap_that_is_asked_again_while_it_is_counted_is_done_by_the_second(lo
     with pytest.raises(UnknownTree):
         local.trees.swap(tree, census_of(NEW), on_counted=again)
     assert said == [Swapped(replaced=False)] and content_of(local) == NEW
+
+
+def test_nothing_is_put_into_a_tree_that_was_taken_out_of_its_folder(local: LocalStorage, root: Path) -> None:
+    tree = stage_tree(local)
+    (root / ".ftpy" / "trees" / tree.id / "tree").rmdir()
+    with pytest.raises(UnknownTree):
+        put_in(local, tree, "a", b"x")
+    assert os.listdir(root / ".ftpy" / "trees" / tree.id) == ["about"]
 
 
 # ------------------------------------------------------------------ names, counts, events

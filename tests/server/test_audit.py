@@ -41,7 +41,7 @@ from ftpy.wire.fields import digest_of
 from ftpy.wire.framing import frame
 from ftpy.wire.messages import CommitRequest, GetReply, GetRequest, MkdirRequest, PutRequest, StoredReply, UploadReply
 from tests.rig import FAST, Daemon, Host, eventually, running
-from tests.server.test_connection import alive, connected, put_small, raw, replies, send_part
+from tests.server.test_connection import alive, answer, connected, put_small, raw, replies, send_part
 
 MIB = 1024 * 1024
 FIELDS = {"time", "event", "user", "source", "session", "outcome", "seconds"}
@@ -160,7 +160,7 @@ def test_what_was_broken_off_is_told_with_the_bytes_that_had_left(host: Host) ->
     (host.root / "f").write_bytes(bytes(64 * MIB))
     with connected(host) as live:
         live.channel.send(GetRequest(id=live.next_id(), path="f"))
-        assert isinstance(live.channel.receive(), GetReply)
+        assert isinstance(answer(live), GetReply)
     with connected(host) as live:
         live.channel.send(PutRequest(id=live.next_id(), path="g", file_size=100, mtime_ns=0, length=100))
         live.channel.send_body(b"half")

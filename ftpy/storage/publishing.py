@@ -161,7 +161,6 @@ class Publisher(Closing):
             if stat.S_ISDIR(found.st_mode) and not (is_folder or exclusive):
                 raise Changed(f"{display(str(path))}: a folder took its place")
             self.check_device(found)
-            self.check_device(directory.lstat("."))
             yield Place(publication, directory, path, found)
 
     def check_device(self, found: os.stat_result) -> None:
@@ -219,7 +218,6 @@ class Publication(Closing):
         """Close the directories."""
         for directory in self._directories.values():
             directory.close()
-        self._directories.clear()
 
     def place(
         self,

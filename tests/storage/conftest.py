@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ftpy.storage import syscalls
 from ftpy.storage.local import LocalStorage
 
 MEMORY = Path(os.environ.get("FTPY_TEST_MEMORY", "/dev/shm"))
@@ -51,3 +52,12 @@ def local(root: Path, tmp_path: Path) -> Iterator[LocalStorage]:
 def storage(local: LocalStorage) -> LocalStorage:
     """The same, for the contract of all storages."""
     return local
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The paths that are synced, in order."""
+    found: list[str] = []
+    monkeypatch.setattr(syscalls, "HAS_SYNCFS", False)
+    monkeypatch.setattr(syscalls, "fsync", lambda fd: found.append(os.path.realpath(f"/proc/self/fd/{fd}")))
+    return found

@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import resource
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from ftpy.errors import (
     IoError,
     NoSpace,
     NotADirectory,
+    PermissionDenied,
     RequestError,
     ShuttingDown,
     UnknownUpload,
@@ -56,6 +58,7 @@ from tests.storage.contract import (
     digest,
     names,
     new_file,
+    open_files,
     part_of,
     path,
     put,
@@ -221,6 +224,14 @@ def test_folder_that_is_there_is_left_as_it_is_where_that_is_asked_for(storage: 
     assert ((root / "e").stat().st_mode & 0o777, (root / "e").stat().st_mtime_ns) == (0o700, MTIME)
 
 
+def test_folder_inherits_its_group_also_where_its_mode_is_asked_for(storage: LocalStorage, root: Path) -> None:
+    (root / "d").mkdir()
+    (root / "d").chmod(0o2755)
+    (info,) = storage.publish([storage.stage_directory(NewDirectory(path("d/new"), parents=True, mode=0o750))])
+    assert not isinstance(info, RequestError)
+    assert (root / "d" / "new").stat().st_mode & 0o7777 == 0o2750
+
+
 def test_condition_that_cannot_be_looked_at_is_no_condition_that_holds(root: Path) -> None:
     with Beneath(root) as beneath, Area(beneath) as area:
         publisher = Publisher(beneath, area, lambda *_: "")
@@ -290,6 +301,18 @@ def test_folder_that_took_a_files_place_is_not_removed_for_it(root: Path) -> Non
 
 def data_of(root: Path, upload_id: str) -> Path:
     return root / ".ftpy" / "uploads" / f"{upload_id}.data"
+
+
+def test_upload_that_is_not_given_to_who_asks_stays_closed(storage: LocalStorage, root: Path) -> None:
+    with storage.open_upload(OWNER, FILE) as upload:
+        send(upload, 0, part_of(upload, DATA, 0))
+    before = open_files()
+    for owner, wanted in (("bob", upload.id), (OWNER, f"../uploads/{upload.id}")):
+        with pytest.raises(UnknownUpload):
+            storage.find_upload(owner, wanted)
+    assert open_files() == before
+    data_of(root, upload.id).unlink()
+    assert storage.uploads() == []
 
 
 def test_upload_is_found_again_by_the_server_that_comes_after_an_update() -> None:
@@ -627,6 +650,30 @@ def test_file_is_not_assured_where_another_took_its_place(storage: LocalStorage)
             storage.assure(reader)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_file_that_is_assured_is_synced_and_all_names_on_its_way(
+    storage: LocalStorage, root: Path, synced: list[str]
+) -> None:
+    put(storage, "d/e/a", b"x")
+    synced.clear()
+    with storage.open(path("d/e/a")) as reader:
+        storage.assure(reader)
+    assert synced == [f"{root}/d/e/a", str(root), f"{root}/d", f"{root}/d/e"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="capabilities")
+def test_what_cannot_be_looked_at_is_not_said_to_be_there(storage: LocalStorage, root: Path) -> None:
+    put(storage, "d/a", b"x")
+    (root / "d").chmod(0)
+
+    def begin() -> None:
+        with pytest.raises(PermissionDenied):
+            storage.open_upload(OWNER, new_file("d/new", 5, "absent"))
+
+    without_overriding(begin)
+    (root / "d").chmod(0o700)
+
+
 def test_interrupted_upload_takes_no_part_even_before_the_first(storage: LocalStorage) -> None:
     with storage.open_upload(OWNER, FILE) as upload:
         storage.interrupt()
@@ -646,7 +693,7 @@ def test_upload_below_a_file_is_refused_at_its_commit_and_stays(storage: LocalSt
 
 
 def without_overriding(work: Callable[[], object]) -> None:
-    """Do it in a thread that modes stop even where it is root: without CAP_DAC_OVERRIDE (capabilities(7))."""
+    """Do it in a thread that modes stop even where it is root: without two of its capabilities(7)."""
     failed: list[BaseException] = []
 
     def run() -> None:
@@ -655,7 +702,7 @@ def without_overriding(work: Callable[[], object]) -> None:
             header = (ctypes.c_uint32 * 2)(0x20080522, 0)
             words = (ctypes.c_uint32 * 6)()
             assert libc.capget(header, words) == 0
-            words[0] &= ~(1 << 1)
+            words[0] &= ~(1 << 1 | 1 << 2)  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
             assert libc.capset(header, words) == 0
             work()
         except BaseException as error:

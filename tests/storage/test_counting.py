@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from blake3 import blake3
+from msgspec import structs
 
 from ftpy.errors import AlreadyExists, IoError, NotFound, QuotaExceeded, RequestError
 from ftpy.storage import counting
@@ -23,6 +24,7 @@ from ftpy.storage.base import MIB, NewDirectory, Quota, Storage
 from ftpy.storage.counting import CountedUsage
 from ftpy.storage.local import LocalStorage
 from ftpy.storage.measuring import measure
+from ftpy.storage.operations import OperationKey
 from ftpy.storage.uploadbase import STREAM_PART_BYTES
 from tests.storage.contract import OWNER, content, digest, new_file, path
 
@@ -444,6 +446,19 @@ def test_an_upload_counts_for_the_root_within_when_it_is_published(counted: Coun
         hand.commit(digest(content(10)), None)
     assert counted.used("o/bob") == (11, 2)
     counted.check("o")
+
+
+def test_what_is_kept_when_it_is_replaced_counts_for_who_keeps_it_alone(counted: Counted) -> None:
+    outer, inner = counted.open("o"), counted.open("o/bob")
+    put(outer, "e", 1)
+    put(inner, "f", 10)
+    key = OperationKey(OWNER, "0" * 32)
+    outer.begin(key, "a test")
+    new = structs.replace(new_file("bob/f", 3), operation=key)
+    assert outer.publish([outer.stage(new, memoryview(b"new"), digest(b"new"))])
+    assert counted.used("o/bob") == (3, 1)
+    for name in ("o", "o/bob"):
+        counted.check(name)
 
 
 def test_a_move_counts_for_the_roots_that_it_leaves_and_enters(counted: Counted) -> None:

@@ -126,11 +126,15 @@ def test_a_group_is_one_commit_that_waits_for_the_disk_and_a_row(world: World, m
         commits.append(durable)
         return real(book, work, durable)
 
+    wanted = NewDirectory(path("folder"), parents=True)
+    world.storage.publish([world.storage.stage_directory(wanted)])
     monkeypatch.setattr(FeedBook, "_transaction", counted)
+    world.storage.publish([world.storage.stage_directory(wanted)])  # which is there
+    assert commits == []
     world.storage.publish([stage(world.storage, f"f{i}", b"1") for i in range(100)])
     assert sorted(commits) == [False, True]
     with sqlite3.connect(world.state / "events.sqlite") as database:
-        assert database.execute("SELECT count(*), sum(count) FROM events").fetchone() == (1, 100)
+        assert database.execute("SELECT count(*), sum(count) FROM events").fetchone() == (2, 101)
     database.close()
 
 

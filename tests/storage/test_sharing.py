@@ -22,7 +22,7 @@ import pytest
 from blake3 import blake3
 
 from ftpy.errors import Busy, Incomplete, RequestError, ShuttingDown, UnknownUpload
-from ftpy.storage import following, syscalls, uploads
+from ftpy.storage import following, uploads
 from ftpy.storage import upload as upload_module
 from ftpy.storage.base import NewFile, Storage
 from ftpy.storage.database import Database
@@ -384,15 +384,6 @@ def test_upload_is_taken_over_when_its_owner_is_killed_and_nobody_writes_to_it_a
 
 
 # ------------------------------------------------------------------ what is durable
-
-
-@pytest.fixture
-def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The paths that are synced, in order."""
-    found: list[str] = []
-    monkeypatch.setattr(syscalls, "HAS_SYNCFS", False)
-    monkeypatch.setattr(syscalls, "fsync", lambda fd: found.append(os.path.realpath(f"/proc/self/fd/{fd}")))
-    return found
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

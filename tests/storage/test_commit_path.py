@@ -315,6 +315,18 @@ def test_upload_that_is_not_given_to_who_asks_stays_closed(storage: LocalStorage
     assert storage.uploads() == []
 
 
+def test_upload_whose_data_is_gone_believes_none_of_its_parts_ever_again(
+    storage: LocalStorage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(syncing, "SYNC_BYTES", 1)
+    with storage.open_upload(OWNER, FILE) as upload:
+        send(upload, 0, part_of(upload, DATA, 0))
+    data_of(root, upload.id).unlink()
+    for _ in range(2):
+        with storage.open_upload(OWNER, FILE) as upload:
+            assert upload.missing() == [(0, 2)]
+
+
 def test_upload_is_found_again_by_the_server_that_comes_after_an_update() -> None:
     assert uploads.upload_id("alice", new_file("d/big", 20)) == "9294d19673e53dc608e83aeb3ab493c6"
     others = [new_file("d/big", 21), new_file("d/bif", 20), new_file("d/big", 20, mtime_ns=MTIME + 1)]
@@ -718,20 +730,21 @@ def test_data_that_has_a_read_only_files_mode_already_is_gone_on_with(storage: L
     with storage.open_upload(OWNER, FILE) as upload:
         send(upload, 0, part_of(upload, DATA, 0))
         data = data_of(root, upload.id)
-    data.chmod(0o444)
+    data.chmod(0o555)
 
     def go_on() -> None:
         with storage.open_upload(OWNER, FILE) as upload:
             assert send_missing(upload, DATA) == [1, 2]
 
     without_overriding(go_on)
-    assert data.stat().st_mode & 0o777 == 0o644
+    assert data.stat().st_mode & 0o777 == 0o755
 
 
 # -------------------------------------------------------------------- hands that come and go at once
 
 
 def test_upload_that_was_dropped_while_another_came_is_begun_anew_for_it(storage: LocalStorage) -> None:
+    before = open_files()
     upload = storage.open_upload(OWNER, FILE)
     send(upload, 0, part_of(upload, DATA, 0))
     live = storage._uploads._live[upload.id]
@@ -751,7 +764,7 @@ def test_upload_that_was_dropped_while_another_came_is_begun_anew_for_it(storage
     upload.close()
     assert found == [[0, 1, 2]]
     assert read(storage, "d/big") == DATA
-    assert storage._uploads._live == {}
+    assert storage._uploads._live == {} and open_files() == before
 
 
 def test_upload_stays_open_for_who_comes_while_the_last_one_leaves(storage: LocalStorage) -> None:

@@ -208,6 +208,7 @@ def test_a_remote_hand_that_let_go_is_forgotten(storages: list[LocalStorage]) ->
         del there
         gc.collect()
         assert forgotten() is None
+        eventually(lambda: not storages[0]._uploads._guests)  # the other end sees it go
 
 
 def test_part_goes_on_when_its_remote_hand_lets_go(storages: list[LocalStorage]) -> None:

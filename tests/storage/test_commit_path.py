@@ -744,6 +744,7 @@ def test_data_that_has_a_read_only_files_mode_already_is_gone_on_with(storage: L
 
 
 def test_upload_that_was_dropped_while_another_came_is_begun_anew_for_it(storage: LocalStorage) -> None:
+    put(storage, "other", b"x")  # digests are remembered from then on, in a file that stays open
     before = open_files()
     upload = storage.open_upload(OWNER, FILE)
     send(upload, 0, part_of(upload, DATA, 0))

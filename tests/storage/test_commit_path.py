@@ -213,6 +213,18 @@ def test_group_put_in_place_tells_only_what_failed(root: Path) -> None:
         assert [getattr(info, "size", None) for info in infos] == [3]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="modes")
+def test_small_file_has_the_mode_that_was_asked_for_whatever_the_umask(storage: LocalStorage, root: Path) -> None:
+    before = os.umask(0o001)
+    try:
+        for mode in (0o750, 0o751, 0o640, 0o4711):
+            (info,) = storage.publish([stage(storage, "a", b"x", mode=mode)])
+            assert not isinstance(info, RequestError)
+            assert (root / "a").stat().st_mode & 0o7777 == mode & 0o777
+    finally:
+        os.umask(before)
+
+
 def test_folder_that_is_there_is_left_as_it_is_where_that_is_asked_for(storage: LocalStorage, root: Path) -> None:
     (root / "d").mkdir(mode=0o750)
     before = (root / "d").stat().st_mtime_ns

@@ -21,6 +21,7 @@ from msgspec import structs
 from ftpy.errors import AlreadyExists, IoError, NotFound, QuotaExceeded, RequestError
 from ftpy.storage import counting
 from ftpy.storage.base import MIB, NewDirectory, Quota, Storage
+from ftpy.storage.beneath import Directory
 from ftpy.storage.counting import CountedUsage
 from ftpy.storage.local import LocalStorage
 from ftpy.storage.measuring import measure
@@ -286,6 +287,21 @@ def test_what_is_staged_and_not_published_is_given_back(counted: Counted) -> Non
     with pytest.raises(RequestError):
         put(storage, "a/b", 40)
     assert counted.used() == (10, 1)
+    counted.check()
+
+
+def test_a_staged_file_that_cannot_be_removed_counts_on(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = counted.open()
+    put(storage, "a", 10)
+    staged = storage.stage(new_file("b", 20), memoryview(content(20)), digest(content(20)))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(30, "read-only")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Directory, "unlink", refuse)
+        staged.close()
+    assert counted.used() == (30, 2)
     counted.check()
 
 

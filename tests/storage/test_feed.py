@@ -114,7 +114,7 @@ def test_of_a_group_only_what_came_in_place_is_told(world: World) -> None:
 def test_a_folder_is_told_of_once_when_it_is_new(world: World) -> None:
     for _ in range(2):
         wanted = NewDirectory(path("folder"), parents=True, mtime_ns=MTIME)
-        world.storage.publish([world.storage.stage_directory(wanted)])
+        world.storage.publish([world.storage.stage_directory(wanted) for _ in range(2)])
     assert world.told() == [("published", "root/folder")]
 
 

@@ -49,6 +49,7 @@ from ftpy.storage.publishing import Publisher
 from ftpy.storage.sharing import Link
 from ftpy.storage.staging import SmallFiles
 from ftpy.storage.uploadbase import PART_BYTES, Upload
+from ftpy.storage.uploadfiles import UploadFiles
 from ftpy.storage.uploads import LocalUpload
 from tests.rig import eventually
 from tests.storage.contract import (
@@ -554,7 +555,10 @@ def test_a_staged_file_is_closed_once(storage: LocalStorage) -> None:
     os.fstat(0)
 
 
-def test_storage_closes_no_file_that_is_being_synced(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("closed", ["storage", "upload"])
+def test_no_file_is_closed_that_is_being_synced(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, closed: str
+) -> None:
     go_on, syncs = threading.Event(), list[int]()
 
     def slow(fd: int) -> None:
@@ -567,7 +571,7 @@ def test_storage_closes_no_file_that_is_being_synced(storage: LocalStorage, monk
     upload = storage.open_upload(OWNER, FILE)
     send(upload, 0, part_of(upload, DATA, 0))
     eventually(lambda: syncs)
-    closing = threading.Thread(target=storage.close)
+    closing = threading.Thread(target={"storage": storage, "upload": upload}[closed].close)
     closing.start()
     closing.join(0.2)
     assert closing.is_alive()
@@ -663,6 +667,44 @@ def test_commit_of_who_may_not_replace_takes_no_files_place(storage: LocalStorag
         with pytest.raises(AlreadyExists):
             upload.commit(digest(DATA), None, replacing=False)
     assert read(storage, "d/big") == b"old"
+
+
+def test_what_comes_in_order_is_hashed_as_it_comes_and_not_read_again(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with storage.open_upload(OWNER, FILE) as upload, monkeypatch.context() as unreadable:
+        unreadable.setattr(upload_module, "read_at", failing(errno.EIO))
+        send_missing(upload, DATA)
+        assert upload.commit(digest(DATA), None).size == len(DATA)
+
+
+def test_part_that_cannot_be_noted_is_refused(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    with storage.open_upload(OWNER, FILE) as upload:
+        with monkeypatch.context() as full, pytest.raises(NoSpace):
+            full.setattr(Journal, "part", failing(errno.ENOSPC))
+            send(upload, 0, part_of(upload, DATA, 0))
+        assert upload.missing() == [(0, 2)]
+
+
+def test_who_asks_for_another_digest_in_vain_takes_none_away_and_leaves_no_thread(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hashing() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread.name == "ftpy-digest"]
+
+    before = len(hashing())
+    with storage.open_upload(OWNER, FILE) as upload:
+        send_missing(upload, DATA)
+        with monkeypatch.context() as starved, pytest.raises(Busy):
+            starved.setattr(threading.Thread, "start", refuse_to_start)
+            upload.commit(digest(DATA, "blake3"), None)
+        assert len(hashing()) == before
+        upload.commit(digest(DATA), None)
+    assert read(storage, "d/big") == DATA
+
+
+def refuse_to_start(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
 
 
 def test_commit_tells_how_far_it_has_come(storage: LocalStorage) -> None:
@@ -806,6 +848,35 @@ def test_upload_stays_open_for_who_comes_while_the_last_one_leaves(storage: Loca
         comer.start()
         eventually(lambda: live.holders == 1)
     leaver.join(20)
+    comer.join(20)
+    assert found == [[1, 2]]
+    assert read(storage, "d/big") == DATA
+    assert storage._uploads._live == {}
+
+
+def test_upload_is_opened_again_by_who_comes_while_it_closes(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = storage.open_upload(OWNER, FILE)
+    send(upload, 0, part_of(upload, DATA, 0))
+    live = storage._uploads._live[upload.id]
+    found: list[list[int]] = []
+
+    def come() -> None:
+        with storage.open_upload(OWNER, FILE) as other:
+            found.append(send_missing(other, DATA))
+            other.commit(digest(DATA), None)
+
+    comer, close = threading.Thread(target=come), UploadFiles.close
+
+    def close_late(files: UploadFiles) -> None:
+        close(files)
+        monkeypatch.undo()
+        comer.start()
+        eventually(lambda: live.holders == 1)
+
+    monkeypatch.setattr(UploadFiles, "close", close_late)
+    upload.close()
     comer.join(20)
     assert found == [[1, 2]]
     assert read(storage, "d/big") == DATA

@@ -359,14 +359,14 @@ class StorageContract:
     @pytest.mark.parametrize("size", [0, 1, PART_BYTES - 1, PART_BYTES, PART_BYTES + 1, 3 * PART_BYTES + 7])
     def test_upload_is_published_whole_at_every_size(self, storage: Storage, size: int, name: DigestName) -> None:
         data = content(size)
-        file = NewFile(path("d/big"), size, MTIME, 0o640, name)
+        file = NewFile(path("d/big"), size, MTIME, 0o641, name)
         with storage.open_upload(OWNER, file) as upload:
             assert (upload.path, upload.file_size) == (path("d/big"), size)
             send_missing(upload, data)
             assert names(storage) in ([], ["d"])
             info = upload.commit(digest(data, name), None)
             assert upload.verified == size
-        assert (info.size, info.mtime_ns, info.mode) == (size, MTIME, 0o640)
+        assert (info.size, info.mtime_ns, info.mode) == (size, MTIME, 0o641)
         assert getattr(info, name) == digest(data, name).hex
         assert read(storage, "d/big") == data
         assert storage.stat(path("d/big")) == info

@@ -348,6 +348,14 @@ def test_upload_whose_files_somebody_has_removed_is_dropped_all_the_same(storage
         assert upload.is_lost
 
 
+def test_upload_whose_journal_somebody_has_removed_is_published_all_the_same(storage: LocalStorage, root: Path) -> None:
+    with storage.open_upload(OWNER, FILE) as upload:
+        send_missing(upload, DATA)
+        (root / ".ftpy" / "uploads" / f"{upload.id}.journal").unlink()
+        upload.commit(digest(DATA), None)
+    assert read(storage, "d/big") == DATA
+
+
 def test_upload_is_found_again_by_the_server_that_comes_after_an_update() -> None:
     assert uploads.upload_id("alice", new_file("d/big", 20)) == "9294d19673e53dc608e83aeb3ab493c6"
     others = [new_file("d/big", 21), new_file("d/bif", 20), new_file("d/big", 20, mtime_ns=MTIME + 1)]

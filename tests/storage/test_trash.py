@@ -35,6 +35,7 @@ from ftpy.storage.beneath import Directory
 from ftpy.storage.counting import CountedUsage
 from ftpy.storage.local import LocalStorage
 from ftpy.storage.operations import OperationKey, Undone
+from ftpy.storage.publishing import Publisher
 from ftpy.storage.record import FOLDER, Identity, Step, decode, encode, identity
 from ftpy.storage.trash import Trash
 from ftpy.storage.uploadbase import PART_BYTES
@@ -219,6 +220,25 @@ def test_an_upload_keeps_what_it_replaces_also_when_it_is_found_by_its_id(local:
     assert read(local, "big") == data
     undo(local, key)
     assert tree(root) == {"big": b"small"} and local.stat(path("big")).md5 == digest(b"small").hex
+
+
+def test_an_upload_that_keeps_is_judged_once_more_when_nobody_else_publishes(
+    local: LocalStorage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(local, "big", b"small")
+    data, publication = content(PART_BYTES + 1), Publisher.publication
+    file = NewFile(path("big"), len(data), MTIME, None, "md5", digest(b"small"), begun(local))
+
+    def after_another(publisher: Publisher, *, exclusive: bool) -> Any:
+        (root / "big").write_bytes(b"another's")
+        return publication(publisher, exclusive=exclusive)
+
+    with local.open_upload(OWNER, file) as upload:
+        send_missing(upload, data)
+        monkeypatch.setattr(Publisher, "publication", after_another)
+        with pytest.raises(Changed):
+            upload.commit(digest(data), None)
+    assert tree(root) == {"big": b"another's"}
 
 
 def test_digests_stay_known_of_what_comes_back(local: LocalStorage) -> None:

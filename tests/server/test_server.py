@@ -90,15 +90,15 @@ def connections(host: Host) -> int:
 
 @pytest.mark.parametrize("tls", [True, False], ids=["tls", "plain"])
 def test_silent_strangers_delay_nobody_and_are_gone_in_time(tmp_path: Path, tls: bool) -> None:
-    with running(tmp_path / "host", tls=tls, limits=Limits(handshake_seconds=0.8)) as host:
+    with running(tmp_path / "host", tls=tls, limits=Limits(handshake_seconds=3)) as host:
         begin = time.monotonic()
         silent = [dial(host) for _ in range(20)]
         assert served(host) and served(host)
-        assert time.monotonic() - begin < 0.8
+        assert time.monotonic() - begin < 3
         for sock in silent:
             assert sock.recv(1) == b""
             sock.close()
-        assert 0.7 < time.monotonic() - begin < 3
+        assert 2.9 < time.monotonic() - begin < 10
         eventually(lambda: connections(host) == 0)
 
 
@@ -721,7 +721,7 @@ def test_many_idle_sessions_delay_nobody(tmp_path: Path) -> None:
             stack.enter_context(connected(host, transfer=FAST))
         begin = time.monotonic()
         assert served(host)
-        assert time.monotonic() - begin < 1
+        assert time.monotonic() - begin < 3
         daemon.signal()
         assert daemon.wait() == 0
-        assert time.monotonic() - begin < 6
+        assert time.monotonic() - begin < 8

@@ -271,7 +271,7 @@ def test_special_file_is_refused_at_once(beneath: Beneath, leaf: str) -> None:
     assert code_of(verbs["open_file"]) == errno.ENXIO
     assert code_of(verbs["open_for_write"]) == errno.ENXIO
     assert code_of(verbs["create"]) == errno.EEXIST
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 10
 
 
 def test_directory_is_refused_where_a_file_is_due(beneath: Beneath) -> None:

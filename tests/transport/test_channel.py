@@ -364,5 +364,5 @@ def test_a_peer_that_says_nothing_is_stalled() -> None:
     begin = time.monotonic()
     with pytest.raises(Stalled):
         made.client.receive()
-    assert time.monotonic() - begin < 1
+    assert time.monotonic() - begin < 5
     made.close()

@@ -18,7 +18,7 @@ from ftpy.transport.stream import TLS_SEND_BYTES, Stream
 from ftpy.wire.framing import frame
 
 LIMIT = 65_536
-SILENCE = 0.4
+SILENCE = 1.0
 """Seconds of silence that these streams bear."""
 
 Pair = tuple[Stream, socket.socket]
@@ -138,7 +138,7 @@ def test_a_header_that_trickles_is_given_up_though_it_is_never_silent(pair: Pair
 def test_a_body_that_trickles_is_slow_but_not_silent(pair: Pair) -> None:
     stream, far = pair
     data = bytes(range(12))
-    writer = beside(lambda: trickle(far, data, 0.05))
+    writer = beside(lambda: trickle(far, data, SILENCE / 10))
     view = memoryview(bytearray(len(data)))
     begin, done = time.monotonic(), 0
     while done < len(data):
@@ -220,7 +220,7 @@ def test_send_goes_on_while_the_peer_reads_slowly(pair: Pair) -> None:
 
     def drink() -> None:
         while len(got) < len(data):
-            time.sleep(0.03)
+            time.sleep(SILENCE / 10)
             got.extend(far.recv(64 * 1024))
 
     reader = beside(drink)

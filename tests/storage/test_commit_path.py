@@ -796,18 +796,21 @@ def without_overriding(work: Callable[[], object]) -> None:
     assert failed == []
 
 
-def test_data_that_has_a_read_only_files_mode_already_is_gone_on_with(storage: LocalStorage, root: Path) -> None:
+@pytest.mark.parametrize(("mode", "then"), [(0o444, 0o644), (0o555, 0o755)], ids=["r--", "r-x"])
+def test_data_that_has_a_read_only_files_mode_already_is_gone_on_with(
+    storage: LocalStorage, root: Path, mode: int, then: int
+) -> None:
     with storage.open_upload(OWNER, FILE) as upload:
         send(upload, 0, part_of(upload, DATA, 0))
         data = data_of(root, upload.id)
-    data.chmod(0o555)
+    data.chmod(mode)
 
     def go_on() -> None:
         with storage.open_upload(OWNER, FILE) as upload:
             assert send_missing(upload, DATA) == [1, 2]
 
     without_overriding(go_on)
-    assert data.stat().st_mode & 0o777 == 0o755
+    assert data.stat().st_mode & 0o777 == then
 
 
 # -------------------------------------------------------------------- hands that come and go at once

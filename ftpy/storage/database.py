@@ -6,6 +6,7 @@ A connection per thread would cost each thread three descriptors and half a mill
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 import threading
@@ -16,6 +17,8 @@ from pathlib import Path
 from ftpy.storage.locking import lock
 
 _SUFFIXES = ("", "-wal", "-shm")
+_LOOK_SECONDS = 0.002
+"""How often it is looked whether another process has the folder's databases locked; none does for long."""
 
 
 class Database:
@@ -43,10 +46,7 @@ class Database:
             if self._connection is not None and self._there() != self._opened:
                 self.disconnect()
             if self._connection is None:
-                with self._alone():
-                    self._opened = self._there()
-                    self._connection = self._connected()
-                    self._opened = self._opened or self._there()
+                self._connection = self._connected()
         except OSError as error:
             raise sqlite3.OperationalError(error.strerror) from error
         return self._connection
@@ -60,17 +60,23 @@ class Database:
         return found.st_dev, found.st_ino
 
     def _connected(self) -> sqlite3.Connection:
-        made = sqlite3.connect(
-            self._file, timeout=self._busy_seconds, check_same_thread=False, isolation_level=None, cached_statements=32
-        )
-        try:
-            made.execute("PRAGMA journal_mode = WAL")
+        with contextlib.ExitStack() as opened:
+            with self._alone():
+                self._opened = self._there()
+                made = sqlite3.connect(
+                    self._file,
+                    timeout=self._busy_seconds,
+                    check_same_thread=False,
+                    isolation_level=None,
+                    cached_statements=32,
+                )
+                opened.callback(made.close)
+                made.execute("PRAGMA journal_mode = WAL")
+                self._opened = self._opened or self._there()
             made.execute(f"PRAGMA synchronous = {self._synchronous}")
             made.execute("PRAGMA temp_store = MEMORY")  # a sandbox has no /tmp
             made.executescript(self._schema)
-        except sqlite3.Error:
-            made.close()
-            raise
+            opened.pop_all()
         return made
 
     def disconnect(self) -> None:
@@ -99,12 +105,16 @@ class Database:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """No other process makes a file in the folder or takes one away. SQLite waits for no other that is just making
-        the same file a database with a write-ahead log: it is locked at once, whatever ``busy_seconds``.
+        """No other process gives a file in the folder its write-ahead log, or takes one away. Raises OSError.
+
+        SQLite waits for no other that does the first: the file is locked at once then, whatever ``busy_seconds``.
         """
-        folder = os.open(self._file.parent, os.O_RDONLY | os.O_CLOEXEC)
+        folder, deadline = os.open(self._file.parent, os.O_RDONLY | os.O_CLOEXEC), time.monotonic() + self._busy_seconds
         try:
-            lock(folder)
+            while not lock(folder, wait=False):
+                if time.monotonic() > deadline:
+                    raise BlockingIOError(errno.EAGAIN, "another process keeps the databases locked")
+                time.sleep(_LOOK_SECONDS)
             yield
         finally:
             os.close(folder)

@@ -37,6 +37,14 @@ ENTERED = 0o500
 DigestAt = Callable[[RemotePath, KnownDigest], str]
 
 
+Way = tuple[RemotePath, int, int]
+"""A directory that is no other: its path, inode and generation."""
+
+
+def _way(path: RemotePath, directory: Directory) -> Way:
+    return path, os.fstat(directory.fd).st_ino, syscalls.generation(directory.fd)
+
+
 def sync_all(fds: Collection[int], oldest: int) -> dict[int, OSError]:
     """Make open files or directories of one file system durable: the errors, by descriptor.
 
@@ -79,27 +87,26 @@ class Publisher(Closing):
         """Number of the file system that everything here is published on."""
         self.unsynced: set[RemotePath] = set()
         """Directories made by a publication under way, whose names may not be durable yet."""
-        self._trusted: set[tuple[RemotePath, int]] = set()
-        """Where others publish too: directories (path, inode) whose way from the root this process has synced."""
+        self._trusted: set[Way] = set()
+        """Where others publish too: the directories whose way from the root this process has synced."""
 
     def doubtful_ways(self, path: RemotePath, directory: Directory) -> list[RemotePath]:
         """The directories from ``path`` up whose names may not be durable yet.
 
         What another process makes this one cannot know of: it trusts only ways that it has once synced itself.
         """
-        if not self._shared and not self.unsynced:
+        is_strange = self._shared and _way(path, directory) not in self._trusted
+        if not is_strange and not self.unsynced:
             return []
         ways = [RemotePath(path.parts[:depth]) for depth in range(len(path.parts), 0, -1)]
-        if not self._shared:
-            return [way for way in ways if way in self.unsynced]
-        return [] if (path, os.fstat(directory.fd).st_ino) in self._trusted else ways
+        return ways if is_strange else [way for way in ways if way in self.unsynced]
 
     def trust(self, directories: dict[RemotePath, Directory]) -> None:
         """The names of these directories, and all on the way there, are durable."""
         if self._shared:
             if len(self._trusted) > MOST_TRUSTED:
                 self._trusted.clear()
-            self._trusted.update((path, os.fstat(directory.fd).st_ino) for path, directory in directories.items())
+            self._trusted.update(_way(path, directory) for path, directory in directories.items())
 
     def is_there(self, path: RemotePath) -> bool:
         """Whether anything is, as far as that can be told."""

@@ -48,6 +48,8 @@ _fstatfs = _function("fstatfs64", ctypes.c_int, ctypes.c_void_p) or _function("f
 _fallocate = _function("fallocate64", ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 _malloc_trim = _function("malloc_trim", ctypes.c_size_t)
 _mallopt = _function("mallopt", ctypes.c_int, ctypes.c_int)
+_GETVERSION = 0x80007601 | ctypes.sizeof(ctypes.c_long) << 16
+"""FS_IOC_GETVERSION of linux/fs.h, as most architectures number it; others refuse it."""
 _ARENA_MAX, HEAPS = -8, 4
 """M_ARENA_MAX of malloc.h, and ours: enough that threads seldom wait for one another."""
 
@@ -109,6 +111,20 @@ def rename_with(flags: int, from_fd: int, name: str, to_fd: int, new: str) -> No
 def rename_noreplace(from_fd: int, name: str, to_fd: int, new: str) -> None:
     """Rename unless something is there: FileExistsError."""
     rename_with(_RENAME_NOREPLACE, from_fd, name, to_fd, new)
+
+
+def generation(fd: int) -> int:
+    """What tells an inode from one that had its number before (FS_IOC_GETVERSION); 0 where that is not told."""
+    if sys.platform != "linux":
+        return 0
+    import fcntl
+
+    found = bytearray(ctypes.sizeof(ctypes.c_long))
+    try:
+        fcntl.ioctl(fd, _GETVERSION, found)
+    except OSError:
+        return 0
+    return int.from_bytes(found[: ctypes.sizeof(ctypes.c_int)], sys.byteorder)
 
 
 def close(fd: int) -> None:

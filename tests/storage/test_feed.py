@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sqlite3
@@ -22,6 +23,7 @@ from ftpy.storage.feed import Cursor
 from ftpy.storage.feedbook import FeedBook
 from ftpy.storage.local import LocalStorage
 from ftpy.storage.publishing import Publication
+from ftpy.storage.staging import LocalStaged
 from tests.storage.contract import MTIME, OWNER, content, digest, new_file, path, put, send_missing, stage
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "preadv"), reason="no server runs here")
@@ -118,6 +120,17 @@ def test_a_folder_is_told_of_once_when_it_is_new(world: World) -> None:
     assert world.told() == [("published", "root/folder")]
 
 
+def test_of_a_group_that_failed_only_what_came_in_place_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: LocalStaged) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(LocalStaged, "status", fail)
+    wanted = NewDirectory(path("folder"), parents=True)
+    results = world.storage.publish([stage(world.storage, "a", b"1"), world.storage.stage_directory(wanted)])
+    assert [type(result) for result in results] == [IoError, IoError]
+    assert world.told() == [("published", "root/a")] and not (world.top / "root/folder").exists()
+
+
 def test_a_group_is_one_commit_that_waits_for_the_disk_and_a_row(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     commits: list[bool] = []
     real = FeedBook._transaction
@@ -146,6 +159,7 @@ from ftpy.storage.beneath import Directory
 from ftpy.storage.feedbook import FeedBook
 from ftpy.storage.local import LocalStorage
 from ftpy.storage.publishing import Publication
+from ftpy.storage.staging import LocalStaged
 from ftpy.storage.base import NewDirectory
 from tests.storage.contract import path, stage
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -22,7 +23,7 @@ import pytest
 from blake3 import blake3
 
 from ftpy.errors import Busy, Incomplete, RequestError, ShuttingDown, UnknownUpload
-from ftpy.storage import following, uploads
+from ftpy.storage import following, syscalls, uploads
 from ftpy.storage import upload as upload_module
 from ftpy.storage.base import NewFile, Storage
 from ftpy.storage.database import Database
@@ -412,6 +413,30 @@ def test_directory_is_not_trusted_any_more_when_it_was_made_anew(
     synced.clear()
     put(storages[0], "a/file", b"2")
     assert {str(root), str(root / "a")} <= set(synced)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("maker", ["another", "this one"])
+def test_directory_is_not_trusted_any_more_when_another_has_its_inode(
+    disk_path: Path, synced: list[str], maker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, seat = disk_path / "root", Switchboard().seat()
+    root.mkdir()
+    if maker == "this one":
+        monkeypatch.setattr(syscalls, "generation", lambda _: 0)  # as on disks that do not tell it
+    with LocalStorage(root, disk_path / "state", neighbours=seat) as storage:
+        for _ in range(20):
+            put(storage, "a/file", b"1")
+            before = (root / "a").stat().st_ino
+            shutil.rmtree(root / "a")
+            if maker == "another":
+                (root / "a").mkdir()
+            synced.clear()
+            put(storage, "a/file", b"2")
+            assert {str(root), str(root / "a")} <= set(synced)
+            if (root / "a").stat().st_ino == before:
+                return
+    pytest.skip("the disk of the temporary folder gives no inode out again")
 
 
 REMEMBERING = """

@@ -112,6 +112,7 @@ class Crew(Daemon):
 
     def __exit__(self, *_: object) -> None:
         super().__exit__()
+        print(self.log)  # shown with a test that fails
         eventually(self.all_gone)
 
 

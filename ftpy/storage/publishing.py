@@ -35,13 +35,11 @@ ENTERED = 0o500
 """What every folder's mode has for its owner, the server: what it cannot look into it cannot count."""
 
 DigestAt = Callable[[RemotePath, KnownDigest], str]
-
-
-Way = tuple[RemotePath, int, int]
+_Trusted = tuple[RemotePath, int, int]
 """A directory that is no other: its path, inode and generation."""
 
 
-def _way(path: RemotePath, directory: Directory) -> Way:
+def _trusted(path: RemotePath, directory: Directory) -> _Trusted:
     return path, os.fstat(directory.fd).st_ino, syscalls.generation(directory.fd)
 
 
@@ -87,7 +85,7 @@ class Publisher(Closing):
         """Number of the file system that everything here is published on."""
         self.unsynced: set[RemotePath] = set()
         """Directories made by a publication under way, whose names may not be durable yet."""
-        self._trusted: set[Way] = set()
+        self._trusted: set[_Trusted] = set()
         """Where others publish too: the directories whose way from the root this process has synced."""
 
     def doubtful_ways(self, path: RemotePath, directory: Directory) -> list[RemotePath]:
@@ -95,7 +93,7 @@ class Publisher(Closing):
 
         What another process makes this one cannot know of: it trusts only ways that it has once synced itself.
         """
-        is_strange = self._shared and _way(path, directory) not in self._trusted
+        is_strange = self._shared and _trusted(path, directory) not in self._trusted
         if not is_strange and not self.unsynced:
             return []
         ways = [RemotePath(path.parts[:depth]) for depth in range(len(path.parts), 0, -1)]
@@ -106,7 +104,7 @@ class Publisher(Closing):
         if self._shared:
             if len(self._trusted) > MOST_TRUSTED:
                 self._trusted.clear()
-            self._trusted.update(_way(path, directory) for path, directory in directories.items())
+            self._trusted.update(_trusted(path, directory) for path, directory in directories.items())
 
     def is_there(self, path: RemotePath) -> bool:
         """Whether anything is, as far as that can be told."""

@@ -827,21 +827,26 @@ def test_data_that_has_a_read_only_files_mode_already_is_gone_on_with(
 # -------------------------------------------------------------------- hands that come and go at once
 
 
+def who_finishes(storage: LocalStorage) -> tuple[threading.Thread, list[list[int]]]:
+    """Who sends what is missing and commits, once it is started; which parts those were."""
+    sent: list[list[int]] = []
+
+    def finish() -> None:
+        with storage.open_upload(OWNER, FILE) as upload:
+            sent.append(send_missing(upload, DATA))
+            upload.commit(digest(DATA), None)
+
+    return threading.Thread(target=finish), sent
+
+
 def test_upload_that_was_dropped_while_another_came_is_begun_anew_for_it(storage: LocalStorage) -> None:
     put(storage, "other", b"x")  # digests are remembered from then on, in a file that stays open
     before = open_files()
     upload = storage.open_upload(OWNER, FILE)
     send(upload, 0, part_of(upload, DATA, 0))
     live = storage._uploads._live[upload.id]
-    found: list[list[int]] = []
-
-    def come() -> None:
-        with storage.open_upload(OWNER, FILE) as other:
-            found.append(send_missing(other, DATA))
-            other.commit(digest(DATA), None)
-
+    comer, found = who_finishes(storage)
     with live.lifecycle:
-        comer = threading.Thread(target=come)
         comer.start()
         eventually(lambda: live.holders == 2)
         upload.abort()
@@ -856,14 +861,8 @@ def test_upload_stays_open_for_who_comes_while_the_last_one_leaves(storage: Loca
     upload = storage.open_upload(OWNER, FILE)
     send(upload, 0, part_of(upload, DATA, 0))
     live = storage._uploads._live[upload.id]
-    found: list[list[int]] = []
-
-    def come() -> None:
-        with storage.open_upload(OWNER, FILE) as other:
-            found.append(send_missing(other, DATA))
-            other.commit(digest(DATA), None)
-
-    leaver, comer = threading.Thread(target=upload.close), threading.Thread(target=come)
+    comer, found = who_finishes(storage)
+    leaver = threading.Thread(target=upload.close)
     with live.lifecycle:
         leaver.start()
         eventually(lambda: live.holders == 0)
@@ -882,14 +881,8 @@ def test_upload_is_opened_again_by_who_comes_while_it_closes(
     upload = storage.open_upload(OWNER, FILE)
     send(upload, 0, part_of(upload, DATA, 0))
     live = storage._uploads._live[upload.id]
-    found: list[list[int]] = []
-
-    def come() -> None:
-        with storage.open_upload(OWNER, FILE) as other:
-            found.append(send_missing(other, DATA))
-            other.commit(digest(DATA), None)
-
-    comer, close = threading.Thread(target=come), UploadFiles.close
+    comer, found = who_finishes(storage)
+    close = UploadFiles.close
 
     def close_late(files: UploadFiles) -> None:
         close(files)

@@ -159,7 +159,6 @@ from ftpy.storage.beneath import Directory
 from ftpy.storage.feedbook import FeedBook
 from ftpy.storage.local import LocalStorage
 from ftpy.storage.publishing import Publication
-from ftpy.storage.staging import LocalStaged
 from ftpy.storage.base import NewDirectory
 from tests.storage.contract import path, stage
 

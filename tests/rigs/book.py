@@ -5,6 +5,7 @@ The checker reads the disk itself, beside the server: what it compares with is w
 
 from __future__ import annotations
 
+import os
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -153,9 +154,11 @@ def version_of_bytes(data: bytes) -> Version:
 
 
 def visible(root: Path) -> dict[str, Path]:
-    """Every file that a reader could see."""
-    return {
-        path.relative_to(root).as_posix(): path
-        for path in root.rglob("*")
-        if not path.is_dir() and path.relative_to(root).parts[0] != ".ftpy"
-    }
+    """Every file that a reader could see. The staging area is not looked into: what is in it goes meanwhile."""
+    found: dict[str, Path] = {}
+    for where, folders, files in os.walk(root):
+        at = Path(where)
+        if at == root and ".ftpy" in folders:
+            folders.remove(".ftpy")
+        found |= {(at / name).relative_to(root).as_posix(): at / name for name in files}
+    return found

@@ -9,7 +9,7 @@ import contextlib
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,12 +23,14 @@ from tests.rigs.book import Book, Version, version_of, version_of_bytes
 from tests.rigs.disks import SmallDisk
 from tests.rigs.kill import connected
 from tests.rigs.nursery import AT_ONCE, INLINE, KIB, ForkedHost, Nursery
-from tests.rigs.processes import Meter, served_within, until
+from tests.rigs.processes import Meter, served_within, told_by, until
 from tests.rigs.shortages import DISK_BYTES, DISK_INODES, LARGE, SHORTAGES, Shortage
 
 ALREADY_SENT = 128 * KIB
 """Bytes of a large put that may have passed when it is refused for want of space: the handshake, no part."""
 PAGE = 4096
+CONTROLS = {"no-reservation": ("nearly-all", "was refused after"), "swallowed-no-space": ("space", "torn or old")}
+"""Broken builds: what must be short, and what a sentence that tells them has in it."""
 
 
 @dataclass
@@ -399,15 +401,15 @@ def rig_full(
     *,
     build: str = "",
     only: tuple[str, ...] = tuple(SHORTAGES),
-    until_told: bool = False,
+    signs: Collection[str] = (),
 ) -> Report:
-    """``count`` rounds, shared by what can be short; ``until_told``: end with the first violation."""
+    """``count`` rounds, shared by what can be short; ``signs``: end with a violation that has one of these in it."""
     report, began = Report(), time.monotonic()
     with Nursery("small-parts", build) as nursery:
         for place, name in enumerate(only):
             with _running_short(name, folder / name, nursery, report, seed) as rounds:
                 for _ in range(count // len(only) + (place < count % len(only))):
-                    if until_told and report.violations:
+                    if told_by(report.violations, signs):
                         break
                     rounds.round()
     report.seconds = time.monotonic() - began

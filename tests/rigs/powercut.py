@@ -32,7 +32,7 @@ from tests.rigs.disks import MIB, PoweredDisk
 from tests.rigs.feeding import SETTLE_SECONDS
 from tests.rigs.kill import PUT_SECONDS, connected
 from tests.rigs.nursery import AT_ONCE, INLINE, KIB, ForkedHost, Nursery
-from tests.rigs.processes import served_within, until
+from tests.rigs.processes import served_within, told_by, until
 
 MOST_ACKNOWLEDGED = 12
 """The cut comes after a random number of acknowledgements below this, and a random moment."""
@@ -44,6 +44,11 @@ FRESH_AFTER = 100
 """Cycles after which the disk is made anew: uploads of unknown length that nobody can resume fill it. The feed is on
 for every other one.
 """
+
+
+LOSSES = ("is gone", "torn or old", "is back", "is a mix")
+CONTROLS = {"no-directory-sync": LOSSES, "no-file-sync": LOSSES, "late-feed": ("in the feed",)}
+"""Broken builds, and what a sentence that tells them has in it."""
 
 
 @dataclass
@@ -395,14 +400,14 @@ def rig_powercut(folder: Path, cycles: int, seed: int, *, clients: int = CLIENTS
     return report
 
 
-def cycles_to_a_loss(folder: Path, most: int, seed: int, build: str, *, feed: bool = False) -> Report:
-    """The control: a broken build under one client, until something is reported, or ``most`` cycles.
+def cycles_to_a_loss(folder: Path, most: int, seed: int, build: str) -> Report:
+    """The control: a broken build under one client, until it is told, or ``most`` cycles.
 
     One client alone: what another one syncs would make durable what this build has left.
     """
-    report, began = Report(), time.monotonic()
+    report, began, feed = Report(), time.monotonic(), build == "late-feed"
     with Nursery("small-parts", build) as nursery, _working(folder / build, nursery, report, seed, 1, feed=feed) as rig:
-        while report.cycles < most and not report.violations:
+        while report.cycles < most and told_by(report.violations, CONTROLS[build]) is None:
             rig.cycle()
     report.seconds = time.monotonic() - began
     return report

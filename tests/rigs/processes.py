@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -233,6 +233,11 @@ def until(holds: Callable[[], bool], seconds: float = SETTLE_SECONDS, pause_seco
             return False
         time.sleep(pause_seconds)
     return True
+
+
+def told_by(violations: Iterable[str], signs: Iterable[str]) -> str | None:
+    """The first sentence that has one of the signs of a control: another may tell of a slow machine, and is none."""
+    return next((sentence for sentence in violations if any(sign in sentence for sign in signs)), None)
 
 
 @contextlib.contextmanager

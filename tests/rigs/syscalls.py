@@ -15,7 +15,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -27,7 +27,7 @@ from ftpy.wire.spelling import b64encode
 from tests.rigs.closing import PLAN, FailedClose
 from tests.rigs.kill import connected
 from tests.rigs.nursery import AT_ONCE, INLINE, ForkedHost, Nursery
-from tests.rigs.processes import served_within, until
+from tests.rigs.processes import served_within, told_by, until
 from tests.rigs.requests import REQUESTS, Request
 from tests.rigs.wholes import WHOLES
 
@@ -36,6 +36,13 @@ HANG_SECONDS = 20.0
 """When a request counts as hanging: the server is killed then."""
 MOST = 500
 """A call that fails more often than this within one request is made without end."""
+
+CONTROLS = {
+    "deaf-sync": ("fsync", "though a sync had failed"),
+    "retried-sync": ("fsync", "though a sync had failed"),
+    "believed-close": ("close", "no word for it"),
+}
+"""Broken builds: the call that must fail with EIO, and what a sentence that tells them has in it."""
 
 _DISK = ("EIO", "ENOSPC", "EDQUOT", "EINTR")
 _LINE = ("EINTR", "ECONNRESET", "EIO")
@@ -341,11 +348,11 @@ def rig_syscalls(
     seconds: float = float("inf"),
     seed: int = 0,
     most: int = MOST,
-    until_told: bool = False,
+    signs: Collection[str] = (),
 ) -> Report:
     """Every request x call x error that ``only`` wants, in random order, until ``seconds`` are over.
 
-    ``most``: at most that many n of each. ``until_told``: end with the first violation.
+    ``most``: at most that many n of each. ``signs``: end with a violation that has one of these in it.
     """
     report, began = Report(), time.monotonic()
     folder.mkdir()
@@ -365,7 +372,7 @@ def rig_syscalls(
             ]
             random.Random(seed).shuffle(cases)
             for case in cases:
-                if time.monotonic() > began + seconds or (until_told and report.violations):
+                if time.monotonic() > began + seconds or told_by(report.violations, signs):
                     break
                 rig.exhaust(*case, most=most)
             rig.check_log()

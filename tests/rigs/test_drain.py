@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.rigs.drain import rig_drain
-from tests.rigs.processes import HAS_PROC
+from tests.rigs.processes import HAS_PROC, told_by
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not HAS_PROC, reason="needs Linux's /proc")]
 
@@ -24,4 +24,4 @@ def test_sigterm_under_load_loses_nothing_and_cuts_off_nothing_that_has_time(
 def test_a_server_that_does_not_drain_is_told(tmp_path: Path) -> None:
     """The control."""
     report = rig_drain(tmp_path / "host", 1, 1, seed=3, build="no-drain")
-    assert any("that had time to finish was cut" in violation for violation in report.violations)
+    assert told_by(report.violations, ("that had time to finish was cut",)), report.violations

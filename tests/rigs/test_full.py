@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.rigs.disks import SmallDisk, missing_for, unmount_below
-from tests.rigs.full import rig_full
+from tests.rigs.full import CONTROLS, rig_full
+from tests.rigs.processes import told_by
 from tests.rigs.shortages import SHORTAGES
 
 MISSING = missing_for(SmallDisk)
@@ -21,14 +22,12 @@ def test_what_does_not_fit_is_refused_in_time_and_nothing_is_torn_when_room_runs
     assert report.refused > 20 and report.done > 20 and report.resumed > 10
 
 
-@pytest.mark.parametrize(
-    ("build", "short", "said"),
-    [("no-reservation", "nearly-all", "was refused after"), ("swallowed-no-space", "space", "torn or old")],
-)
-def test_the_rig_tells_a_build_that_looks_too_late_or_away(tmp_path: Path, build: str, short: str, said: str) -> None:
+@pytest.mark.parametrize("build", CONTROLS)
+def test_the_rig_tells_a_build_that_looks_too_late_or_away(tmp_path: Path, build: str) -> None:
     """The controls: without a reservation the body is sent in vain, without a look at ENOSPC it is lost."""
-    report = rig_full(tmp_path, 5, seed=7, build=build, only=(short,), until_told=True)
-    assert any(said in violation for violation in report.violations)
+    short, sign = CONTROLS[build]
+    report = rig_full(tmp_path, 5, seed=7, build=build, only=(short,), signs=(sign,))
+    assert told_by(report.violations, (sign,)), report.violations
 
 
 def test_what_a_killed_rig_left_mounted_is_unmounted_and_nothing_beside_it(tmp_path: Path) -> None:

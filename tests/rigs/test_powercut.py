@@ -8,7 +8,8 @@ import pytest
 
 from tests.rigs.book import Book, version_of_bytes
 from tests.rigs.disks import PoweredDisk, missing_for
-from tests.rigs.powercut import cycles_to_a_loss, rig_powercut
+from tests.rigs.powercut import CONTROLS, cycles_to_a_loss, rig_powercut
+from tests.rigs.processes import told_by
 
 MISSING = missing_for(PoweredDisk)
 needs_disk = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
@@ -26,19 +27,13 @@ def test_nothing_acknowledged_is_lost_and_uploads_go_on_when_the_power_fails(tmp
 @needs_disk
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("build", ["no-directory-sync", "no-file-sync"])
-def test_the_power_cut_tells_a_build_that_leaves_a_sync_out(tmp_path: Path, build: str) -> None:
+@pytest.mark.parametrize("build", CONTROLS)
+def test_the_power_cut_tells_a_build_that_leaves_a_sync_out_or_writes_its_feed_too_late(
+    tmp_path: Path, build: str
+) -> None:
     """The control: without the sync of a folder names are lost, without that of a file their bytes."""
     report = cycles_to_a_loss(tmp_path, 150, 7, build)
-    assert any("is gone" in violation or "torn or old" in violation for violation in report.violations)
-
-
-@needs_disk
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_the_power_cut_tells_a_feed_that_is_written_too_late(tmp_path: Path) -> None:
-    report = cycles_to_a_loss(tmp_path, 150, 7, "late-feed", feed=True)
-    assert any("in the feed" in violation for violation in report.violations)  # what came, or what went
+    assert told_by(report.violations, CONTROLS[build]), report.violations
 
 
 # ------------------------------------------------------------------ the checker itself

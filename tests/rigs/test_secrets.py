@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.rigs.processes import HAS_PROC
+from tests.rigs.processes import HAS_PROC, told_by
 from tests.rigs.secrets import Day, Findings, allow_cores, core_is_a_file, planted
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not HAS_PROC, reason="needs Linux's /proc")]
@@ -45,4 +45,4 @@ def test_a_secret_is_found_in_the_core_of_a_process_that_leaves_one(tmp_path: Pa
     findings = Findings()
     findings.know("the key", SECRET)
     findings.search_all(tmp_path)
-    assert any("the key, raw" in violation for violation in findings.violations)
+    assert told_by(findings.violations, ("the key, raw",)), findings.violations

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.rigs.syscalls import missing, rig_syscalls
+from tests.rigs.processes import told_by
+from tests.rigs.syscalls import CONTROLS, missing, rig_syscalls
 
 MISSING = missing()
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(MISSING is not None, reason=str(MISSING))]
@@ -21,23 +22,15 @@ def test_every_answer_is_true_and_the_server_as_before_when_a_system_call_fails(
     assert report.fired > 0
 
 
-@pytest.mark.parametrize(
-    ("build", "call", "said"),
-    [
-        ("deaf-sync", "fsync", "though a sync had failed"),
-        ("retried-sync", "fsync", "though a sync had failed"),
-        ("believed-close", "close", "no word for it"),
-    ],
-)
-def test_the_rig_tells_a_build_that_does_not_take_a_failure_for_what_it_is(
-    tmp_path: Path, build: str, call: str, said: str
-) -> None:
+@pytest.mark.parametrize("build", CONTROLS)
+def test_the_rig_tells_a_build_that_does_not_take_a_failure_for_what_it_is(tmp_path: Path, build: str) -> None:
     """The controls: a sync that fails is believed at once and never tried again, a close means nothing."""
+    call, sign = CONTROLS[build]
     report = rig_syscalls(
         tmp_path / "host",
         lambda request, made, error: (request, made, error) in {("put-small", call, "EIO"), ("ls", call, "EIO")},
         build=build,
         seconds=CONTROL_SECONDS,
-        until_told=True,
+        signs=(sign,),
     )
-    assert any(said in violation for violation in report.violations)
+    assert told_by(report.violations, (sign,)), report.violations

@@ -17,6 +17,7 @@ from ftpy.transport import channel
 from ftpy.wire.bases import FailureReply, ProgressReply
 from ftpy.wire.messages import MvReply, MvRequest, RmReply, RmRequest, StoredReply
 from tests.rig import Host, eventually, running
+from tests.rigs.book import visible
 from tests.server.test_connection import connected, put_small, replies
 
 
@@ -43,8 +44,7 @@ def make(host: Host, *names: str) -> None:
 
 def seen(host: Host) -> list[str]:
     """Files below the root, as readers see them."""
-    files = (path.relative_to(host.root) for path in host.root.rglob("*") if path.is_file())
-    return sorted(str(path) for path in files if path.parts[0] != ".ftpy")
+    return sorted(visible(host.root))
 
 
 def test_rm_and_mv_see_what_was_put_before_them_in_one_train(host: Host) -> None:

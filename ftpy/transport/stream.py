@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from types import TracebackType
 
 from ftpy.errors import ConnectionLost, ProtocolError, Stalled
 from ftpy.timing import Activity, Moving
@@ -40,19 +41,29 @@ _KERNEL_WAITS = os.name == "posix"
 """Whether SO_RCVTIMEO and SO_SNDTIMEO take a timeval: then the kernel waits and fills whole buffers by itself."""
 
 
-@contextlib.contextmanager
-def _translated() -> Iterator[None]:
-    """The one place where a socket's OSError becomes ours."""
-    try:
-        yield
-    except (TimeoutError, BlockingIOError):
-        raise Stalled from None
-    except (OSError, ValueError) as error:  # ValueError: an SSL socket that another thread shut down
+class _translated:  # noqa: N801  (reads as a statement: with _translated())
+    """The one place where a socket's OSError becomes ours.
+
+    No generator: what fails in one is held by its own traceback (Python 3.12 and later), and with it all that its
+    connection has received, until the collector comes.
+    """
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, (TimeoutError, BlockingIOError)):
+            raise Stalled from None
         if isinstance(error, OSError) and hasattr(error, "reason"):  # an SSLError
             if error.reason == "MALLOC_FAILURE":
                 raise MemoryError from error
             raise ConnectionLost(f"the encrypted connection failed: {error.reason or error}") from error
-        raise ConnectionLost(f"the connection was lost: {getattr(error, 'strerror', None) or error}") from error
+        if isinstance(error, (OSError, ValueError)):  # ValueError: an SSL socket that another thread shut down
+            raise ConnectionLost(f"the connection was lost: {getattr(error, 'strerror', None) or error}") from error
 
 
 class Stream:

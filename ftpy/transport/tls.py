@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import hmac
 import socket
 import ssl
-from collections.abc import Iterator
+from types import TracebackType
 from typing import Any
 
 from ftpy.errors import ConnectionLost, ServerNotTrusted, Stalled, TlsFailed
@@ -80,18 +79,24 @@ def connect(sock: socket.socket, pin: bytes, timeout: float) -> ssl.SSLSocket:
     return tls
 
 
-@contextlib.contextmanager
-def _translated() -> Iterator[None]:
-    """The one place where an error of a handshake becomes ours."""
-    try:
-        yield
-    except TimeoutError:
-        raise Stalled("the TLS handshake took too long") from None
-    except ssl.SSLEOFError as error:
-        raise ConnectionLost("the TLS handshake failed: the peer closed the connection") from error
-    except ssl.SSLError as error:
-        if error.reason == "MALLOC_FAILURE":  # our half's, not the peer's
-            raise MemoryError from error
-        raise TlsFailed(f"the TLS handshake failed: {error.reason or error}") from error
-    except OSError as error:
-        raise ConnectionLost(f"the TLS handshake failed: {error.strerror or error}") from error
+class _translated:  # noqa: N801  (reads as a statement: with _translated())
+    """The one place where an error of a handshake becomes ours; no generator, as that of ``stream``."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, TimeoutError):
+            raise Stalled("the TLS handshake took too long") from None
+        if isinstance(error, ssl.SSLEOFError):
+            raise ConnectionLost("the TLS handshake failed: the peer closed the connection") from error
+        if isinstance(error, ssl.SSLError):
+            if error.reason == "MALLOC_FAILURE":  # our half's, not the peer's
+                raise MemoryError from error
+            raise TlsFailed(f"the TLS handshake failed: {error.reason or error}") from error
+        if isinstance(error, OSError):
+            raise ConnectionLost(f"the TLS handshake failed: {error.strerror or error}") from error

@@ -12,12 +12,13 @@ import select
 import signal
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,13 @@ from ftpy import transport
 from ftpy.client.connection import Connection
 from ftpy.config.client import Transfer
 from ftpy.config.server import Limits
-from ftpy.errors import Busy, ConfigError, ConnectionFailed, Denied
+from ftpy.errors import Busy, ConfigError, ConnectionFailed, Denied, NotFound
 from ftpy.server.accepting import Server
 from ftpy.server.accounts import Accounts
 from ftpy.server.connection import RequestHandler
 from ftpy.server.server import Service
 from ftpy.storage.positional import read_at
+from ftpy.wire.bases import FailureReply
 from ftpy.wire.fields import Trailer, digest_of
 from ftpy.wire.messages import CommitRequest, PartReply, PartRequest, PutRequest, StatReply, StatRequest, UploadReply
 from tests.rig import AS_ROOT, ENVIRONMENT, FAST, Daemon, Fault, Host, Proxy, eventually, running
@@ -102,8 +104,36 @@ def test_silent_strangers_delay_nobody_and_are_gone_in_time(tmp_path: Path, tls:
         eventually(lambda: connections(host) == 0)
 
 
+def reset(live: Connection) -> None:
+    live.channel.stream._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    live.channel.stream._sock.close()
+
+
+def reset_in_a_body(live: Connection) -> None:
+    live.channel.send(PutRequest(id=live.next_id(), path="f", file_size=9, length=9, mtime_ns=0))
+    live.channel.send_body(b"half")
+    live.channel.flush()
+    reset(live)
+
+
+def ask_for_nothing(live: Connection) -> None:
+    with pytest.raises(NotFound):
+        live.call(StatRequest(id=live.next_id(), path="nothing"), StatReply)
+
+
+def send_noise(live: Connection) -> None:
+    live.channel.stream.send(bytes(100))
+    assert isinstance(live.channel.receive(), FailureReply)
+
+
+ENDINGS = [Connection.close, reset, reset_in_a_body, ask_for_nothing, send_noise]
+
+
 @pytest.mark.parametrize("tls", [True, False], ids=["tls", "plain"])
-def test_an_ended_session_is_freed_without_the_collector(tmp_path: Path, tls: bool) -> None:
+@pytest.mark.parametrize("end", ENDINGS, ids=lambda end: end.__name__)
+def test_an_ended_session_is_freed_without_the_collector(
+    tmp_path: Path, tls: bool, end: Callable[[Connection], None]
+) -> None:
     with running(tmp_path / "host", tls=tls) as host:
         assert served(host)
         eventually(lambda: connections(host) == 0)
@@ -113,6 +143,7 @@ def test_an_ended_session_is_freed_without_the_collector(tmp_path: Path, tls: bo
             with connected(host) as live:
                 live.call(StatRequest(id=live.next_id(), path=""), StatReply)
                 (session,) = [weakref.ref(found) for found in gc.get_objects() if isinstance(found, RequestHandler)]
+                end(live)
             eventually(lambda: session() is None)
         finally:
             gc.enable()

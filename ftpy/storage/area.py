@@ -64,17 +64,22 @@ class Area(Closing):
     """
 
     def __init__(self, beneath: Beneath) -> None:
-        self._token = os.urandom(8).hex()
         self._numbers = itertools.count()
         self.root = beneath.root
         with ExitStack() as opened:
             self.top = opened.enter_context(made_private(beneath.root, AREA))
             self.staged = opened.enter_context(made_private(self.top, STAGED))
             self.uploads = opened.enter_context(made_private(self.top, UPLOADS))
-            lock = open_locked(self.staged, self._token + _LOCK_SUFFIX, create=True)
-            assert lock is not None  # nobody else knows the token
+            self._token, lock = self._marked()
             self._lock: int | None = lock
             opened.pop_all()
+
+    def _marked(self) -> tuple[str, int]:
+        """A token, and its lock file, locked. One that a sweep has met before it was is a dead process's to it."""
+        while True:
+            token = os.urandom(8).hex()
+            if (lock := open_locked(self.staged, token + _LOCK_SUFFIX, create=True)) is not None:
+                return token, lock
 
     def close(self) -> None:
         """Let go of the token and the directories."""

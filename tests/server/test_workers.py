@@ -71,6 +71,7 @@ class Crew(Daemon):
 
     def start(self, code: str = "from ftpy.cli.server import main; main()") -> None:
         super().start(code)
+        assert "worker-died" not in self.log, self.log
         (line,) = [line for line in self.log.splitlines() if " workers pids=" in line]
         self.workers = [int(pid) for pid in line.partition("pids=")[2].split(",")]
 

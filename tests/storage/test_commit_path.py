@@ -35,7 +35,7 @@ from ftpy.errors import (
     UnknownUpload,
 )
 from ftpy.files import RemotePath
-from ftpy.storage import journal, publishing, syncing, syscalls, uploads
+from ftpy.storage import journal, locking, publishing, syncing, syscalls, uploads
 from ftpy.storage import upload as upload_module
 from ftpy.storage.area import Area
 from ftpy.storage.base import KnownVersion, NewDirectory, NewFile, Staged
@@ -197,6 +197,26 @@ def test_group_with_what_another_storage_staged_is_refused_and_publishes_nothing
         storage.publish([staged, Foreign()])
     staged.close()
     assert names(storage) == []
+
+
+def test_process_that_begins_while_another_sweeps_is_not_taken_for_dead(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = locking.lock
+    with Beneath(root) as beneath, Area(beneath) as area:
+        sweep = area.owned(area.staged)
+
+        def lock_late(fd: int, **how: bool) -> bool:
+            """The other has made its file; the sweep is the first to lock it."""
+            monkeypatch.setattr(locking, "lock", real)
+            assert [next(sweep), next(sweep)] == [(True, [f"{area._token}.lock"]), (False, [])]
+            return real(fd, **how)
+
+        monkeypatch.setattr(locking, "lock", lock_late)
+        with Area(beneath) as other:
+            assert list(sweep) == []
+            assert set(os.listdir(root / ".ftpy/staged")) == {f"{each._token}.lock" for each in (area, other)}
+            assert [ours for ours, _ in area.owned(area.staged)] == [True]
 
 
 def test_group_put_in_place_tells_only_what_failed(root: Path) -> None:

@@ -203,7 +203,14 @@ class Stream:
         return count
 
     def _hear(self) -> bool:
-        """Take in what has come, without waiting: whether anything had."""
+        """Take in all that has come, without waiting: whether anything had."""
+        heard = False
+        while self._hear_some():
+            heard = True
+        return heard
+
+    def _hear_some(self) -> bool:
+        """One TLS record, or what fits."""
         if not (self._tls and self._sock.pending()) and not _readable(self._sock):  # type: ignore[attr-defined]
             return False
         if not (space := self._buffer.space()):

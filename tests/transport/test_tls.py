@@ -214,13 +214,13 @@ def test_a_tls_stream_that_listens_takes_in_what_the_peer_says_while_its_own_sen
     identity: Identity, ends: Ends
 ) -> None:
     near, far = ends
-    data, said = bytes(range(256)) * (32 * 1024), frame(b"x" * 60_000) * 50
+    data, said = bytes(range(256)) * (32 * 1024), frame(b"x" * 60_000) * 100
     got = bytearray()
 
     def peer() -> None:
         sock = tls.wrap(far, identity.context, server_side=True)
         tls.shake_hands(sock, 5)
-        sock.settimeout(10)
+        sock.settimeout(10)  # too short where the 370 TLS records are taken in one at a time
         sock.sendall(said)  # reads on only when all that was taken
         while len(got) < len(data):
             got.extend(sock.recv(1 << 16))
@@ -230,7 +230,7 @@ def test_a_tls_stream_that_listens_takes_in_what_the_peer_says_while_its_own_sen
     thread.start()
     stream = Stream(tls.connect(near, identity.pin, 5), silence_seconds=5, listens=True)
     stream.send(data)
-    for _ in range(50):
+    for _ in range(100):
         assert stream.receive_header(65_536) == b"x" * 60_000
     thread.join(10)
     assert bytes(got) == data

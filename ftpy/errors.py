@@ -38,6 +38,7 @@ precise was said. Whatever is raised that is not in this tree is a defect: the s
 
 from __future__ import annotations
 
+from types import TracebackType
 from typing import ClassVar
 
 
@@ -343,3 +344,26 @@ def request_error(code: str, message: str) -> RequestError:
     """The exception for a code that came over the wire; a code from a newer peer stays readable."""
     known = CODES.get(code)
     return known(message) if known else RequestError(f"{code}: {message}" if message else code)
+
+
+class Translating:
+    """Inside the ``with`` an error is given to ``translate``, which raises what it is to be, or leaves it as it is.
+
+    No generator: what fails in one is held by its own traceback (Python 3.12 and later), and with it all that its
+    frames hold, what a connection has received for one, until the collector comes.
+    """
+
+    __slots__ = ()
+
+    def translate(self, error: BaseException) -> None:
+        """Raise another one for it."""
+        raise NotImplementedError
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self.translate(error)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import errno
-from types import TracebackType
 
 from ftpy import errors
-from ftpy.errors import RequestError
+from ftpy.errors import RequestError, Translating
 from ftpy.files import RemotePath, display
 
 REFUSALS: dict[int, tuple[type[RequestError], str]] = {
@@ -46,7 +45,7 @@ def refusal(error: OSError, path: RemotePath) -> RequestError:
     return refused
 
 
-class translating:  # noqa: N801  (reads as a statement: with translating(path))
+class translating(Translating):  # noqa: N801  (reads as a statement: with translating(path))
     """Inside the ``with``, an OSError becomes the ``refusal`` for ``path``."""
 
     __slots__ = ("_path",)
@@ -54,11 +53,7 @@ class translating:  # noqa: N801  (reads as a statement: with translating(path))
     def __init__(self, path: RemotePath) -> None:
         self._path = path
 
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def translate(self, error: BaseException) -> None:
+        """An OSError into its refusal; anything else stays."""
         if isinstance(error, OSError):
             raise refusal(error, self._path) from error

@@ -16,9 +16,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from types import TracebackType
 
-from ftpy.errors import ConnectionLost, ProtocolError, Stalled
+from ftpy.errors import ConnectionLost, ProtocolError, Stalled, Translating
 from ftpy.timing import Activity, Moving
 from ftpy.transport.deadline import Deadline
 from ftpy.transport.kernel import LineTimes, line_times
@@ -41,21 +40,12 @@ _KERNEL_WAITS = os.name == "posix"
 """Whether SO_RCVTIMEO and SO_SNDTIMEO take a timeval: then the kernel waits and fills whole buffers by itself."""
 
 
-class _translated:  # noqa: N801  (reads as a statement: with _translated())
-    """The one place where a socket's OSError becomes ours.
-
-    No generator: what fails in one is held by its own traceback (Python 3.12 and later), and with it all that its
-    connection has received, until the collector comes.
-    """
+class _translated(Translating):  # noqa: N801  (reads as a statement: with _translated())
+    """The one place where a socket's OSError becomes ours."""
 
     __slots__ = ()
 
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def translate(self, error: BaseException) -> None:
         if isinstance(error, (TimeoutError, BlockingIOError)):
             raise Stalled from None
         if isinstance(error, OSError) and hasattr(error, "reason"):  # an SSLError
@@ -210,7 +200,7 @@ class Stream:
         return heard
 
     def _hear_some(self) -> bool:
-        """One TLS record, or what fits."""
+        """Take in one TLS record, or what fits: whether anything had come."""
         if not (self._tls and self._sock.pending()) and not _readable(self._sock):  # type: ignore[attr-defined]
             return False
         if not (space := self._buffer.space()):

@@ -7,10 +7,9 @@ import hashlib
 import hmac
 import socket
 import ssl
-from types import TracebackType
 from typing import Any
 
-from ftpy.errors import ConnectionLost, ServerNotTrusted, Stalled, TlsFailed
+from ftpy.errors import ConnectionLost, ServerNotTrusted, Stalled, TlsFailed, Translating
 
 ALPN = "ftpy/1"
 
@@ -79,17 +78,12 @@ def connect(sock: socket.socket, pin: bytes, timeout: float) -> ssl.SSLSocket:
     return tls
 
 
-class _translated:  # noqa: N801  (reads as a statement: with _translated())
-    """The one place where an error of a handshake becomes ours; no generator, as that of ``stream``."""
+class _translated(Translating):  # noqa: N801  (reads as a statement: with _translated())
+    """The one place where an error of a handshake becomes ours."""
 
     __slots__ = ()
 
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def translate(self, error: BaseException) -> None:
         if isinstance(error, TimeoutError):
             raise Stalled("the TLS handshake took too long") from None
         if isinstance(error, ssl.SSLEOFError):

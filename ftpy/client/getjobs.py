@@ -20,7 +20,7 @@ from ftpy.client.trees import (
 from ftpy.client.work import Job
 from ftpy.errors import FtpyError, InvalidPath, LocalFileError, TargetExists
 from ftpy.files import FileInfo, RemotePath, check_portable, display
-from ftpy.storage.base import KnownVersion, NewDirectory
+from ftpy.storage.base import KnownInode, NewDirectory
 
 if TYPE_CHECKING:
     from ftpy.client.getting import FileGet
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class FileJob(Job):
     """A file of the server, as the listing told of it; ``path`` there, ``below`` on this side."""
 
-    __slots__ = ("below", "info", "replaces", "transfer", "version")
+    __slots__ = ("below", "info", "known", "replaces", "transfer")
 
     def __init__(
         self,
@@ -40,12 +40,12 @@ class FileJob(Job):
         *,
         alone: bool,
         replaces: bool,
-        version: KnownVersion | None = None,
+        known: KnownInode | None = None,
     ) -> None:
         super().__init__(info.path, name, info.size, alone=alone)
         self.info, self.below = info, below
-        self.version = version
-        """The only one that may go, if it matters."""
+        self.known = known
+        """The only thing that may go, if it matters."""
         self.replaces = replaces
         """What is there may go: it was there before, and that was asked for."""
         self.transfer: FileGet | None = None

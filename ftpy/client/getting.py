@@ -356,9 +356,9 @@ class FileGet(Closing):
     def _commit(self, reply: GetReply, partial: Partial, digest: KnownDigest) -> Fetched:
         """In place, durably; a different file that came meanwhile stays."""
         self._get.say("committing", reply.file_size, reply.file_size)
-        self._check()
+        mode, mtime_ns = reply.mode, reply.mtime_ns
         try:
-            partial.publish(self._leaf, mode=reply.mode, mtime_ns=reply.mtime_ns, replace=self._replaces)
+            partial.publish(self._leaf, mode=mode, mtime_ns=mtime_ns, replace=self._replaces, check=self._check)
         except FileExistsError:
             raise TargetExists(f"{display(self._target)}: {TargetExists.sentence()}") from None
         self._partials.drop()

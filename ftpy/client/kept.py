@@ -19,7 +19,7 @@ from ftpy.config.client import client_config_path
 from ftpy.errors import FtpyError, LocalFileError, RequestError, UnknownOperation
 from ftpy.files import RemotePath, display, is_unfinished
 from ftpy.storage.area import AREA, made_private
-from ftpy.storage.base import Closing, KnownVersion
+from ftpy.storage.base import Closing, KnownInode
 from ftpy.storage.keeping import Keeper, Keeping
 from ftpy.storage.operations import OperationKey
 from ftpy.storage.record import Identity, identity
@@ -27,7 +27,7 @@ from ftpy.storage.removing import Remover, take
 from ftpy.storage.trash import TRASH, Trash
 from ftpy.storage.undoing import Undoing
 from ftpy.storage.usage import Usage
-from ftpy.storage.versions import version_of
+from ftpy.storage.versions import inode_of
 
 OWNER = "-"
 """Whose operations they are, where nobody else's are."""
@@ -95,12 +95,12 @@ class KeptHere(Closing):
 
     def announce(
         self, operation: str, files: list[tuple[RemotePath, int, int, Identity | None]]
-    ) -> list[FtpyError | KnownVersion | None]:
+    ) -> list[FtpyError | KnownInode | None]:
         """These files (path, size, time) are about to come, in place of what was listed: that is kept.
 
-        For each what failed, or which version is kept: no other may be replaced. None: no file was there.
+        For each what failed, or what is kept: nothing else may be replaced. None: nothing was there.
         """
-        announced: list[FtpyError | KnownVersion | None] = []
+        announced: list[FtpyError | KnownInode | None] = []
         with self.keeping(operation) as keeping:
             for path, size, mtime_ns, known in files:
                 try:
@@ -108,7 +108,7 @@ class KeptHere(Closing):
                         if known is not None:
                             self.check(path, known)
                         kept = keeping.coming(path, Identity("file", size, mtime_ns)).kept
-                        announced.append(None if kept is None else _version_kept(keeping, kept))
+                        announced.append(None if kept is None else inode_of(keeping.folder.directory.lstat(kept)))
                 except FtpyError as error:
                     announced.append(error)
             keeping.seal()
@@ -178,12 +178,6 @@ class KeptHere(Closing):
         with self._translating(), Remover(self.landing.area, self.landing.publisher) as remover:
             went = remover.forget(self.trash, OperationKey(OWNER, operation), lambda _: None)
         return went.files + went.folders
-
-
-def _version_kept(keeping: Keeping, kept: str) -> KnownVersion | None:
-    """Which version a file is since it got a second name in the trash; None for a link and its like."""
-    found = keeping.folder.directory.lstat(kept)
-    return KnownVersion(version_of(found).etag()) if stat.S_ISREG(found.st_mode) else None
 
 
 @contextlib.contextmanager

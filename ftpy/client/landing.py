@@ -13,7 +13,7 @@ from ftpy.client.source import local_error
 from ftpy.errors import AlreadyExists, Changed, FtpyError, LocalFileError, RequestError, TargetExists
 from ftpy.files import RESERVED_PREFIX, RemotePath, display
 from ftpy.storage.area import AREA, Area
-from ftpy.storage.base import Closing, KnownDigest, KnownVersion, NewDirectory, NewFile, Staged
+from ftpy.storage.base import Closing, KnownDigest, KnownInode, NewDirectory, NewFile, Staged
 from ftpy.storage.beneath import Beneath, Directory
 from ftpy.storage.publishing import Publisher
 from ftpy.storage.staging import SmallFiles
@@ -120,11 +120,11 @@ class Landing(Closing):
         except OSError as error:
             raise local_error(self.name(path), error) from None
 
-    def check(self, path: RemotePath, version: KnownVersion | None) -> None:
-        """Raises LocalFileError unless this version is still there, if it matters which one is."""
-        if version is not None:
+    def check(self, path: RemotePath, known: KnownInode | None) -> None:
+        """Raises LocalFileError unless this is still there, if it matters what is."""
+        if known is not None:
             try:
-                self.publisher.check(path, version)
+                self.publisher.check(path, known)
             except RequestError as error:
                 raise self.translated(error, path) from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 
 from ftpy.client.ranges import Journal, Range
 from ftpy.digests import hexdigest
@@ -90,8 +91,8 @@ class Partial(Closing):
         """Its size, bytes: how far it is, unless it has a journal."""
         return os.fstat(self.descriptor).st_size
 
-    def publish(self, leaf: str, *, mode: int, mtime_ns: int, replace: bool) -> None:
-        """Make it durable, then give it its name. Raises FileExistsError, unless it may ``replace``."""
+    def publish(self, leaf: str, *, mode: int, mtime_ns: int, replace: bool, check: Callable[[], None]) -> None:
+        """Make it durable, ``check``, then give it its name. Raises FileExistsError, unless it may ``replace``."""
         if hasattr(os, "fchmod"):
             os.fchmod(self.descriptor, mode)
         if os.utime in os.supports_fd:
@@ -99,6 +100,7 @@ class Partial(Closing):
         fsync(self.descriptor)
         if os.name == "nt":
             self.close()  # an open file cannot be renamed there
+        check()  # not before, the disk may take minutes
         directory = self._directory
         (directory.rename if replace else directory.rename_noreplace)(self._name, directory, leaf)
         directory.sync()

@@ -38,7 +38,7 @@ from ftpy.errors import (
     SyncRefused,
 )
 from ftpy.files import FileInfo, RemotePath, check_portable, display
-from ftpy.storage.base import KnownVersion, NewDirectory
+from ftpy.storage.base import KnownInode, NewDirectory
 from ftpy.storage.record import Identity, identity
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 CHECKS_NAMES = os.name == "nt"
 """Whether there are legal names that this system could not hold, or would take for another place."""
 
-Planned = tuple[Step, FileInfo, KnownVersion | None]
-"""A file to be fetched, and which version of the one here may give way to it, as it is kept."""
+Planned = tuple[Step, FileInfo, KnownInode | None]
+"""A file to be fetched, and what of this side may give way to it, as it is kept; None: nothing."""
 
 
 class Pull:
@@ -274,10 +274,12 @@ class PlannedGet(TreeGet):
 
     def _found(self) -> Iterator[FileJob | FolderEnd]:
         steps, ends = self._planned
-        for step, info, version in steps:
+        for step, info, known in steps:
             self.tally.found(info.size)
             alone = info.size > self._inline_bytes
             name = self._landing.name(step.path)
-            yield FileJob(info, step.path, name, alone=alone, replaces=step.do == "replace", version=version)
+            # What has come where nothing was to be replaced, or was kept, stays.
+            replaces = step.do == "replace" and known is not None
+            yield FileJob(info, step.path, name, alone=alone, replaces=replaces, known=known)
         self.tally.progress.known = True
         yield from ends

@@ -209,7 +209,7 @@ class TreeGet:
                     force=job.replaces,
                     notify=lambda _: None,
                     directory=self._landing.open_dir(job.below.parent),
-                    check=partial(self._landing.check, job.below, job.version),
+                    check=partial(self._landing.check, job.below, job.known),
                 )
             shared = self._several and job.size >= SHARED_BYTES
             fetched = job.transfer.fetch(SharedLine(connection, self.work) if shared else Alone(connection))
@@ -273,7 +273,7 @@ class _Group:
             mtime_ns=reply.mtime_ns,
             mode=reply.mode,
             digest=digest.name,
-            condition=job.version if job.replaces else "absent",
+            condition=job.known if job.replaces else "absent",
         )
         try:
             self._staged.append((job, tree._landing.stage(file, body, digest)))

@@ -42,8 +42,17 @@ class KnownVersion(Struct, frozen=True, gc=False):
     etag: str
 
 
-Condition = Literal["absent"] | KnownDigest | KnownVersion | None
-"""What must be true of the path at publication: nothing there, this content or version there, or anything."""
+class KnownInode(Struct, frozen=True, gc=False):
+    """A file, link or its like by itself, as it was last written, whatever other names it gets or loses."""
+
+    device: int
+    number: int
+    size: int
+    mtime_ns: int
+
+
+Condition = Literal["absent"] | KnownDigest | KnownVersion | KnownInode | None
+"""What must be true of the path at publication: nothing there, this content, version or inode there, or anything."""
 
 
 class StagedTree(Struct, frozen=True, gc=False):

@@ -24,7 +24,7 @@ from ftpy.digests import DIGEST_NAMES, HEX_LENGTH, PartDigestName
 from ftpy.errors import InvalidPath
 from ftpy.files import RemotePath
 from ftpy.storage import syscalls
-from ftpy.storage.base import Condition, KnownDigest, KnownVersion, NewFile, StagedTree
+from ftpy.storage.base import Condition, KnownDigest, KnownInode, KnownVersion, NewFile, StagedTree
 from ftpy.storage.operations import OperationKey
 from ftpy.storage.uploadbase import MOST_PARTS
 
@@ -167,6 +167,7 @@ def _fields(meta: Meta) -> dict[str, Any]:
 
 
 def _spelt(condition: Condition) -> object:
+    assert not isinstance(condition, KnownInode)  # no client can name one
     if isinstance(condition, KnownVersion):
         return ["etag", condition.etag]
     return [condition.name, condition.hex] if isinstance(condition, KnownDigest) else condition

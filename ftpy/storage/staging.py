@@ -16,7 +16,7 @@ from ftpy.errors import InvalidRequest, RequestError
 from ftpy.files import FileInfo, RemotePath
 from ftpy.storage import syscalls
 from ftpy.storage.area import STAGED, Area
-from ftpy.storage.base import KnownDigest, KnownVersion, NewDirectory, NewFile, Quota, Staged
+from ftpy.storage.base import KnownDigest, KnownInode, KnownVersion, NewDirectory, NewFile, Quota, Staged
 from ftpy.storage.beneath import Directory
 from ftpy.storage.feed import Happening, published
 from ftpy.storage.places import place_of
@@ -264,7 +264,7 @@ class SmallFiles:
                 self._publisher.check(staged.path, staged.condition)
             except RequestError:
                 continue  # asked again under the lock: an earlier file of the group may make it true
-        return bool(compared) or any(type(staged.condition) is KnownVersion for staged in group)
+        return bool(compared) or any(isinstance(staged.condition, KnownVersion | KnownInode) for staged in group)
 
     def _keep(
         self, opened: ExitStack, publication: Publication, group: Sequence[LocalMember], refused: Refused

@@ -180,6 +180,8 @@ class _Reversal:
             if replaced is None:
                 self._old.rename_noreplace(step.kept, into, step.place.name)
             else:
+                if not identity(replaced).fits(self.look(step.place)):  # on a client's side nobody else takes the lock
+                    raise Changed(f"{display(str(step.place))}: it was changed since")
                 self._old.rename(step.kept, into, step.place.name)
                 change.moved(step.place, ROOT, weight(replaced))
             if change.tells(ROOT, step.place):

@@ -9,7 +9,7 @@ import struct
 from typing import NamedTuple
 
 from ftpy.files import FileInfo, FileType, RemotePath
-from ftpy.storage.base import KnownDigest
+from ftpy.storage.base import KnownDigest, KnownInode
 
 _UNSIGNED = 2**64 - 1
 _PACKED = struct.Struct("<QQQqq")
@@ -35,6 +35,11 @@ class Version(NamedTuple):
 def version_of(found: os.stat_result) -> Version:
     """The version that a stat saw."""
     return Version(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def inode_of(found: os.stat_result) -> KnownInode:
+    """What a stat saw, by itself."""
+    return KnownInode(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 class Digests(NamedTuple):

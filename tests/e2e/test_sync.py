@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ftpy.client import pulling, syncing
+from ftpy.client import partial, pulling, syncing
 from ftpy.client.kept import KeptHere, find_here, kept_in, operations_here
 from ftpy.client.syncing import SyncOptions, SyncResult
 from ftpy.client.syncplan import Plan
@@ -349,6 +349,68 @@ def test_a_pull_leaves_alone_what_is_changed_here_while_it_is_fetched(
     assert [(type(told.error), told.path) for told in result.failures] == [(LocalFileError, RemotePath(("d", "top")))]
     assert "changed" in str(result.failures[0].error)
     assert (local / "top").read_bytes() == b"an editor saves so"
+
+
+@pytest.mark.usefixtures("state")
+def test_a_pull_leaves_alone_what_is_saved_here_while_the_disk_writes_its_replacement(
+    plain_host: Host, local: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync(plain_host, local)
+    make(plain_host.root / "d", {"top": os.urandom(3 * 1024 * 1024)}, 2 * 10**18)
+
+    def slow(descriptor: int) -> None:
+        os.fsync(descriptor)
+        (local / "saved").write_bytes(b"an editor saves so")
+        (local / "saved").replace(local / "top")
+
+    monkeypatch.setattr(partial, "fsync", slow)
+    result = pull(plain_host, local)
+    assert [(type(told.error), told.path) for told in result.failures] == [(LocalFileError, RemotePath(("d", "top")))]
+    assert (local / "top").read_bytes() == b"an editor saves so"
+
+
+@pytest.mark.usefixtures("state")
+@pytest.mark.parametrize("size", [5, 3 * 1024 * 1024])
+@pytest.mark.parametrize("gone", [False, True], ids=["a link", "nothing"])
+def test_a_pull_leaves_alone_what_takes_the_place_of_a_link_that_it_found(
+    plain_host: Host, local: Path, monkeypatch: pytest.MonkeyPatch, size: int, gone: bool
+) -> None:
+    sync(plain_host, local)
+    make(plain_host.root / "d", {"top": os.urandom(size)}, 2 * 10**18)
+    (local / "top").unlink()
+    (local / "top").symlink_to("nowhere")
+    announce = KeptHere.announce
+
+    def meddle(kept: KeptHere, *arguments: Any) -> Any:
+        if gone:
+            (local / "top").unlink()
+        announced = announce(kept, *arguments)
+        (local / "top").unlink(missing_ok=gone)
+        (local / "top").write_bytes(b"somebody's")
+        return announced
+
+    monkeypatch.setattr(KeptHere, "announce", meddle)
+    result = pull(plain_host, local)
+    assert [told.path for told in result.failures] == [RemotePath(("d", "top"))]
+    assert (local / "top").read_bytes() == b"somebody's"
+
+
+@pytest.mark.usefixtures("state")
+@pytest.mark.parametrize("size", [5, 3 * 1024 * 1024])
+def test_a_pull_replaces_both_names_of_one_file_and_undo_brings_both_back(
+    plain_host: Host, local: Path, size: int
+) -> None:
+    sync(plain_host, local)
+    (local / "other").hardlink_to(local / "top")
+    before = (local / "top").read_bytes()
+    contents = os.urandom(size), os.urandom(size + 1)
+    make(plain_host.root / "d", dict(zip(("top", "other"), contents, strict=True)), 2 * 10**18)
+    result = pull(plain_host, local)
+    assert result.failed == 0 and result.operation is not None
+    assert ((local / "top").read_bytes(), (local / "other").read_bytes()) == contents
+    with kept_in(str(local)) as kept:
+        assert kept.undo(result.operation, "1" * 32).left == 0
+    assert (local / "top").read_bytes() == (local / "other").read_bytes() == before
 
 
 @pytest.mark.usefixtures("state")

@@ -92,9 +92,10 @@ class Commits:
             return
         group, size = self._group, self._bytes
         takes_long = self._compares or len(group) > PATIENT_FILES or size > PATIENT_BYTES
-        self._group, self._bytes, self._compares = [], 0, False
 
         def publish() -> list[FileInfo | RequestError]:
+            # Not before: where the connection is lost on the way here, ``drop`` lets go of it.
+            self._group, self._bytes, self._compares = [], 0, False
             results: list[FileInfo | RequestError] = [InternalError()] * len(group)
             try:
                 results = self._storage.publish([staged for _, staged, _ in group])

@@ -7,7 +7,9 @@ import hashlib
 import io
 import json
 import logging
+import os
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -41,7 +43,7 @@ from ftpy.errors import (
 )
 from ftpy.files import RemotePath
 from ftpy.server.accounts import LOOK_SECONDS
-from ftpy.server.context import GROUP_FILES, PATIENT_FILES
+from ftpy.server.context import GROUP_FILES, PATIENT_FILES, Commits
 from ftpy.server.server import WATCH_SECONDS, Service
 from ftpy.storage.local import LocalStorage
 from ftpy.storage.partwriting import LocalPartWriter
@@ -515,6 +517,35 @@ def said(live: Connection) -> Any:
     """The next message, progress too."""
     live.channel.flush()
     return live.channel.session.receive(live.channel.stream.receive_header(65536) or b"")
+
+
+def test_what_is_staged_goes_where_the_connection_is_lost_before_it_is_published(
+    host: Host, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flush = Commits.flush
+    lost = threading.Event()
+
+    def after_a_reset(commits: Commits) -> None:
+        if len(commits) > PATIENT_FILES and not lost.is_set():
+            sock = live.channel.stream._sock
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.close()
+            lost.set()
+        flush(commits)
+
+    def staged() -> list[str]:
+        return [name for name in os.listdir(host.root / ".ftpy" / "staged") if not name.endswith(".lock")]
+
+    monkeypatch.setattr(Commits, "flush", after_a_reset)
+    with connected(host) as live:
+        live.channel.send(StatRequest(id=live.next_id(), path=folder))  # its reply is what cannot be sent
+        for number in range(PATIENT_FILES + 1):
+            put_small(live, f"{folder}/{number}", b"x")
+        live.channel.send(StatRequest(id=live.next_id(), path=folder))
+        live.channel.flush()
+        assert lost.wait(10)
+    eventually(lambda: not staged())
+    assert os.listdir(host.root / folder) == []
 
 
 def test_progress_is_said_while_a_group_is_made_durable(

@@ -82,7 +82,7 @@ def pair(name: str, addresses: tuple[str, ...], force: bool) -> None:
         raise ConfigError(f"there is a server named {name!r} already; --force replaces it")
     for address in addresses:
         parse_address(address)
-    text = click.prompt("Pairing token", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
+    text = click.prompt("Pairing token", hide_input=True, err=True) if sys.stdin.isatty() else _line_of_stdin()
     token = PairingToken.from_text(text)
     profile = Profile(
         addresses=list(addresses) or token.addresses,
@@ -94,6 +94,11 @@ def pair(name: str, addresses: tuple[str, ...], force: bool) -> None:
         server, rights = client.server, ", ".join(sorted(client.rights))
     save_profile(path, name, profile)
     click.echo(f"paired with {name} ({display(server)}) as {profile.user}: {display(rights)}", err=True)
+
+
+def _line_of_stdin() -> str:
+    """The first line, whatever bytes it has: what is no token is told as that, without a word of it."""
+    return sys.stdin.buffer.readline().decode("ascii", "replace")
 
 
 @ftpy.command(

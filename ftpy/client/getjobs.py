@@ -171,6 +171,8 @@ class GetJobs:
         if self._options.dry_run or (self._filter is not None and self._filter.only_some):
             return
         mode, mtime_ns, status = folder.info.mode | OWNER_BITS, folder.info.mtime_ns, folder.status
+        if status is not None and not self._options.force:
+            mode &= status.st_mode | OWNER_BITS  # what was here before is opened to nobody else
         as_it_should_be = (
             status is not None
             and not folder.touched[0]

@@ -13,10 +13,12 @@ import stat
 from collections.abc import Iterator
 
 from ftpy.client.landing import Landing
+from ftpy.client.operations import chosen
 from ftpy.client.results import Kept, LeftAlone, Undone
 from ftpy.client.source import local_error
 from ftpy.config.client import client_config_path
-from ftpy.errors import FtpyError, LocalFileError, RequestError, UnknownOperation
+from ftpy.durable import locked, replace_file
+from ftpy.errors import FtpyError, LocalFileError, RequestError
 from ftpy.files import RemotePath, display, is_unfinished
 from ftpy.storage.area import AREA, made_private
 from ftpy.storage.base import Closing, KnownInode
@@ -72,7 +74,7 @@ class KeptHere(Closing):
         """Begin an operation here, and note where; what is older than it is kept for goes."""
         with self._translating():
             with Remover(self.landing.area, self.landing.publisher) as remover:
-                remover.sweep_trash(self.trash, KEEP_SECONDS)
+                remover.sweep_trash(self.trash, KEEP_SECONDS, OWNER)  # a server here may keep its users' for longer
             self.trash.begin(OperationKey(OWNER, operation), display(what))
         note(self.landing.target)
 
@@ -189,14 +191,13 @@ def kept_in(target: str) -> Iterator[KeptHere]:
 
 def note(target: str) -> None:
     """Remember that something is kept in this folder. Where that fails it is only not listed."""
-    real = os.path.realpath(target)
-    targets = [one for one in targets_noted() if one != real][1 - MOST_NOTED :]
+    real, path = os.path.realpath(target), notes_path()
     with contextlib.suppress(OSError):
-        path = notes_path()
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        with open(f"{path}.new", "w", encoding="ascii") as file:
-            file.writelines(json.dumps({"target": one}) + "\n" for one in [*targets, real])
-        os.replace(f"{path}.new", path)
+        with locked(path):
+            targets = [one for one in targets_noted() if one != real][1 - MOST_NOTED :]
+            lines = [json.dumps({"target": one}) + "\n" for one in [*targets, real]]
+            replace_file(path, "".join(lines).encode("ascii"), 0o600)
 
 
 def targets_noted() -> list[str]:
@@ -220,7 +221,5 @@ def operations_here() -> list[Kept]:
 
 def find_here(prefix: str) -> Kept | None:
     """The operation on this side whose id begins so; None where there is none. Raises UnknownOperation for several."""
-    found = [one for one in operations_here() if one.id.startswith(prefix)]
-    if len(found) > 1:
-        raise UnknownOperation(f"{prefix}: {len(found)} operations begin with that; more of its digits are needed")
-    return found[0] if found else None
+    found = {one.id: one for one in operations_here() if one.id.startswith(prefix)}
+    return found[chosen(prefix, list(found))] if found else None

@@ -41,9 +41,10 @@ class Landing(Closing):
         """The folder that was last asked for the name of something in it, and its own."""
         with ExitStack() as opened:
             try:
+                self._was_there = os.path.lexists(target)
                 if not dry_run:
                     os.makedirs(target, exist_ok=True)
-                elif not os.path.lexists(target):
+                elif not self._was_there:
                     import tempfile
 
                     target = opened.enter_context(tempfile.TemporaryDirectory())  # nothing is there
@@ -175,11 +176,17 @@ class Landing(Closing):
         except OSError as error:
             raise local_error(name, error) from None
 
-    def finish(self, *, mode: int, mtime_ns: int) -> None:
-        """Give the folder itself its mode and time, after ``close`` of all that is in it. Raises LocalFileError."""
+    def finish(self, *, mode: int, mtime_ns: int, force: bool) -> None:
+        """Give the folder itself its mode and time, after ``close`` of all that is in it. Raises LocalFileError.
+
+        What was there before is opened to nobody else, unless by ``force``.
+        """
         try:
             if os.chmod in os.supports_fd:
-                os.chmod(self.target, stat.S_IMODE(os.stat(self.target).st_mode) & 0o7000 | mode)
+                now = stat.S_IMODE(os.stat(self.target).st_mode)
+                if self._was_there and not force:
+                    mode &= now | stat.S_IRWXU
+                os.chmod(self.target, now & 0o7000 | mode)
             os.utime(self.target, ns=(mtime_ns, mtime_ns))
         except OSError as error:
             raise local_error(self.target, error) from None

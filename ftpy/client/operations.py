@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -29,6 +30,10 @@ from ftpy.wire.spelling import wire_to_path
 LEAST_PREFIX = 4
 """Fewest digits of an id that name an operation."""
 
+MOST_LISTED = 100_000
+"""Operations that a server may tell of: as many as it keeps at most for all its users."""
+_ID = re.compile(r"[0-9a-f]{32}")
+
 T = TypeVar("T")
 
 
@@ -50,7 +55,7 @@ class Operations(Base):
 
     def find_operation(self, prefix: str) -> str:
         """The id that begins with these digits. Raises UnknownOperation for none, and for several."""
-        if len(prefix) == 32:
+        if _ID.fullmatch(prefix):
             return prefix
         found = [one.id for one in self.operations() if one.id.startswith(prefix)]
         return chosen(prefix, found)
@@ -88,10 +93,14 @@ def chosen(prefix: str, found: list[str]) -> str:
 
 def _pages(connection: Connection) -> Iterator[Kept]:
     page = connection.call(OperationsRequest(id=connection.next_id()), OperationsReply)
+    told = 0
     while True:
         yield from map(_kept, page.operations)
         if page.complete:
             return
+        told += len(page.operations)
+        if told > MOST_LISTED:
+            raise ProtocolError("the server tells of operations without end")
         page = connection.wait(OperationsReply)
 
 

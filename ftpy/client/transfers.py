@@ -173,7 +173,7 @@ class Transfers(Looks):
             if theirs.missing:  # it was there a moment ago
                 raise NotFound(f"{display(str(where))}: {NotFound.sentence()}")
             if where.parts and not options.dry_run:
-                landing.finish(mode=folder.mode | OWNER_BITS, mtime_ns=folder.mtime_ns)
+                landing.finish(mode=folder.mode | OWNER_BITS, mtime_ns=folder.mtime_ns, force=options.force)
         return result
 
     def _run_tree(self, tree: TreePut | TreeGet, options: TreeOptions) -> TreeResult:

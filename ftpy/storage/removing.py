@@ -115,10 +115,13 @@ class Remover(Closing):
         with translating(ROOT), trash.open(key):
             return self._destroy(trash, key.id, on_removed)
 
-    def sweep_trash(self, trash: Trash, seconds: float) -> int:
-        """Destroy what operations keep that nothing was added to for so long: how many went. Raises OSError."""
+    def sweep_trash(self, trash: Trash, seconds: float, owner: str | None = None) -> int:
+        """Destroy what operations, of one ``owner`` or of all, keep that nothing was added to for so long: how many.
+
+        Raises OSError.
+        """
         swept = 0
-        for name in trash.expired(seconds):
+        for name in trash.expired(seconds, owner):
             with contextlib.suppress(UnknownOperation):  # somebody was faster, or has gone on with it
                 self._destroy(trash, name, ignore, seconds)
                 log.info("an operation expired", extra={"event": "operation-swept", "fields": {"operation": name}})

@@ -212,9 +212,24 @@ class Trash(Closing):
             found.append(Operation(id=name, what=about.what, time_ns=about.time_ns, **counts))
         return sorted(found, key=lambda one: (one.time_ns, one.id), reverse=True)
 
-    def expired(self, seconds: float) -> list[str]:
-        """Ids of those that nothing was added to for so long, and of what a crash left of a beginning."""
-        return [name for name in self.folder.names() if self.has_expired(name, seconds)]
+    def expired(self, seconds: float, owner: str | None = None) -> list[str]:
+        """Ids of those, of one ``owner`` or of all, that nothing was added to for so long.
+
+        And what a crash left of a beginning.
+        """
+        return [
+            name
+            for name in self.folder.names()
+            if self.has_expired(name, seconds) and (owner is None or self._owner(name) in (owner, None))
+        ]
+
+    def _owner(self, name: str) -> str | None:
+        """Whose it is; None for what is no operation."""
+        try:
+            with self._folder(name) as folder:
+                return self._about(folder).owner
+        except UnknownOperation:
+            return None
 
     def has_expired(self, name: str, seconds: float) -> bool:
         """Whether it is there, and nothing was added to it for so long."""

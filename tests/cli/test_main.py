@@ -55,12 +55,13 @@ def test_pair_keeps_a_profile_unless_it_is_forced(fresh: Desk, host: Host) -> No
         (lambda token: token[:-1], "damaged"),
         (lambda token: token[:40] + ("A" if token[40] != "A" else "B") + token[41:], "damaged"),
         (lambda token: token.replace("ftpy1", "ftpy2"), "not a pairing token"),
+        (lambda token: f"\udcff{token}", "not a pairing token"),
     ],
-    ids=["empty", "other", "cut", "letter", "version"],
+    ids=["empty", "other", "cut", "letter", "version", "bytes"],
 )
 def test_pair_refuses_what_is_no_token_without_quoting_it(fresh: Desk, spoil: Callable[[str], str], said: str) -> None:
     text = spoil(fresh.token())
-    ended = fresh("pair", "home", input=text)
+    ended = fresh("pair", "home", input=os.fsencode(text), PYTHONIOENCODING="utf-8:strict")
     ended.failed(2, said)
     assert text[10:30] not in ended.err or not text[10:30]
     assert not fresh.config.exists()

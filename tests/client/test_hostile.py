@@ -17,7 +17,7 @@ import pytest
 from msgspec import structs
 
 from ftpy.client import connection as connections
-from ftpy.client import listing, rangeget, treeget
+from ftpy.client import listing, operations, rangeget, treeget
 from ftpy.client.client import Client
 from ftpy.client.connection import Connection
 from ftpy.client.events import LEAST_SECONDS
@@ -47,6 +47,7 @@ from ftpy.wire import codec, messages
 from ftpy.wire.bases import Request
 from ftpy.wire.events import EventsRequest
 from ftpy.wire.messages import DigestRequest, LsRequest, PartRequest, PutRequest, StatRequest
+from ftpy.wire.operations import OperationsRequest
 from tests.rig import eventually
 from tests.rigs.disks import SmallDisk
 from tests.rigs.lying import Answer, LyingServer, Talk, failure, framed, honestly, lying
@@ -270,6 +271,20 @@ def test_a_listing_without_end_is_refused(
         }[way]
         with pytest.raises(ProtocolError):
             ask()
+
+
+def test_a_list_of_operations_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operations, "MOST_LISTED", 2000)
+
+    def tell(talk: Talk, request: Request | None, answers: list[Answer]) -> Iterable[bytes]:
+        for answer in answers if isinstance(request, OperationsRequest) else ():
+            for _ in range(100_000):
+                yield framed(answer.fields | {"complete": False})
+        if not isinstance(request, OperationsRequest):
+            yield from honestly(talk, request, answers)
+
+    with lying(FILES, tell) as server, client_of(server) as client, pytest.raises(ProtocolError, match="without end"):
+        client.operations()
 
 
 def test_a_digest_of_another_name_and_the_status_of_another_path_are_refused() -> None:

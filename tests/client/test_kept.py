@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from ftpy.client.kept import KeptHere, kept_in
-from ftpy.errors import LocalFileError
+from ftpy.client.kept import KEEP_SECONDS, OWNER, KeptHere, kept_in, note, targets_noted
+from ftpy.errors import LocalFileError, UnknownOperation
 from ftpy.files import RemotePath
+from ftpy.storage.operations import OperationKey
 
 OPERATION, UNDO, AGAIN = "1" * 32, "2" * 32, "3" * 32
 FOLDER = RemotePath.parse("folder")
@@ -42,6 +46,29 @@ def test_a_folder_that_was_made_goes_with_what_a_cut_off_get_left_in_it_and_come
     assert not (here / "folder").exists()
     assert kept.undo(UNDO, AGAIN).left == 0
     assert (here / "folder" / HALF).read_bytes() == b"half"
+
+
+def test_what_others_keep_there_does_not_expire_by_a_sync_of_ours(kept: KeptHere) -> None:
+    old = time.time() - 2 * KEEP_SECONDS
+    for operation, owner in ((UNDO, "alice"), (AGAIN, OWNER)):
+        kept.trash.begin(OperationKey(owner, operation), "sync")
+        os.utime(Path(kept.landing.target) / ".ftpy" / "trash" / operation / "record", (old, old))
+    kept.begin("4" * 32, "sync")
+    kept.trash.open(OperationKey("alice", UNDO)).close()
+    with pytest.raises(UnknownOperation):
+        kept.trash.open(OperationKey(OWNER, AGAIN))
+
+
+def test_targets_that_are_noted_at_once_are_all_remembered(tmp_path: Path, kept: KeptHere) -> None:
+    targets = [tmp_path / f"target-{number}" for number in range(20)]
+    for target in targets:
+        (target / ".ftpy" / "trash").mkdir(parents=True)
+    threads = [threading.Thread(target=note, args=[str(target)]) for target in targets]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(targets_noted()) == {kept.landing.target, *map(str, targets)}
 
 
 def test_a_folder_is_deleted_with_what_a_cut_off_get_left_in_it(kept: KeptHere, here: Path) -> None:

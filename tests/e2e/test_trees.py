@@ -87,6 +87,22 @@ def test_a_tree_comes_back_as_it_was(odd_host: Host, tmp_path: Path) -> None:
     assert portrait(tmp_path / "back") == portrait(source)
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_a_folder_that_is_here_is_opened_to_others_by_force_only(plain_host: Host, tmp_path: Path, force: bool) -> None:
+    theirs, back = plain_host.root / "tree", tmp_path / "back"
+    for root, mode in ((theirs, 0o755), (back, 0o700)):
+        (root / "shut").mkdir(parents=True)
+        (root / "shut").chmod(mode)
+        root.chmod(mode)
+    (theirs / "shut" / "f").write_bytes(b"1")
+    (theirs / "new").mkdir(mode=0o750)
+    with plain_host.client() as client:
+        client.get_tree("tree", back, TreeOptions(force=force))
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (back, back / "shut", back / "new")}
+    kept = 0o755 if force else 0o700
+    assert modes == {"back": kept, "shut": kept, "new": 0o750}
+
+
 def test_a_tree_goes_through_tls_as_well(tls_host: Host, tmp_path: Path) -> None:
     source = plant(tmp_path / "source")
     (source / os.fsdecode(b"not-utf8-\xff")).unlink()

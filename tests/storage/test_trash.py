@@ -459,8 +459,8 @@ def test_an_operation_that_somebody_goes_on_with_in_its_last_moment_is_not_swept
         os.utime(root / ".ftpy" / "trash" / one.id / "record", (0, 0))
     expired = Trash.expired
 
-    def and_then(trash: Trash, seconds: float) -> list[str]:
-        found = expired(trash, seconds)
+    def and_then(trash: Trash, *arguments: Any) -> list[str]:
+        found = expired(trash, *arguments)
         assert sorted(found) == sorted([key.id, other.id])
         if how == "begin":
             local.begin(key, "it goes on")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ftpy.client.syncs import Syncs
 
 MOST_PLANNED = 5_000_000
-"""What a server may list below a folder that is synced; a plan has all of it in memory, a kilobyte each, five where all lie deep."""
+"""What a server may list below a synced folder; a plan has it all in memory, a kilobyte each, or five deep down."""
 
 STAGES: dict[str, str] = {
     "make": "make",

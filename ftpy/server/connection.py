@@ -30,6 +30,7 @@ from ftpy.server.admission import source_of
 from ftpy.server.audit import OK, Act, Trail, outcome_of
 from ftpy.server.context import Commits, Context, failure
 from ftpy.server.penalties import Offence
+from ftpy.server.shares import Share
 from ftpy.server.verbs import dispatch
 from ftpy.transport import tls
 from ftpy.transport.channel import Channel
@@ -217,13 +218,15 @@ class RequestHandler(socketserver.BaseRequestHandler):
             channel.stream.keep(pace)
             pace.catch_up()  # a connection that moves little is told of little: many of them are no way around the rate
         storage = self.service.roots.storage_for(account)
-        commits = Commits(storage, channel, self.trail)
+        share = Share(self.service.shares, account.owner)
+        commits = Commits(storage, channel, self.trail, share)
         context = self.context = Context(
             channel=channel,
             account=account,
             storage=storage,
             config=self.config,
             commits=commits,
+            share=share,
             act=Act(self.trail, UnknownRequest(cmd="-", id=1)),
             draining=self.service.draining.is_set,
             commands=self.service,

@@ -15,6 +15,7 @@ from ftpy.server.accounts import Account
 from ftpy.server.audit import Act, Trail
 from ftpy.server.identity import Identity
 from ftpy.server.orders import Running
+from ftpy.server.shares import Share
 from ftpy.storage.base import KnownDigest, NewFile, Staged, StagedTree, Storage
 from ftpy.storage.feedbook import FeedBook
 from ftpy.storage.operations import OperationKey
@@ -39,7 +40,9 @@ LOOK_SECONDS = 60.0
 """How long it is believed that a staged tree is there; each look puts off that it expires."""
 
 MOST_UPLOADS = 64
-"""Most uploads that one connection holds open: each costs two descriptors and up to two threads."""
+"""Most uploads that one connection holds open."""
+UPLOAD = 2
+"""Descriptors of one, which has up to two threads as well."""
 
 MOST_OPERATIONS = 1024
 """Operations that a connection remembers to be there; then it looks again."""
@@ -56,10 +59,10 @@ def failure(request_id: int, error: RequestError) -> FailureReply:
 class Commits:
     """Small files and folders waiting to be made durable as one group; replies leave in the order of the requests."""
 
-    def __init__(self, storage: Storage, channel: Channel, trail: Trail) -> None:
-        self._storage, self._channel, self._trail = storage, channel, trail
+    def __init__(self, storage: Storage, channel: Channel, trail: Trail, share: Share) -> None:
+        self._storage, self._channel, self._trail, self._share = storage, channel, trail, share
         self._group: list[_Member] = []
-        self._bytes = 0
+        self._bytes = self._shared = 0
         self._compares = False
 
     def __len__(self) -> int:
@@ -83,7 +86,9 @@ class Commits:
         self._group.append((act, staged, digest))
         self._bytes += size
         self._compares = self._compares or compares
-        if len(self._group) >= GROUP_FILES or self._bytes >= GROUP_BYTES:
+        has_room = self._share.take(1)
+        self._shared += has_room
+        if not has_room or len(self._group) >= GROUP_FILES or self._bytes >= GROUP_BYTES:
             self.flush()
 
     def flush(self) -> None:
@@ -100,6 +105,7 @@ class Commits:
             try:
                 results = self._storage.publish([staged for _, staged, _ in group])
             finally:
+                self._give_back()
                 self._tell(group, results)
             return results
 
@@ -123,6 +129,11 @@ class Commits:
         for act, staged, _ in group:
             staged.close()
             act.failed(ConnectionLost())
+        self._give_back()
+
+    def _give_back(self) -> None:
+        shared, self._shared = self._shared, 0
+        self._share.give_back(shared)
 
 
 def _published(request_id: int, result: FileInfo | RequestError, digest: KnownDigest | None) -> Reply | FailureReply:
@@ -163,6 +174,7 @@ class Context:
     storage: Storage
     config: ServerConfig
     commits: Commits
+    share: Share
     act: Act
     """The request under way, for the audit trail."""
     draining: Callable[[], bool]
@@ -220,7 +232,6 @@ class Context:
         """Open or resume an upload and hold it until it ends or the connection does."""
         if self.draining():
             raise ShuttingDown
-        self._make_room()
         upload = self._hold(lambda: self.storage.open_upload(self.account.owner, file, quota=self.account.quota))
         self._found.pop(upload.id, None)
         self.began[upload.id] = self.act
@@ -237,7 +248,6 @@ class Context:
             self.release(upload_id)
             held = None
         if held is None:
-            self._make_room()
             quota = self.account.quota
             held = self._hold(lambda: self.storage.find_upload(self.account.owner, upload_id, quota=quota))
             self._found[upload_id] = None
@@ -251,7 +261,12 @@ class Context:
         """Open an upload: with progress, as the bytes of one that was interrupted may have to be read again."""
 
         def work() -> Upload:
-            upload = opening()
+            self._make_room()
+            try:
+                upload = opening()
+            except BaseException:
+                self.share.give_back(UPLOAD)
+                raise
             # A hand held from before may be on one that another connection has committed meanwhile.
             self.release(upload.id)
             self.uploads[upload.id] = upload  # here: when the peer leaves meanwhile, it is let go of all the same
@@ -261,11 +276,10 @@ class Context:
 
     def _make_room(self) -> None:
         """Let go of what was found and not used for longest: it can be found again. Raises Busy."""
-        if len(self.uploads) < MOST_UPLOADS:
-            return
-        if not self._found:
-            raise Busy(f"{MOST_UPLOADS} uploads are under way on this connection")
-        self.release(next(iter(self._found)))
+        while len(self.uploads) >= MOST_UPLOADS or not self.share.take(UPLOAD):
+            if not self._found:
+                raise Busy(f"{len(self.uploads)} uploads are under way on this connection, as many as it may have now")
+            self.release(next(iter(self._found)))
 
     def release(self, upload_id: str) -> None:
         """Let go of an upload that has ended."""
@@ -274,6 +288,7 @@ class Context:
         self.brought.pop(upload_id, None)
         if (upload := self.uploads.pop(upload_id, None)) is not None:
             upload.close()
+            self.share.give_back(UPLOAD)
 
     def close(self) -> None:
         """Let go of everything; unfinished uploads stay and can be resumed."""

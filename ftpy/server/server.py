@@ -38,6 +38,7 @@ from ftpy.server.roots import Roots
 from ftpy.server.rows import BeaconRow, SessionRow
 from ftpy.server.sandbox import check_user, confine
 from ftpy.server.seldom import Seldom
+from ftpy.server.shares import Shares, descriptors
 from ftpy.storage import syscalls
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ class Service:
         )
         self.leavers = Seldom()
         """Sources of strangers who just left: that costs them nothing, and is not to fill the disk with lines."""
+        self.shares = Shares(descriptors(config.limits.connections))
         self.draining = threading.Event()
         self.since_ns = time.time_ns()
         self._sessions = itertools.count(1)

@@ -43,8 +43,9 @@ from ftpy.errors import (
 )
 from ftpy.files import RemotePath
 from ftpy.server.accounts import LOOK_SECONDS
-from ftpy.server.context import GROUP_FILES, PATIENT_FILES, Commits
+from ftpy.server.context import GROUP_FILES, PATIENT_FILES, UPLOAD, Commits
 from ftpy.server.server import WATCH_SECONDS, Service
+from ftpy.server.shares import Shares
 from ftpy.storage.local import LocalStorage
 from ftpy.storage.partwriting import LocalPartWriter
 from ftpy.storage.uploads import LocalUpload
@@ -492,6 +493,24 @@ def test_uploads_of_other_connections_are_held_only_up_to_the_limit_and_found_ag
             with pytest.raises(Busy):
                 open_upload(worker, f"{folder}/more2", 9 * MIB)
     assert {path.name for path in (host.root / folder).iterdir()} == {"0", "1", "2", "3"}
+
+
+def test_no_user_holds_more_descriptors_with_unfinished_work_than_are_left_for_others(tmp_path: Path) -> None:
+    with running(tmp_path / "host", tls=False) as host:
+        assert host.service is not None
+        host.service.shares = shares = Shares(4 * UPLOAD)
+        host.add_user("bob")
+        host.service.accounts.look()
+        with connected(host) as one, connected(host) as two, connected(host, "bob") as other:
+            for live, name in ((one, "1"), (two, "2")):
+                open_upload(live, name, 9 * MIB)
+            with pytest.raises(Busy, match="1 uploads are under way"):
+                open_upload(one, "3", 9 * MIB)
+            open_upload(other, "4", 9 * MIB)
+            numbers = [put_small(two, f"small{n}", b"x") for n in range(20)]  # they wait for no group
+            assert [two.wait(StoredReply).id for _ in numbers] == numbers
+        eventually(lambda: shares.take("carol", 2 * UPLOAD))
+        assert not shares.take("carol", 1)
 
 
 # ------------------------------------------------------------------ what takes long

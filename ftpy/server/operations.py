@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 from ftpy.files import RemotePath
 from ftpy.server.context import Context
 from ftpy.server.rights import Permissions
@@ -45,19 +47,17 @@ def handle_begin(request: BeginRequest, context: Context) -> BeginReply:
 
 def handle_operations(request: OperationsRequest, context: Context) -> OperationsReply:
     """List this user's operations in pages; the last one says that it is complete."""
-
-    def found() -> list[Operation]:
-        return context.storage.operations(context.account.owner)
-
+    found = context.storage.operations(context.account.owner)
     page: list[OperationEntry] = []
     size = 0
-    for operation in context.channel.patiently(found, progress=lambda: 0):
-        cost = 6 * len(operation.what) + 256
-        if page and (len(page) >= PAGE_OPERATIONS or size + cost > PAGE_BYTES):
-            context.channel.send(OperationsReply(id=request.id, operations=page, complete=False))
-            page, size = [], 0
-        page.append(_entry(operation))
-        size += cost
+    while operations := context.channel.patiently(lambda: list(islice(found, PAGE_OPERATIONS)), progress=lambda: 0):
+        for operation in operations:
+            cost = 6 * len(operation.what) + 256
+            if page and (len(page) >= PAGE_OPERATIONS or size + cost > PAGE_BYTES):
+                context.channel.send(OperationsReply(id=request.id, operations=page, complete=False))
+                page, size = [], 0
+            page.append(_entry(operation))
+            size += cost
     return OperationsReply(id=request.id, operations=page, complete=True)
 
 

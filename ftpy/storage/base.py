@@ -316,8 +316,8 @@ class Storage(Closing, abc.ABC):
         """Raises UnknownOperation unless its owner has begun it and it has neither expired nor been forgotten."""
 
     @abc.abstractmethod
-    def operations(self, owner: str) -> list[Operation]:
-        """Those of one owner, the newest first."""
+    def operations(self, owner: str) -> Iterator[Operation]:
+        """Those of one owner, the newest first, each looked at in its turn."""
 
     @abc.abstractmethod
     def undo(

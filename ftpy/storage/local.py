@@ -256,10 +256,10 @@ class LocalStorage(Storage):
         with translating(RemotePath()):
             self._trash.open(key).close()
 
-    def operations(self, owner: str) -> list[Operation]:
+    def operations(self, owner: str) -> Iterator[Operation]:
         """Those of one owner."""
         with translating(RemotePath()):
-            return self._trash.operations(owner)
+            yield from self._trash.operations(owner)
 
     def undo(
         self,

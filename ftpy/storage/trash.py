@@ -197,39 +197,39 @@ class Trash(Closing):
             raise UnknownOperation
         return about
 
-    def operations(self, owner: str) -> list[Operation]:
-        """Those of one owner, the newest first; what each was, read from its record."""
+    def operations(self, owner: str) -> Iterator[Operation]:
+        """Those of one owner, the newest first; what each was is read from its record when its turn comes."""
         found = []
         for name in self.folder.names():
+            about = self._about_of(name)
+            if about is not None and about.owner == owner:
+                found.append((about.time_ns, name))
+        for time_ns, name in sorted(found, reverse=True):
             try:
                 with self._folder(name) as folder:
-                    about = self._about(folder)
-                    if about.owner != owner:
-                        continue
-                    counts = folder.counts()
+                    told = Operation(id=name, what=self._about(folder).what, time_ns=time_ns, **folder.counts())
             except UnknownOperation:
-                continue
-            found.append(Operation(id=name, what=about.what, time_ns=about.time_ns, **counts))
-        return sorted(found, key=lambda one: (one.time_ns, one.id), reverse=True)
+                continue  # forgotten meanwhile
+            yield told
+
+    def _about_of(self, name: str) -> About | None:
+        """What began it; None for what is no operation."""
+        try:
+            with self._folder(name) as folder:
+                return self._about(folder)
+        except UnknownOperation:
+            return None
 
     def expired(self, seconds: float, owner: str | None = None) -> list[str]:
         """Ids of those, of one ``owner`` or of all, that nothing was added to for so long.
 
         And what a crash left of a beginning.
         """
-        return [
-            name
-            for name in self.folder.names()
-            if self.has_expired(name, seconds) and (owner is None or self._owner(name) in (owner, None))
-        ]
-
-    def _owner(self, name: str) -> str | None:
-        """Whose it is; None for what is no operation."""
-        try:
-            with self._folder(name) as folder:
-                return self._about(folder).owner
-        except UnknownOperation:
-            return None
+        expired = [name for name in self.folder.names() if self.has_expired(name, seconds)]
+        if owner is None:
+            return expired
+        abouts = ((name, self._about_of(name)) for name in expired)
+        return [name for name, about in abouts if about is None or about.owner == owner]
 
     def has_expired(self, name: str, seconds: float) -> bool:
         """Whether it is there, and nothing was added to it for so long."""

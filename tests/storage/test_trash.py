@@ -352,7 +352,7 @@ def test_rm_of_a_folder_with_something_in_it_keeps_nothing(local: LocalStorage) 
     key = begun(local)
     with pytest.raises(NotEmpty):
         local.rm(path("d"), recursive=False, operation=key)
-    assert local.operations(OWNER)[0].deleted == 0
+    assert next(local.operations(OWNER)).deleted == 0
 
 
 # ------------------------------------------------------------------ whose, how long, how much
@@ -362,7 +362,7 @@ def test_an_operation_is_its_owners_alone(local: LocalStorage, root: Path) -> No
     put(local, "a", b"1")
     key = begun(local, owner="alice")
     foreign = OperationKey("bob", key.id)
-    assert [len(local.operations(owner)) for owner in ("alice", "bob")] == [1, 0]
+    assert [len(list(local.operations(owner))) for owner in ("alice", "bob")] == [1, 0]
     for asked in (foreign, OperationKey("alice", "0" * 32), OperationKey("alice", "../" * 10)):
         with pytest.raises(UnknownOperation):
             local.check_operation(asked)
@@ -410,7 +410,7 @@ def test_a_begin_that_was_broken_off_anywhere_can_be_made_again_and_leaves_nothi
             if isinstance(error, OSError):
                 assert list(trash.iterdir()) == []
                 usage.check()
-        assert local.operations(OWNER) == []
+        assert list(local.operations(OWNER)) == []
         local.begin(key, "again")
         local.rm(path("a"), recursive=False, operation=key)
         assert [one.what for one in local.operations(OWNER)] == ["again"]
@@ -419,13 +419,23 @@ def test_a_begin_that_was_broken_off_anywhere_can_be_made_again_and_leaves_nothi
         usage.check()
 
 
+def test_operations_are_looked_at_in_their_turn(local: LocalStorage) -> None:
+    keys = [OperationKey(OWNER, f"{number:032x}") for number in range(3)]
+    for key in keys:
+        local.begin(key, "sync")
+    told = local.operations(OWNER)
+    assert next(told).id == keys[2].id
+    local.forget(keys[1])
+    assert [one.id for one in told] == [keys[0].id]
+
+
 def test_racing_beginnings_of_one_operation_are_one(local: LocalStorage) -> None:
     key = OperationKey(OWNER, secrets.token_hex(16))
     foreign = OperationKey("bob", key.id)
     assert at_once(8, lambda _: local.begin(key, "one of them")) == [None] * 8
     with pytest.raises(InvalidRequest, match="taken"):
         local.begin(foreign, "somebody else's")
-    assert len(local.operations(OWNER)) == 1 and local.operations("bob") == []
+    assert len(list(local.operations(OWNER))) == 1 and list(local.operations("bob")) == []
 
 
 def test_what_is_kept_counts_until_it_is_forgotten_or_expires(tmp_path: Path) -> None:
@@ -443,9 +453,9 @@ def test_what_is_kept_counts_until_it_is_forgotten_or_expires(tmp_path: Path) ->
         assert local.forget(key).files == 2  # the record is one
         usage.check()
         local.sweep(expire_seconds=1e9, trash_seconds=3600)
-        assert len(local.operations(OWNER)) == 1
+        assert len(list(local.operations(OWNER))) == 1
         local.sweep(expire_seconds=1e9, trash_seconds=-1)
-        assert local.operations(OWNER) == [] and usage.used() == (3, 1)
+        assert list(local.operations(OWNER)) == [] and usage.used() == (3, 1)
         usage.check()
 
 
@@ -639,7 +649,7 @@ def test_what_is_forgotten_while_it_is_undone_does_not_come_back_uncounted(tmp_p
         local.rm(path("a"), recursive=False, operation=key)
 
         def forget(steps: int) -> None:
-            if local.operations(OWNER)[-1].id == key.id:
+            if list(local.operations(OWNER))[-1].id == key.id:
                 local.forget(key)
 
         with pytest.raises(UnknownOperation):

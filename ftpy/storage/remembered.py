@@ -17,7 +17,8 @@ from ftpy.storage.versions import NO_DIGESTS, Digests, Version
 
 log = logging.getLogger("ftpy.storage")
 
-# One row an inode: a new version takes the place of the old one, so the table never outgrows the disk's files.
+# One row an inode: a new version takes the place of the old one, so the table does not outgrow the disk's files where
+# inode numbers come back.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS digests (
     dev INTEGER NOT NULL, ino INTEGER NOT NULL,

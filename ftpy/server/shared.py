@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -10,8 +11,11 @@ from ftpy.config.server import ServerConfig
 from ftpy.server.admission import Admission, Verdict
 from ftpy.server.crew import Worker
 from ftpy.server.penalties import Offence, Offenders
+from ftpy.server.seldom import Seldom
 from ftpy.server.server import SWEEP_SECONDS
 from ftpy.storage.sharing import Link
+
+log = logging.getLogger("ftpy.server")
 
 SWEEP_AGAIN_SECONDS = SWEEP_SECONDS / 2
 """A root is swept no sooner after another worker did; each of them asks every SWEEP_SECONDS."""
@@ -23,6 +27,13 @@ _Connection = tuple[Worker, int]
 """A worker, and what it tells its connection by."""
 _Key = tuple[str, str]
 """A root and the id of an upload below it."""
+
+
+def say_link_failed(seldom: Seldom, error: OSError) -> None:
+    """There was no descriptor for a link, here or where it was sent to."""
+    if times := seldom.due("link-failed"):
+        fields = {"reason": error.strerror, "times": times}
+        log.error("link-failed", extra={"event": "link-failed", "fields": fields})
 
 
 class _Send(Protocol):
@@ -38,6 +49,7 @@ class Shared:
         self.admission: Admission[_Connection] = Admission(config.limits, Offenders(config.penalties))
         self._owners: dict[_Key, Worker] = {}
         self._swept: dict[str, float] = {}
+        self._seldom = Seldom()
         self.words: Words = {
             "admit": self._admit,
             "known": self._known,
@@ -93,7 +105,11 @@ class Shared:
         owner = self._owners.get(key)
         if owner is None or owner is worker:
             return None
-        one, other = Link.pair()
+        try:
+            one, other = Link.pair()
+        except OSError as error:  # EMFILE, ENFILE: who asks tries again for a while, then it is busy
+            say_link_failed(self._seldom, error)
+            return None
         self._send(owner, "welcome", key[0], link=other)
         return one
 

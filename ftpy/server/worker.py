@@ -23,8 +23,10 @@ from ftpy.server.listening import Listener
 from ftpy.server.orders import Runner
 from ftpy.server.penalties import Offence
 from ftpy.server.rows import EndRow
+from ftpy.server.seldom import Seldom
 from ftpy.server.server import Service
-from ftpy.storage.sharing import Link
+from ftpy.server.shared import say_link_failed
+from ftpy.storage.sharing import DescriptorsLost, Link
 
 log = logging.getLogger("ftpy.server")
 
@@ -122,6 +124,7 @@ class Parent:
         self._asked: dict[int, queue.SimpleQueue[tuple[bool, Any]]] = {}
         self._is_gone = False
         self._service: Service | None = None
+        self._seldom = Seldom()
         self.admission = SharedAdmission(self)
         self.drain = threading.Event()
         """Set when this worker is to stop."""
@@ -170,8 +173,7 @@ class Parent:
         try:
             with contextlib.suppress(EOFError, OSError):
                 while True:
-                    (word, *arguments), descriptors = self._link.receive()
-                    _WORDS[word](self, *arguments, *map(_link, descriptors))
+                    self._heed(*self._receive())
         finally:
             with self._lock:
                 self._is_gone = True
@@ -180,6 +182,23 @@ class Parent:
                 box.put((False, None))
             self.drain.set()
             self._all_drained.set()
+
+    def _receive(self) -> tuple[tuple[Any, ...], list[int]]:
+        """What the parent says next; a link that there was no descriptor for has not come along."""
+        try:
+            return self._link.receive()
+        except DescriptorsLost as lost:
+            say_link_failed(self._seldom, lost)
+            message: tuple[Any, ...] = lost.message
+            return message, []
+
+    def _heed(self, message: tuple[Any, ...], descriptors: list[int]) -> None:
+        """Do what the parent says. What goes wrong with it must not look as if the parent were gone."""
+        word, *arguments = message
+        try:
+            _WORDS[word](self, *arguments, *map(_link, descriptors))
+        except Exception:
+            log.exception("word-failed", extra={"event": "word-failed", "fields": {"word": word}})
 
     def _answer(self, number: int, result: Any, link: Link | None = None) -> None:
         with self._lock:
@@ -191,9 +210,10 @@ class Parent:
         self.admission.make_room(connection)
         self._service.break_off(connection)
 
-    def _welcome(self, root: str, link: Link) -> None:
+    def _welcome(self, root: str, link: Link | None = None) -> None:
         assert self._service is not None
-        self._service.roots.welcome(root, link)
+        if link is not None:  # else who asked finds it ended, and tries again
+            self._service.roots.welcome(root, link)
 
     def _reload(self, config: ServerConfig | None) -> None:
         assert self._service is not None

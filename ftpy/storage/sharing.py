@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import os
 import pickle
 import socket
@@ -22,6 +23,15 @@ from ftpy.storage.base import Closing, NewFile, Quota
 _LENGTH_BYTES = 4
 MOST_DESCRIPTORS = 2
 """Open files that one message takes along, at most."""
+
+
+class DescriptorsLost(OSError):
+    """This process had no room for all open files that came with a message; none is left open, and the link goes on."""
+
+    def __init__(self, message: Any) -> None:
+        super().__init__(errno.EMFILE, os.strerror(errno.EMFILE))
+        self.message = message
+        """It came whole."""
 
 
 class Link(Closing):
@@ -56,14 +66,17 @@ class Link(Closing):
             sent += self._end.send(view[sent:], flags)
 
     def receive(self) -> tuple[Any, list[int]]:
-        """The next object, and the open files that came with it."""
+        """The next object, and all open files that came with it. Raises DescriptorsLost."""
         # Exactly the length: what comes with a later message's first byte must not be taken with this one.
-        head, descriptors, _, _ = socket.recv_fds(self._end, _LENGTH_BYTES, MOST_DESCRIPTORS)
+        head, descriptors, flags, _ = socket.recv_fds(self._end, _LENGTH_BYTES, MOST_DESCRIPTORS)
         try:
             for descriptor in descriptors:
                 os.set_inheritable(descriptor, False)
             length = int.from_bytes(head + self._exactly(_LENGTH_BYTES - len(head)), "big")
-            return pickle.loads(self._exactly(length)), descriptors  # noqa: S301  (see above)
+            message = pickle.loads(self._exactly(length))  # noqa: S301  (see above)
+            if flags & socket.MSG_CTRUNC:  # recvmsg(2): the kernel gave as many as there was room for
+                raise DescriptorsLost(message)
+            return message, descriptors
         except BaseException:
             for descriptor in descriptors:
                 syscalls.close(descriptor)

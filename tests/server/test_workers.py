@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from ftpy.digests import hexdigest
 from ftpy.errors import Busy, ConnectionFailed
 from ftpy.server import crew
 from ftpy.server.crew import Slot, Worker
+from ftpy.server.server import Service
+from ftpy.server.worker import Parent
 from ftpy.server.workers import Workers
 from ftpy.storage.sharing import Link
 from ftpy.wire.fields import Trailer, digest_of
@@ -37,6 +40,7 @@ from ftpy.wire.messages import (
     StoredReply,
     UploadReply,
 )
+from tests.descriptors import descriptors_left
 from tests.rig import Daemon, Host, eventually
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="needs Linux's /proc")
@@ -383,6 +387,46 @@ workers.run_worker = lambda *given, **more: (
             "ftpy-server: a worker died 10 times in a row, each time before it served; the log says how"
         )
         assert 'how="exit code 7"' in daemon.log
+
+
+# ------------------------------------------------------------------ descriptors and processes run out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("starved", "room"), [("parent", 0), ("owner", 0), ("other", 1)])
+def test_an_upload_of_another_worker_is_busy_and_nothing_else_happens_when_a_process_has_no_descriptor(
+    host: Host, data: bytes, starved: str, room: int
+) -> None:
+    with Crew(host, workers=2) as daemon, ExitStack() as stack:
+        assert daemon.process is not None
+        owner, other = (daemon.connect(stack, worker) for worker in (0, 1))
+        upload = open_upload(owner, len(data)).upload
+        pids = {"parent": daemon.process.pid, "owner": daemon.workers[0], "other": daemon.workers[1]}
+        with descriptors_left(room, pids[starved]):
+            with pytest.raises(Busy):
+                open_upload(other, len(data))
+            assert ("link-failed" in daemon.log) == (starved != "other")
+            assert served(other) and served(owner)
+        send_part(other, upload, 0, data)
+        assert sorted(daemon.newest()) == sorted(daemon.workers)
+        assert "Traceback" not in daemon.log and "worker-died" not in daemon.log
+
+
+def test_a_defect_at_one_word_of_the_parents_is_logged_and_the_next_word_is_heard(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    mine, its = Link.pair()
+    with mine, its, contextlib.closing(Service(host.config)) as service, ThreadPoolExecutor(1) as pool:
+        parent = Parent(its, 1)
+        parent.serve(service)
+        answer = pool.submit(parent.ask, "link", ("root", "id"), otherwise="gone")
+        (_, number, _), _ = mine.receive()
+        mine.send(("kick", "no number", "1-1", "one too many"))
+        mine.send(("answer", number, "heard"))
+        assert answer.result(20) == "heard" and not parent.drain.is_set()
+        assert [record.message for record in caplog.records] == ["word-failed"]
+        mine.shutdown()
+        assert parent.drain.wait(20)
 
 
 # ------------------------------------------------------------------ a worker that does not listen

@@ -31,9 +31,10 @@ from ftpy.storage.journal import parse
 from ftpy.storage.local import LocalStorage
 from ftpy.storage.remembered import Remembered
 from ftpy.storage.remote import RemoteUpload
-from ftpy.storage.sharing import Link
+from ftpy.storage.sharing import DescriptorsLost, Link
 from ftpy.storage.uploadbase import PART_BYTES, Upload
 from ftpy.storage.versions import Version
+from tests.descriptors import descriptors_left
 from tests.rig import eventually
 from tests.storage.contract import (
     OWNER,
@@ -51,6 +52,8 @@ from tests.storage.contract_changes import ChangesContract
 from tests.storage.contract_trees import TreesContract
 
 DATA = content(4 * PART_BYTES + 9)
+MOST_FOR_A_HAND = 4
+"""Descriptors: two ends of a link, and the owner's two files."""
 FILE = new_file("d/big", len(DATA))
 
 
@@ -85,7 +88,10 @@ class Seat:
         owner = self._board.owners.get(upload_id)
         if owner is None or owner is self or owner.storage is None:
             return None
-        mine, theirs = Link.pair()
+        try:
+            mine, theirs = Link.pair()
+        except OSError:  # no descriptor is left
+            return None
         try:
             owner.storage.welcome(theirs)
         except RequestError:
@@ -311,6 +317,51 @@ def test_descriptors_and_threads_return_to_base_after_remote_hands(storages: lis
     for _ in range(20):
         once()
     eventually(lambda: usage() <= base)
+
+
+# ------------------------------------------------------------------ a process without descriptors
+
+needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="sees in /proc which descriptors are free")
+
+
+@needs_linux
+@pytest.mark.parametrize("room", [0, 1])
+def test_a_message_whose_open_files_find_no_room_is_told_apart_and_the_next_one_comes(
+    room: int, tmp_path: Path
+) -> None:
+    here, there = Link.pair()
+    with here, there, open(tmp_path / "file", "wb") as file:
+        here.send("both", [file.fileno(), file.fileno()])
+        here.send("next", [file.fileno()])
+        before = os.listdir("/dev/fd")
+        with descriptors_left(room), pytest.raises(DescriptorsLost) as lost:
+            there.receive()
+        assert lost.value.message == "both" and os.listdir("/dev/fd") == before
+        message, (descriptor,) = there.receive()
+        os.close(descriptor)
+        assert message == "next"
+
+
+@needs_linux
+@pytest.mark.parametrize("room", range(7))
+def test_a_remote_hand_has_both_of_the_owners_files_or_is_busy_when_descriptors_run_out(
+    room: int, storages: list[LocalStorage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the journal's it would write to what another process may have taken over."""
+    monkeypatch.setattr(uploads, "HANDOVER_SECONDS", 0.05)
+    piece = DATA[:PART_BYTES]
+    with storages[0].open_upload(OWNER, FILE) as here:
+        with descriptors_left(room), ExitStack() as stack:
+            try:
+                there = stack.enter_context(storages[1].open_upload(OWNER, FILE))
+            except Busy:
+                assert room < MOST_FOR_A_HAND
+            else:
+                assert isinstance(there, RemoteUpload) and len(there._descriptors) == 2
+                assert room >= MOST_FOR_A_HAND
+        with storages[1].open_upload(OWNER, FILE) as there:
+            send(there, 0, piece)
+        assert here.missing() == [(1, 4)]
 
 
 # ------------------------------------------------------------------ an owner that dies

@@ -31,6 +31,7 @@ from ftpy.server.orders import Runner, start_runner
 from ftpy.server.reloading import reread
 from ftpy.server.rows import EndRow, KickQuestion, Question, Row
 from ftpy.server.sandbox import confine
+from ftpy.server.seldom import Seldom
 from ftpy.server.server import LAST_SECONDS, RELOAD_SIGNALS, SIGNALS, STOP_SIGNALS, Service
 from ftpy.server.shared import Shared, Words
 from ftpy.server.worker import ENDED, FAILED, run_worker
@@ -96,6 +97,7 @@ class Workers(Closing):
         self._signals, self._signalled = socket.socketpair()
         self._since_ns = time.time_ns()
         self._is_announced = False
+        self._seldom = Seldom()
         self._ticked = -TICK_SECONDS
         self._deadline: float | None = None
         """When to wait no longer for workers that drain, by the monotonic clock."""
@@ -214,18 +216,40 @@ class Workers(Closing):
             self._deadline = now + LAST_SECONDS
 
     def _start(self, slot: Slot) -> None:
+        try:
+            slot.worker = self._forked(slot)
+        except OSError as error:
+            self._put_off(slot, error.strerror or str(error))
+        else:
+            self._mail.begin(slot.worker)
+
+    def _put_off(self, slot: Slot, reason: str) -> None:
+        """The system has no process to give, or no descriptor: those that live serve on, and it is tried again."""
+        if not self._is_announced:  # whoever starts the server is there to hear it
+            raise FtpyError(f"a worker cannot be started: {reason}")
+        slot.due = time.monotonic() + MOST_PAUSE_SECONDS
+        if times := self._seldom.due("worker-not-started"):
+            fields = {"reason": reason, "times": times}
+            log.error("worker-not-started", extra={"event": "worker-not-started", "fields": fields})
+
+    def _forked(self, slot: Slot) -> Worker:
+        """A process for a slot, and the link to it. Raises OSError."""
         mine, its = Link.pair()
         # Until it ignores them, a signal to all processes of a terminal or a service must not reach it.
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        sys.stderr.flush()
-        generation = next(self._generations)
-        pid = os.fork()
-        if pid == 0:
-            self._become_worker(slot, mine, its, generation)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        its.close()
-        slot.worker = worker = Worker(slot, pid, mine, generation)
-        self._mail.begin(worker)
+        with its:
+            try:
+                sys.stderr.flush()
+                generation = next(self._generations)
+                pid = os.fork()
+                if pid == 0:
+                    self._become_worker(slot, mine, its, generation)
+            except OSError:
+                mine.close()
+                raise
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        return Worker(slot, pid, mine, generation)
 
     def _become_worker(self, slot: Slot, mine: Link, its: Link, generation: int) -> None:
         """In the new process: it never returns into what its parent was doing."""

@@ -392,6 +392,53 @@ workers.run_worker = lambda *given, **more: (
 # ------------------------------------------------------------------ descriptors and processes run out
 
 
+def no_fork_while(flag: Path) -> str:
+    """Code: while this file exists the system has no process to give."""
+    return f"""
+import errno, os
+fork = os.fork
+def fork_or_fail():
+    if os.path.exists({str(flag)!r}):
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    return fork()
+os.fork = fork_or_fail
+"""
+
+
+@pytest.mark.slow
+def test_the_others_serve_on_and_a_dead_worker_is_replaced_later_when_the_system_gives_no_process(host: Host) -> None:
+    flag = host.folder / "no-fork"
+    with Crew(host, workers=2, before=no_fork_while(flag)) as daemon, daemon.served_by(1) as other:
+        flag.touch()
+        os.kill(daemon.workers[0], signal.SIGKILL)
+        eventually(lambda: 'worker-not-started reason="Resource temporarily unavailable"' in daemon.log)
+        assert served(other) and daemon.newest() == [daemon.workers[1]]
+        flag.unlink()
+        eventually(lambda: len(daemon.newest()) == 2)
+        daemon.signal()
+        assert daemon.wait() == 0  # signals are heard as before
+
+
+@pytest.mark.slow
+def test_a_dead_worker_is_replaced_later_when_there_is_no_descriptor_for_its_link(host: Host) -> None:
+    with Crew(host, workers=2) as daemon, daemon.served_by(1) as other:
+        assert daemon.process is not None
+        with descriptors_left(0, daemon.process.pid):  # a dead one's link leaves one of the two that it takes
+            os.kill(daemon.workers[0], signal.SIGKILL)
+            eventually(lambda: 'worker-not-started reason="Too many open files"' in daemon.log)
+            assert served(other)
+        eventually(lambda: len(daemon.newest()) == 2)
+
+
+def test_the_server_says_in_one_line_that_it_cannot_start_when_the_system_gives_no_process(host: Host) -> None:
+    flag = host.folder / "no-fork"
+    flag.touch()
+    with pytest.raises(AssertionError) as caught:
+        Crew(host, before=no_fork_while(flag)).start()
+    assert "ftpy-server: a worker cannot be started: Resource temporarily unavailable" in str(caught.value)
+    assert "Traceback" not in str(caught.value) and "internal" not in str(caught.value)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("starved", "room"), [("parent", 0), ("owner", 0), ("other", 1)])
 def test_an_upload_of_another_worker_is_busy_and_nothing_else_happens_when_a_process_has_no_descriptor(

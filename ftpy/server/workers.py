@@ -260,8 +260,10 @@ class Workers(Closing):
                 signal.signal(number, signal.SIG_IGN)  # the parent says when
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-            # The ends of others' links must close with their parent: that is how they know.
-            for link in [mine, *(worker.link for worker in self._workers)]:
+            # The ends of others' links must close with their parent, and those that wait to be handed over, once they
+            # were, with their holders: that is how the other ends know.
+            waiting = (link for worker in self._workers for _, link in worker.unsent if link is not None)
+            for link in [mine, *(worker.link for worker in self._workers), *waiting]:
                 link.close()
             self._control.forsake()
             self._close_selector()

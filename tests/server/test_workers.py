@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -479,15 +480,23 @@ def test_a_defect_at_one_word_of_the_parents_is_logged_and_the_next_word_is_hear
 # ------------------------------------------------------------------ a worker that does not listen
 
 
-@pytest.fixture
-def slow(host: Host) -> Iterator[tuple[Workers, Worker, Link]]:
+@contextlib.contextmanager
+def slow_one(config: ServerConfig) -> Iterator[tuple[Workers, Worker, Link]]:
     """A parent, a worker of its, and that one's end of the link."""
     mine, its = Link.pair()
-    with Workers(host.config, "", []) as parent, mine, its, subprocess.Popen(["sleep", "60"]) as process:
+    with Workers(config, "", []) as parent, mine, its, subprocess.Popen(["sleep", "60"]) as process:
         worker = Worker(Slot(), process.pid, mine)
         parent._mail.begin(worker)
-        yield parent, worker, its
-        process.kill()
+        try:
+            yield parent, worker, its
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def slow(host: Host) -> Iterator[tuple[Workers, Worker, Link]]:
+    with slow_one(host.config) as made:
+        yield made
 
 
 def an_end() -> Link:
@@ -519,6 +528,31 @@ def test_a_worker_that_takes_nothing_is_ended(
     while not worker.has_ended:
         parent._send(worker, "died")
     assert worker.unsent == deque() and os.waitpid(worker.pid, 0)[1] == signal.SIGKILL
+
+
+def start_one_while_a_link_waits(config: ServerConfig) -> None:
+    one, other = Link.pair()
+    with slow_one(config) as (parent, worker, _), one:
+        while not worker.unsent:
+            parent._send(worker, "died")
+        parent._send(worker, "welcome", "root", link=other)
+        parent._slots = [Slot(worker), started := Slot()]
+        parent._start(started)
+        assert started.worker is not None
+        with started.worker.link as link:
+            said = link.receive()[0]
+            while said[0] != "ready":  # then it has closed what is not its own
+                said = link.receive()[0]
+            parent._mail.end(worker)
+            assert one.has_ended()
+        os.waitpid(started.worker.pid, 0)
+
+
+def test_a_link_that_waits_for_a_slow_worker_is_not_kept_open_by_one_that_is_started_meanwhile(host: Host) -> None:
+    process = get_context("spawn").Process(target=start_one_while_a_link_waits, args=(host.config,))
+    process.start()  # whoever forks has one thread
+    process.join(60)
+    assert process.exitcode == 0
 
 
 # ------------------------------------------------------------------ the end

@@ -177,21 +177,13 @@ class Runner(Closing):
         """
         order = encode(Order(command=command, arguments=arguments, user=user))
         with contextlib.ExitStack() as mine, contextlib.ExitStack() as its:
-            line, its_line = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            line.settimeout(BEGIN_SECONDS)
-            mine.callback(line.close)
-            its.callback(its_line.close)
-            ends: list[int] = []
-            theirs = [its_line.fileno()]
-            for reads in (False, True, True):  # standard input is written here, the others are read
-                here, there = os.pipe() if reads else reversed(os.pipe())
-                mine.callback(os.close, here)
-                its.callback(os.close, there)
-                ends.append(here)
-                theirs.append(there)
+            try:
+                running, theirs = _ends(mine, its)
+            except OSError:  # EMFILE, ENFILE
+                raise Busy("the server has too many files open; try again later") from None
             self._send(order, theirs)
             mine.pop_all()
-            return Running(line, *ends)
+            return running
 
     def reload(self) -> None:
         """Let it read the settings again."""
@@ -220,6 +212,23 @@ class Runner(Closing):
         if os.getpid() == self._owner:
             with self._lock, contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(STOP_SECONDS)
+
+
+def _ends(mine: contextlib.ExitStack, its: contextlib.ExitStack) -> tuple[Running, list[int]]:
+    """Both ends of a command's line and streams, to be closed by these. Raises OSError."""
+    line, its_line = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    line.settimeout(BEGIN_SECONDS)
+    mine.callback(line.close)
+    its.callback(its_line.close)
+    ends: list[int] = []
+    theirs = [its_line.fileno()]
+    for reads in (False, True, True):  # standard input is written here, the others are read
+        here, there = os.pipe() if reads else reversed(os.pipe())
+        mine.callback(os.close, here)
+        its.callback(os.close, there)
+        ends.append(here)
+        theirs.append(there)
+    return Running(line, *ends), theirs
 
 
 def start_runner(config: ServerConfig, settings: str | None = None) -> Runner | None:

@@ -10,6 +10,7 @@ what it starts is confined as it is.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import select
@@ -72,7 +73,7 @@ class _Orders:
 
     def _take(self) -> bool:
         """Take one order: whether there was one."""
-        data, descriptors, _, _ = socket.recv_fds(self._end, MESSAGE_BYTES, ENDS)
+        data, descriptors, flags, _ = socket.recv_fds(self._end, MESSAGE_BYTES, ENDS)
         try:
             if not data:
                 return False
@@ -81,6 +82,8 @@ class _Orders:
                 self.reload()
             elif len(descriptors) == ENDS:
                 self._begin(order, descriptors)
+            elif flags & socket.MSG_CTRUNC:  # recvmsg(2): as many as there was room for, the line first
+                _refuse_starved(order, descriptors, "the host has too many files open", os.strerror(errno.EMFILE))
         except msgspec.DecodeError as error:
             log.error("order-refused", extra={"event": "order-refused", "fields": {"reason": str(error)[:200]}})
         finally:
@@ -90,13 +93,12 @@ class _Orders:
 
     def _begin(self, order: Order, descriptors: list[int]) -> None:
         if reason := self._crowded(order.user):
-            _refuse(descriptors[0], Busy(f"{reason}; try again later"))
+            _refuse(descriptors, reason)
             return
         try:
             pid = os.fork()
         except OSError as error:
-            _refuse(descriptors[0], Busy("the host has no room for another process; try again later"))
-            log.error("command-failed", extra={"event": "command-failed", "fields": {"reason": error.strerror}})
+            _refuse_starved(order, descriptors, "the host has no room for another process", error.strerror)
             return
         if pid == 0:
             self._become_supervisor(order, descriptors)
@@ -142,9 +144,18 @@ class _Orders:
         self._commands, self._most = config.commands, config.limits.commands
 
 
-def _refuse(line: int, error: Busy) -> None:
-    with contextlib.suppress(OSError):
-        os.write(line, encode(Refused(error=error.code, message=str(error))))
+def _refuse(descriptors: list[int], reason: str) -> None:
+    """Say so over the line; where it was lost, its other end finds it closed."""
+    if descriptors:
+        with contextlib.suppress(OSError):
+            os.write(descriptors[0], encode(Refused(error=Busy.code, message=f"{reason}; try again later")))
+
+
+def _refuse_starved(order: Order, descriptors: list[int], what: str, reason: str | None) -> None:
+    """The system cannot give what the order takes: whoever gave it is told, and the log."""
+    _refuse(descriptors, what)
+    fields = {"command": order.command, "reason": reason}
+    log.error("command-failed", extra={"event": "command-failed", "fields": fields})
 
 
 def _keep_taking(end: socket.socket, setup: Setup) -> None:

@@ -13,10 +13,11 @@ import msgspec
 import pytest
 
 from ftpy.config.server import ServerConfig
-from ftpy.errors import CommandFailed, ConfigError
+from ftpy.errors import Busy, CommandFailed, ConfigError
 from ftpy.server.orders import Began, Ended, Refused, Runner, encode, start_runner
 from ftpy.server.runner import MOST_DEATHS
 from ftpy.toml import to_toml
+from tests.descriptors import descriptors_left
 from tests.rig import eventually
 from tests.rigs.leftovers import Mark
 
@@ -53,6 +54,25 @@ def test_supervisor_says_that_it_began_and_how_it_ended(runner):
     with runner.run("true", [], "alice") as running:
         assert isinstance(running.hear(), Began)
         assert running.hear() == Ended(code=0, ended="exit")
+
+
+def test_run_is_busy_and_leaves_nothing_open_when_there_are_too_few_descriptors_for_its_ends(runner):
+    before = os.listdir("/proc/self/fd")
+    for room in range(8):
+        with descriptors_left(room), pytest.raises(Busy, match="too many files open"):
+            runner.run("true", [], "alice")
+        assert os.listdir("/proc/self/fd") == before
+    with descriptors_left(8), runner.run("true", [], "alice") as running:
+        assert isinstance(running.hear(), Began)
+
+
+@pytest.mark.parametrize("room", [1, 2, 3])
+def test_run_is_busy_when_the_runner_has_too_few_descriptors_for_its_ends(runner, room):
+    eventually(lambda: _children_of(runner._process.pid))
+    with descriptors_left(room, taker(runner)), runner.run("true", [], "alice") as running:
+        said = running.hear()
+        assert isinstance(said, Refused) and said.error == "busy" and "too many files open" in said.message
+    assert runs(runner)
 
 
 def test_runner_looks_by_itself_whether_there_is_such_a_command_and_what_it_takes(runner):

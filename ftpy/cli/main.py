@@ -98,7 +98,9 @@ def pair(name: str, addresses: tuple[str, ...], force: bool) -> None:
 
 def _line_of_stdin() -> str:
     """The first line, whatever bytes it has: what is no token is told as that, without a word of it."""
-    return sys.stdin.buffer.readline().decode("ascii", "replace")
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(errors="replace")
+    return sys.stdin.readline()
 
 
 @ftpy.command(

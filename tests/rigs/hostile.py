@@ -420,7 +420,7 @@ def furnish(folder: Path) -> None:
 
 
 Facts = dict[str, tuple[int, ...]]
-SETTINGS = {"source", "client.toml", ".client.toml.lock", "targets.jsonl", "targets.jsonl.new"}
+SETTINGS = {"source", "client.toml", ".client.toml.lock", "targets.jsonl", ".targets.jsonl.lock"}
 """What the client and the rig itself keep beside the target."""
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Final, Literal, NamedTuple, Self
 
@@ -74,6 +74,10 @@ def moved(path: RemotePath, to: RemotePath, found: os.stat_result) -> Happening:
     return Happening("moved", os.fsencode(str(path)), os.fsencode(str(to)), node=node)
 
 
+Plan = Sequence[Happening] | Callable[[], Sequence[Happening]]
+"""What is about to be done; a function where what is there may be another thing until nobody else does anything."""
+
+
 class Record:
     """What is ``planned``, and how much of it has ``happened``: told by who does it, as soon as it is done."""
 
@@ -102,17 +106,18 @@ class Feed:
 
     def recording(
         self,
-        planned: Sequence[Happening],
+        plan: Plan,  # noqa: ARG002
         *,
         alone: bool = False,  # noqa: ARG002
         needed: bool = True,  # noqa: ARG002
     ) -> AbstractContextManager[Record]:
-        """A ``with`` around what does this, until it is durable. Raises IoError, NoSpace, unless it is not ``needed``.
+        """A ``with`` around what does this, until it is durable. Raises IoError, NoSpace, unless it is not ``needed``;
+        and what the plan raises.
 
         ``alone`` for what takes something away: nothing happens anywhere at the same time, so that events of one path
         have the order in which they happened. Within the lock of publications, around what counts (``usage``).
         """
-        return nullcontext(Record(planned))
+        return nullcontext(Record(()))
 
     def settle(self) -> None:
         """Find out what became of what dead processes were about to do. Raises IoError."""

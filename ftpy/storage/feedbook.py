@@ -29,7 +29,7 @@ from ftpy.storage.area import AREA
 from ftpy.storage.base import Closing
 from ftpy.storage.beneath import Beneath
 from ftpy.storage.database import Database
-from ftpy.storage.feed import Cursor, Feed, Happening, Record
+from ftpy.storage.feed import Cursor, Feed, Happening, Plan, Record
 from ftpy.storage.locking import lock
 
 log = logging.getLogger("ftpy.storage")
@@ -118,20 +118,23 @@ class FeedBook(Closing):
     # ---------------------------------------------------------------- writing
 
     @contextmanager
-    def recording(self, root: str, planned: Sequence[Happening], *, alone: bool, needed: bool) -> Iterator[Record]:
+    def recording(self, root: str, plan: Plan, *, alone: bool, needed: bool) -> Iterator[Record]:
         """Write it down, let it happen, write down what did."""
-        record = Record(planned)
-        if not planned:
-            yield record
+        if not plan:
+            yield Record(())
             return
+        look = plan if callable(plan) else lambda: plan
+        entry: _Entry | None
         with ExitStack() as held:
-            entry = _Entry(root, planned)
             try:
                 held.enter_context(self._holding(alone=alone))
+                record = Record(look())
+                entry = _Entry(root, record.planned)
                 self._add(entry)
             except RequestError:
                 if needed:
                     raise
+                record, entry = Record(look()), None
             try:
                 yield record
             finally:
@@ -156,11 +159,11 @@ class FeedBook(Closing):
         if entry.error is not None:
             raise entry.error
 
-    def _end(self, entry: _Entry, record: Record) -> None:
+    def _end(self, entry: _Entry | None, record: Record) -> None:
         """Write down what has happened. What cannot be written now is with the next write, or settled once we died."""
         happened = record.happened
         with self._database.lock:
-            if entry.last:
+            if entry is not None:
                 self._ended.append((entry.last, None if len(happened) == len(record.planned) else happened))
             elif happened:
                 self._lost = True
@@ -318,11 +321,9 @@ class _KeptFeed(Feed):
         """It does."""
         return True
 
-    def recording(
-        self, planned: Sequence[Happening], *, alone: bool = False, needed: bool = True
-    ) -> AbstractContextManager[Record]:
+    def recording(self, plan: Plan, *, alone: bool = False, needed: bool = True) -> AbstractContextManager[Record]:
         """A ``with`` around what does this."""
-        return self._book.recording(self._root, planned, alone=alone, needed=needed)
+        return self._book.recording(self._root, plan, alone=alone, needed=needed)
 
     def settle(self) -> None:
         """Of all roots: they are in one feed."""

@@ -59,7 +59,7 @@ def move(
             keeping = opened.enter_context(keep(place.publication))
             keeping.coming(to, identity(place.found), path)
             keeping.seal()
-        with publisher.feed.recording([moved(path, to, place.found)], alone=True) as record:
+        with publisher.feed.recording(lambda: [moved(path, to, place.look())], alone=True) as record:
             with publisher.usage.changing() as change:
                 _rename(place, into, to, noreplace=noreplace)
                 record.done()

@@ -202,6 +202,10 @@ class Place(NamedTuple):
         """Whether it is one."""
         return stat.S_ISDIR(self.found.st_mode)
 
+    def look(self) -> os.stat_result:
+        """What it is now: where nothing was exclusive, what was ``found`` may have been replaced. Raises OSError."""
+        return self.directory.lstat(self.path.name)
+
     def check_gone(self) -> None:
         """It is there no more: make that durable. Raises RequestError."""
         self.publication.changed(self.path.parent)

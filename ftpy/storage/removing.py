@@ -200,7 +200,7 @@ class Remover(Closing):
 
     def _recording(self, place: Place) -> AbstractContextManager[Record]:
         """Who removes is not kept from it where the disk has no room for the event."""
-        return self._publisher.feed.recording([deleted(place.path, place.found)], alone=True, needed=False)
+        return self._publisher.feed.recording(lambda: [deleted(place.path, place.look())], alone=True, needed=False)
 
     def _take_out(self, place: Place, counting: ExitStack) -> tuple[str, Change]:
         """The name that a folder has out of sight; when this returns, it is gone from its path for good.

@@ -184,6 +184,17 @@ elif moment == "in the middle":
     arm(Directory, ("rename", "rename_noreplace", "unlink", "mkdir", "rmdir"), False)
 elif moment == "done":
     arm(Publication, ("sync",), True)
+elif moment.startswith("overtaken"):
+    other = LocalStorage(f"{top}/root", f"{top}/state", feed=book.of(f"{top}/root"))
+    real = FeedBook._holding
+
+    def overtaken(book, *, alone):
+        if alone:
+            other.publish([stage(other, "a", b"newer")])
+            arm(Directory, ("rename", "unlink"), moment == "overtaken, planned")
+        return real(book, alone=alone)
+
+    FeedBook._holding = overtaken
 else:
     arm(FeedBook, ("_end",), moment == "durable")
 {
@@ -243,6 +254,20 @@ def test_feed_and_files_agree_whenever_a_process_is_killed(world: World, act: st
     assert believed(world.told()) == on_disk(world)
     put(world.storage, "after", b"1")
     assert world.told()[-1] == ("published", "root/after")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["overtaken, planned", "overtaken, done"])
+@pytest.mark.parametrize("act", ["rm", "mv"])
+def test_feed_and_files_agree_when_who_is_killed_had_waited_for_a_put_to_that_place(
+    world: World, act: str, moment: str
+) -> None:
+    put(world.storage, "a", b"old")
+    die(world, act, moment)
+    if moment == "overtaken, done":
+        put(world.storage, "a", b"again")
+    world.book.settle()
+    assert believed(world.told()) == on_disk(world)
 
 
 @pytest.mark.slow

@@ -42,8 +42,8 @@ class Cursor(NamedTuple):
 class Happening(Struct, frozen=True, array_like=True, gc=False):
     """Something that is done, or about to be, to ``path`` (below the root, as the disk has it).
 
-    What tells later whether it was: the name in the staging area that ``staged`` had before it was published; the
-    ``node`` (device, inode) that was at the path and is there no more, or that is there where it was published.
+    What tells later whether it was: the ``node`` (device, inode) that was at the path and is there no more, or that is
+    there where it was published; the name that ``staged`` had before, and has no more.
     """
 
     kind: Kind
@@ -54,12 +54,12 @@ class Happening(Struct, frozen=True, array_like=True, gc=False):
 
 
 def published(path: RemotePath, staged: str = "") -> Happening:
-    """A file comes from the staging area; without ``staged`` a folder is made."""
+    """What has the name ``staged`` in the staging area for as long as it does not come; without it a folder is made."""
     return Happening("published", os.fsencode(str(path)), staged=staged)
 
 
 def arrived(path: RemotePath, found: os.stat_result) -> Happening:
-    """A folder that was ``found`` out of sight comes there, with all that is in it."""
+    """What was ``found`` out of sight comes there, a folder with all that is in it."""
     return Happening("published", os.fsencode(str(path)), node=(found.st_dev, found.st_ino))
 
 

@@ -4,8 +4,8 @@ A row is a group of events that were published together, numbered in one; ``last
 It is written, durably, before anything is done, and is ``pending`` until all of it is durable: no reader is given it,
 or what follows it, before. Who dies in between leaves it pending. All who do something hold one lock, shared, from
 that write to the end, and who takes something away, or settles, holds it alone: so the order of numbers is that of
-what happened, and what is pending while somebody holds it alone is a dead process's. What became of it is looked up:
-a rename takes a name out of the staging area, a removal or a move an inode from its path.
+what happened, and what is pending while somebody holds it alone is a dead process's. What became of that is looked up,
+before anything else is taken away: a rename brings an inode to its path, a removal or a move takes one from there.
 """
 
 from __future__ import annotations
@@ -128,6 +128,8 @@ class FeedBook(Closing):
         with ExitStack() as held:
             try:
                 held.enter_context(self._holding(alone=alone))
+                if alone:
+                    self._settle()  # what had come to a path cannot be told by a look once it is taken away
                 record = Record(look())
                 entry = _Entry(root, record.planned)
                 self._add(entry)
@@ -218,14 +220,20 @@ class FeedBook(Closing):
         if not self._pending():
             return 0
         with self._holding(alone=True):
-            ends = [(last, _what_became(os.fsdecode(root), _decode(what))) for last, root, what in self._pending()]
+            return self._settle()
 
-            def write(database: sqlite3.Connection) -> None:
-                for last, happened in ends:
-                    _write_end(database, last, happened)
+    def _settle(self) -> int:
+        """The same, by who holds the lock alone."""
+        if not (pending := self._pending()):
+            return 0
+        ends = [(last, _what_became(os.fsdecode(root), _decode(what))) for last, root, what in pending]
 
-            with self._database.lock:
-                self._write(write, durable=True)
+        def write(database: sqlite3.Connection) -> None:
+            for last, happened in ends:
+                _write_end(database, last, happened)
+
+        with self._database.lock:
+            self._write(write, durable=True)
         self._notify()
         log.info("events-settled", extra={"event": "events-settled", "fields": {"groups": len(ends)}})
         return len(ends)
@@ -372,24 +380,23 @@ def _what_became(root: str, planned: list[Happening]) -> list[Happening]:
 
 
 def _has_happened(beneath: Beneath, one: Happening) -> bool:
+    inode = one.node[1]  # the device may have another number after a restart of the machine
+    found = _inode(beneath, _path(one.path))
     if one.kind == "published":
         if one.staged:
-            return _node(beneath, RemotePath((AREA, *one.staged.split("/")))) is None
-        found = _node(beneath, _path(one.path))
-        return found is not None and one.node in ((0, 0), found)
-    at_source = _node(beneath, _path(one.path))
-    if one.kind == "deleted" or at_source is None:
-        return at_source != one.node
-    return at_source != one.node and _node(beneath, _path(one.to)) == one.node
+            return _inode(beneath, RemotePath((AREA, *one.staged.split("/")))) is None
+        return found is not None and inode in (0, found)
+    if one.kind == "deleted" or found is None:
+        return found != inode
+    return found != inode and _inode(beneath, _path(one.to)) == inode
 
 
-def _node(beneath: Beneath, path: RemotePath) -> tuple[int, int] | None:
-    """What inode has this path, if anything has."""
+def _inode(beneath: Beneath, path: RemotePath) -> int | None:
+    """What has this path, if anything has."""
     try:
-        found = beneath.lstat(path)
+        return beneath.lstat(path).st_ino
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return found.st_dev, found.st_ino
 
 
 def _path(path: bytes) -> RemotePath:

@@ -15,10 +15,10 @@ from msgspec.structs import replace
 from ftpy.errors import InvalidRequest, RequestError
 from ftpy.files import FileInfo, RemotePath
 from ftpy.storage import syscalls
-from ftpy.storage.area import STAGED, Area
+from ftpy.storage.area import Area
 from ftpy.storage.base import KnownDigest, KnownInode, KnownVersion, NewDirectory, NewFile, Quota, Staged
 from ftpy.storage.beneath import Directory
-from ftpy.storage.feed import Happening, published
+from ftpy.storage.feed import Happening, arrived, published
 from ftpy.storage.places import place_of
 from ftpy.storage.positional import write_at
 from ftpy.storage.publishing import Publication, Publisher, sync_all
@@ -305,7 +305,7 @@ class SmallFiles:
             if staged.tree is not None:
                 continue  # for nobody yet
             if isinstance(staged, LocalStaged):
-                planned[staged.number] = published(staged.path, f"{STAGED}/{staged.name}")
+                planned[staged.number] = arrived(staged.path, os.fstat(staged.fd))
             elif not self._publisher.is_there(staged.path):
                 planned[staged.number] = published(staged.path)
         return planned

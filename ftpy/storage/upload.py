@@ -25,9 +25,9 @@ from ftpy.errors import (
 )
 from ftpy.files import FileInfo, RemotePath, display
 from ftpy.storage import syscalls
-from ftpy.storage.area import UPLOADS, Area
+from ftpy.storage.area import Area
 from ftpy.storage.base import Condition, KnownDigest, KnownVersion, NewFile, Quota
-from ftpy.storage.feed import published
+from ftpy.storage.feed import arrived
 from ftpy.storage.following import Follower, FollowerClosed
 from ftpy.storage.journal import StoredPart
 from ftpy.storage.keeping import Keeper, Keeping
@@ -306,7 +306,7 @@ class LiveUpload:
         if compares:
             self._publisher.check(place, condition)  # hashes before the lock, not under it
         # What goes into a staged tree happens for nobody yet.
-        planned = [published(place, f"{UPLOADS}/{self._files.data_name}")] if wanted.tree is None else []
+        planned = [arrived(place, os.fstat(self._files.data))] if wanted.tree is None else []
         exclusive = compares or wanted.operation is not None
         with (
             translating(wanted.path),

@@ -10,11 +10,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from ftpy.errors import AlreadyExists, CursorTooOld, IoError, NoSpace, NotEmpty, NotFound
 from ftpy.storage import feedbook
@@ -267,6 +268,56 @@ def test_feed_and_files_agree_when_who_is_killed_had_waited_for_a_put_to_that_pl
     if moment == "overtaken, done":
         put(world.storage, "a", b"again")
     world.book.settle()
+    assert believed(world.told()) == on_disk(world)
+
+
+@pytest.mark.slow
+def test_what_a_dead_process_had_done_is_looked_up_before_it_is_taken_elsewhere(world: World) -> None:
+    put(world.storage, "a", b"old")
+    die(world, "mv", "done")
+    world.storage.mv(path("z"), path("further"))
+    put(world.storage, "a", b"new")
+    die(world, "put", "done")
+    world.storage.mv(path("new"), path("elsewhere"))
+    put(world.storage, "new/0", b"newer")
+    world.book.settle()
+    assert believed(world.told()) == on_disk(world)
+
+
+def test_what_was_refused_is_not_told_when_its_process_died_before_it_wrote_that(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = content(100)
+    with world.storage.open_upload(OWNER, new_file("a", len(data), "absent")) as upload:
+        send_missing(upload, data)
+        put(world.storage, "a", b"1")
+        with monkeypatch.context() as dying:
+            dying.setattr(FeedBook, "_end", lambda *_: None)
+            with pytest.raises(AlreadyExists):
+                upload.commit(digest(data), None)
+            upload.abort()
+            with pytest.raises(AlreadyExists):
+                put(world.storage, "a", b"2", "absent")
+    assert world.book.settle() == 2
+    assert world.told() == [("published", "root/a")]
+
+
+def test_what_happened_is_known_where_the_disk_has_another_number_since(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(world.storage, "a", b"1")
+    put(world.storage, "folder/b", b"1")
+    with monkeypatch.context() as dying:
+        dying.setattr(FeedBook, "_end", lambda *_: None)
+        with pytest.raises(NotEmpty):
+            world.storage.rm(path("folder"), recursive=False)
+        put(world.storage, "c", b"1")
+    with closing(sqlite3.connect(world.state / "events.sqlite")) as database:
+        for last, what in database.execute("SELECT last, what FROM events").fetchall():
+            events = [replace(one, node=(one.node[0] + 1, one.node[1])) for one in feedbook._decode(what)]
+            database.execute("UPDATE events SET what = ? WHERE last = ?", (feedbook._encode(events), last))
+        database.commit()
+    assert world.book.settle() == 2
     assert believed(world.told()) == on_disk(world)
 
 

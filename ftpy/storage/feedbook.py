@@ -42,12 +42,18 @@ CREATE TABLE IF NOT EXISTS pending (last INTEGER PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS feed (epoch TEXT NOT NULL, swept INTEGER NOT NULL);
 INSERT INTO feed SELECT lower(hex(randomblob(8))), 0 WHERE NOT EXISTS (SELECT 1 FROM feed);
 """
-_ADD = "INSERT INTO events SELECT coalesce(max(last), 0) + :count, :count, :time_ns, :root, :what FROM events"
+_ADD = """
+INSERT INTO events
+SELECT max(swept, (SELECT coalesce(max(last), 0) FROM events)) + :count, :count, :time_ns, :root, :what FROM feed
+"""
 _READ = "SELECT last, count, time_ns, root, what FROM events WHERE last > ? AND last < ? ORDER BY last LIMIT ?"
 _PENDING = "SELECT last, root, what FROM events JOIN pending USING (last) ORDER BY last"
 _OLD = "SELECT max(last) FROM events WHERE time_ns < :before OR last <= (SELECT max(last) FROM events) - :most"
+_GOING = "SELECT max(last), sum(count) FROM events WHERE last <= ? AND last < ?"
 # What comes after an epoch's end cannot be told from what was lost.
-_RENEW = "UPDATE feed SET epoch = lower(hex(randomblob(8))), swept = (SELECT coalesce(max(last), 0) FROM events)"
+_RENEW = (
+    "UPDATE feed SET epoch = lower(hex(randomblob(8))), swept = max(swept, (SELECT coalesce(max(last), 0) FROM events))"
+)
 _BUSY_SECONDS = 30.0
 """How long another process's write is waited for: each takes as long as the disk does for one."""
 _ENDLESS = 2**63 - 1
@@ -195,20 +201,12 @@ class FeedBook(Closing):
         return done
 
     def sweep(self, *, days: float, most: int) -> int:
-        """Forget what is older, or more: how many events went. The newest stays, for its number. Raises IoError."""
+        """Forget what is older, or more: how many events went. Raises IoError."""
 
         def forget(database: sqlite3.Connection) -> int:
             before = time.time_ns() - int(days * 86400 * 1e9)
             old = database.execute(_OLD, {"before": before, "most": most}).fetchone()[0] or 0
-            bounds = "SELECT min(last) FROM (SELECT last FROM pending UNION SELECT max(last) FROM events)"
-            old = min(old, (database.execute(bounds).fetchone()[0] or 0) - 1)
-            gone: int = database.execute(
-                "SELECT coalesce(sum(count), 0) FROM events WHERE last <= ?", (old,)
-            ).fetchone()[0]
-            if gone:
-                database.execute("DELETE FROM events WHERE last <= ?", (old,))
-                database.execute("UPDATE feed SET swept = max(swept, ?)", (old,))
-            return gone
+            return _forget(database, old)
 
         with self._database.lock:
             return self._write(forget)
@@ -345,6 +343,16 @@ def _insert(database: sqlite3.Connection, several: list[_Entry]) -> list[int]:
         numbers.append(database.execute(_ADD, row).lastrowid or 0)
     database.executemany("INSERT INTO pending VALUES (?)", [(number,) for number in numbers])
     return numbers
+
+
+def _forget(database: sqlite3.Connection, upto: int) -> int:
+    """Forget the groups up to this number, but none from the first on that is pending: how many events went."""
+    last, gone = database.execute(_GOING, (upto, _limit(database))).fetchone()
+    if last is None:
+        return 0
+    database.execute("DELETE FROM events WHERE last <= ?", (last,))
+    database.execute("UPDATE feed SET swept = max(swept, ?)", (last,))
+    return gone  # type: ignore[no-any-return]
 
 
 def _limit(database: sqlite3.Connection) -> int:

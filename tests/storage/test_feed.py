@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from ftpy.errors import AlreadyExists, CursorTooOld, IoError, NoSpace, NotEmpty, NotFound
 from ftpy.storage import feedbook
 from ftpy.storage.base import NewDirectory
-from ftpy.storage.feed import Cursor
+from ftpy.storage.feed import Cursor, published
 from ftpy.storage.feedbook import FeedBook
 from ftpy.storage.local import LocalStorage
 from ftpy.storage.publishing import Publication
@@ -395,9 +395,25 @@ def test_the_feed_is_bounded_and_a_cursor_that_is_too_old_is_told(world: World) 
     oldest, newest = world.book.ends()
     assert (oldest.number, newest.number) == (6, 10)
     assert len(world.told()) == 4
-    assert world.book.sweep(days=0, most=1000) == 3  # the newest stays: its number must not be given again
-    put(world.storage, "last", b"1")
-    assert world.book.ends()[1].number == 11
+    assert world.book.sweep(days=0, most=1000) == 4
+    assert world.book.ends() == (newest, newest)
+    put(world.storage, "last", b"1")  # with a number that was not given before
+    assert world.told(newest) == world.told() == [("published", "root/last")]
+
+
+@pytest.mark.parametrize("becomes", [[], [0, 1, 2]])
+def test_nothing_is_forgotten_from_what_is_pending_on_and_no_number_given_again(
+    world: World, becomes: list[int]
+) -> None:
+    put(world.storage, "a", b"1")
+    _, here = world.book.ends()
+    planned = [published(path(name)) for name in "bcd"]
+    with world.book.recording(str(world.top / "root"), planned, alone=False, needed=True) as record:
+        assert world.book.sweep(days=0, most=1) == 1
+        record.happened = [planned[number] for number in becomes]
+    put(world.storage, "e", b"1")
+    told = [("published", f"root/{name}") for name in [*("bcd"[number] for number in becomes), "e"]]
+    assert world.told() == world.told(here) == told
 
 
 def test_a_broken_file_begins_another_feed(world: World) -> None:

@@ -102,7 +102,8 @@ class FeedBook(Closing):
         self._ended: list[tuple[int, Sequence[Happening] | None]] = []
         """Pending rows that have ended and whose end is still to be written: what of them happened, None: all."""
         self._lost = False
-        """Something happened that could not be written: cursors of before are worth nothing."""
+        """Something happened that could not be written. That is said once nothing is pending: so what is told to who
+        begins anew has happened since."""
         self._changed = threading.Condition()
         self.changes = 0
         """Grows with whatever this process adds."""
@@ -132,6 +133,7 @@ class FeedBook(Closing):
         look = plan if callable(plan) else lambda: plan
         entry: _Entry | None
         with ExitStack() as held:
+            held.callback(self._tell_of_loss)
             try:
                 held.enter_context(self._holding(alone=alone))
                 if alone:
@@ -179,6 +181,12 @@ class FeedBook(Closing):
                 self._write(lambda _: None)
         self._notify()
 
+    def _tell_of_loss(self) -> None:
+        """Once the lock is free again: who removed need not have had it."""
+        if self._lost:
+            with suppress(RequestError):  # it has been said; who comes next tries again
+                self.settle()
+
     def _notify(self) -> None:
         with self._changed:
             self.changes += 1
@@ -188,16 +196,12 @@ class FeedBook(Closing):
         """Do ``work`` (lock held), behind what ended before and could not be written then. Raises IoError, NoSpace."""
 
         def both(database: sqlite3.Connection) -> T:
-            if self._lost:
-                database.execute(_RENEW)
             for last, happened in self._ended:
                 _write_end(database, last, happened)
             return work(database)
 
         done = self._safely(both, durable=durable)
-        if self._lost:
-            log.error("events were lost: cursors of before are worth nothing", extra={"event": "events-lost"})
-        self._ended, self._lost = [], False
+        self._ended = []
         return done
 
     def sweep(self, *, days: float, most: int) -> int:
@@ -215,25 +219,34 @@ class FeedBook(Closing):
 
     def settle(self) -> int:
         """Look what became of what dead processes were about to do: how many groups there were. Raises IoError."""
-        if not self._pending():
+        if not self._pending() and not self._lost:
             return 0
         with self._holding(alone=True):
             return self._settle()
 
     def _settle(self) -> int:
         """The same, by who holds the lock alone."""
-        if not (pending := self._pending()):
+        pending = self._pending()
+        if not pending and not self._lost:
             return 0
         ends = [(last, _what_became(os.fsdecode(root), _decode(what))) for last, root, what in pending]
 
         def write(database: sqlite3.Connection) -> None:
             for last, happened in ends:
-                _write_end(database, last, happened)
+                _write_end(database, last, happened or ())
+            if self._lost:
+                database.execute(_RENEW)
+                database.execute("DELETE FROM events")
 
         with self._database.lock:
+            self._lost = self._lost or any(happened is None for _, happened in ends)
             self._write(write, durable=True)
+            if self._lost:
+                log.error("events were lost: cursors of before are worth nothing", extra={"event": "events-lost"})
+            self._lost = False
         self._notify()
-        log.info("events-settled", extra={"event": "events-settled", "fields": {"groups": len(ends)}})
+        if ends:
+            log.info("events-settled", extra={"event": "events-settled", "fields": {"groups": len(ends)}})
         return len(ends)
 
     def _pending(self) -> list[Any]:
@@ -371,10 +384,11 @@ def _write_end(database: sqlite3.Connection, last: int, happened: Sequence[Happe
         database.execute("DELETE FROM events WHERE last = ?", (last,))
 
 
-def _what_became(root: str, planned: list[Happening]) -> list[Happening]:
-    """What of this has happened, and is durable now. Raises IoError."""
+def _what_became(root: str, planned: list[Happening]) -> list[Happening] | None:
+    """What of this has happened, and is durable now; None where that cannot be told."""
     try:
         with Beneath(root) as beneath:
+            beneath.lstat(RemotePath((AREA,)))  # else it is where a disk is to be mounted, say
             happened = [one for one in planned if _has_happened(beneath, one)]
             ways = {_path(way).parent for one in happened for way in (one.path, one.to) if way}
             for way in sorted(ways):
@@ -384,7 +398,7 @@ def _what_became(root: str, planned: list[Happening]) -> list[Happening]:
     except OSError as error:
         fields = {"root": root, "reason": error.strerror}
         log.warning("events-not-settled", extra={"event": "events-not-settled", "fields": fields})
-        return []  # the root is gone, or ours no more: so is whatever happened there
+        return None
 
 
 def _has_happened(beneath: Beneath, one: Happening) -> bool:

@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from ftpy.errors import AlreadyExists, CursorTooOld, IoError, NoSpace, NotEmpty, NotFound
 from ftpy.storage import feedbook
 from ftpy.storage.base import NewDirectory
+from ftpy.storage.beneath import Beneath
 from ftpy.storage.feed import Cursor, published
 from ftpy.storage.feedbook import FeedBook
 from ftpy.storage.local import LocalStorage
@@ -476,6 +477,16 @@ def full(world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None
     return fill
 
 
+def refuse(*_: object, **__: object) -> None:
+    """The feed's disk is full."""
+    raise NoSpace
+
+
+def refuse_to_look(*_: object) -> None:
+    """The disk fails."""
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
 def test_nothing_is_put_or_moved_when_the_feed_cannot_be_written(world: World, full: Callable[[bool], None]) -> None:
     put(world.storage, "a", b"1")
     full(True)
@@ -501,6 +512,49 @@ def test_who_removes_makes_room_and_readers_are_told_to_begin_anew(world: World,
     with pytest.raises(CursorTooOld):
         world.book.read(here, 10)
     assert world.told() == [("published", "root/b")]
+
+
+def test_who_begins_anew_is_told_of_all_that_was_under_way_then(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(world.storage, "a", b"1")
+    with monkeypatch.context() as failing:
+        failing.setattr(FeedBook, "_write", refuse)
+        world.storage.rm(path("a"), recursive=False)
+    with FeedBook(world.state) as others:
+        under_way = others.recording(str(world.top / "root"), [published(path("x"))], alone=False, needed=True)
+        with under_way as record:
+            seen = world.book.changes
+            putting = threading.Thread(target=lambda: put(world.storage, "b", b"1"))
+            putting.start()
+            while world.book.changes == seen:
+                world.book.wait(seen, 1)
+            _, here = world.book.ends()
+            record.done()
+        putting.join(20)
+    with pytest.raises(CursorTooOld):
+        world.told(here)
+
+
+@pytest.mark.parametrize("trouble", ["gone", "not mounted", "unreadable"])
+def test_readers_are_told_to_begin_anew_where_it_cannot_be_looked_what_happened(
+    world: World, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    other = world.open("other")
+    with monkeypatch.context() as dying:
+        dying.setattr(FeedBook, "_end", lambda *_: None)
+        put(world.storage, "a", b"1")
+    _, here = world.book.ends()
+    if trouble != "unreadable":
+        (world.top / "root").rename(world.top / "moved")
+    if trouble == "not mounted":
+        (world.top / "root").mkdir()
+    with monkeypatch.context() as failing:
+        if trouble == "unreadable":
+            failing.setattr(Beneath, "lstat", refuse_to_look)
+        assert world.book.settle() == 1
+    with pytest.raises(CursorTooOld):
+        world.told(here)
+    put(other, "b", b"1")
+    assert world.told() == [("published", "other/b")]
 
 
 def test_nothing_is_put_when_the_lock_of_the_feed_cannot_be_had(world: World) -> None:

@@ -48,7 +48,7 @@ class Roots:
     ) -> None:
         self._config, self._settings, self._neighbours = config, settings, neighbours
         self._quota_roots = quota_roots
-        self.feed = FeedBook(config.state) if config.events.days else None
+        self.feed = FeedBook(config.state, most=config.events.most) if config.events.days else None
         """The feed of all of them, if one is kept."""
         self._counted: tuple[frozenset[str | None], frozenset[str]] = (frozenset(), frozenset())
         self._lock = threading.Lock()
@@ -156,6 +156,5 @@ class Roots:
         if self.feed is None:
             FeedBook(self._config.state).forget()
             return
-        events = self._config.events
-        if gone := self.feed.sweep(days=events.days, most=events.most):
+        if gone := self.feed.sweep(days=self._config.events.days):
             log.info("events-swept", extra={"event": "events-swept", "fields": {"events": gone}})

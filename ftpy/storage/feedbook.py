@@ -57,6 +57,8 @@ _RENEW = (
 _BUSY_SECONDS = 30.0
 """How long another process's write is waited for: each takes as long as the disk does for one."""
 _ENDLESS = 2**63 - 1
+_MARGIN = 1000
+"""Events above the most that go at once, in a few milliseconds, and not one by one with each write."""
 LOOK_SECONDS = 0.5
 """How often who waits looks what other processes have written."""
 
@@ -90,10 +92,13 @@ class _Entry:
 
 
 class FeedBook(Closing):
-    """The feed of a server, whose folder is ``state``, as one process sees it. Every method is safe in any thread."""
+    """The feed of a server, whose folder is ``state``, as one process sees it. Every method is safe in any thread.
 
-    def __init__(self, state: str | Path) -> None:
-        self._state = Path(state)
+    Of more events than the ``most`` the oldest go.
+    """
+
+    def __init__(self, state: str | Path, *, most: int = _ENDLESS) -> None:
+        self._state, self._most = Path(state), most
         self._database = Database(
             self._state / "events.sqlite", _SCHEMA, busy_seconds=_BUSY_SECONDS, synchronous="NORMAL"
         )
@@ -159,7 +164,7 @@ class FeedBook(Closing):
                 with self._queue_lock:
                     several, self._queue = self._queue, []
                 try:
-                    numbers = self._write(lambda database: _insert(database, several), durable=True)
+                    numbers = self._write(lambda database: self._insert_bounded(database, several), durable=True)
                 except RequestError as error:
                     for one in several:
                         one.error = error
@@ -168,6 +173,14 @@ class FeedBook(Closing):
                         one.last = number
         if entry.error is not None:
             raise entry.error
+
+    def _insert_bounded(self, database: sqlite3.Connection, several: list[_Entry]) -> list[int]:
+        """The most holds now, too: within an hour anybody can write more than a disk holds."""
+        numbers = _insert(database, several)
+        (swept,) = database.execute("SELECT swept FROM feed").fetchone()
+        if numbers[-1] - swept > self._most + _MARGIN:
+            _forget(database, numbers[-1] - self._most)
+        return numbers
 
     def _end(self, entry: _Entry | None, record: Record) -> None:
         """Write down what has happened. What cannot be written now is with the next write, or settled once we died."""
@@ -204,12 +217,12 @@ class FeedBook(Closing):
         self._ended = []
         return done
 
-    def sweep(self, *, days: float, most: int) -> int:
-        """Forget what is older, or more: how many events went. Raises IoError."""
+    def sweep(self, *, days: float) -> int:
+        """Forget what is older, or more than the most: how many events went. Raises IoError."""
 
         def forget(database: sqlite3.Connection) -> int:
             before = time.time_ns() - int(days * 86400 * 1e9)
-            old = database.execute(_OLD, {"before": before, "most": most}).fetchone()[0] or 0
+            old = database.execute(_OLD, {"before": before, "most": self._most}).fetchone()[0] or 0
             return _forget(database, old)
 
         with self._database.lock:

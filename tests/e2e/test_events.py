@@ -107,12 +107,13 @@ def test_a_server_without_a_feed_says_so_and_keeps_nothing(tmp_path: Path, days:
         host.stop()
 
 
-def test_a_cursor_that_is_too_old_or_none_is_told(host: Host, tmp_path: Path) -> None:
-    with host.client() as client:
+def test_a_cursor_that_is_too_old_or_none_is_told(tmp_path: Path) -> None:
+    few = Events(days=1, most=1)
+    with running(tmp_path / "host", tls=False, events=few) as host, host.client() as client:
         put(client, tmp_path, "a", "b", "c")
         first, *_ = client.events()
         assert host.service is not None and host.service.roots.feed is not None
-        host.service.roots.feed.sweep(days=1, most=1)
+        host.service.roots.feed.sweep(days=1)
         with pytest.raises(CursorTooOld, match="begin the feed anew"):
             list(client.events(first.cursor))
         with pytest.raises(CursorTooOld, match="another feed"):

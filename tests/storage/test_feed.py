@@ -390,16 +390,29 @@ def test_the_feed_is_bounded_and_a_cursor_that_is_too_old_is_told(world: World) 
     start, _ = world.book.ends()
     for i in range(10):
         put(world.storage, f"f{i}", b"1")
-    assert world.book.sweep(days=1, most=4) == 6
+    with FeedBook(world.state, most=4) as book:
+        assert book.sweep(days=1) == 6
     with pytest.raises(CursorTooOld):
         world.book.read(start, 10)
     oldest, newest = world.book.ends()
     assert (oldest.number, newest.number) == (6, 10)
     assert len(world.told()) == 4
-    assert world.book.sweep(days=0, most=1000) == 4
+    assert world.book.sweep(days=0) == 4
     assert world.book.ends() == (newest, newest)
     put(world.storage, "last", b"1")  # with a number that was not given before
     assert world.told(newest) == world.told() == [("published", "root/last")]
+
+
+def test_the_most_holds_whatever_comes_between_two_sweeps(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feedbook, "_MARGIN", 5)
+    root, one = str(world.top / "root"), [published(path("a"))]
+    with FeedBook(world.state, most=10) as book:
+        for _ in range(100):
+            with book.recording(root, one * 3, alone=False, needed=True) as record:
+                record.done()
+            assert len(world.told()) <= 10 + 5
+        assert len(world.told()) >= 10 - 2
+        assert world.book.ends()[1].number == 300
 
 
 @pytest.mark.parametrize("becomes", [[], [0, 1, 2]])
@@ -410,7 +423,7 @@ def test_nothing_is_forgotten_from_what_is_pending_on_and_no_number_given_again(
     _, here = world.book.ends()
     planned = [published(path(name)) for name in "bcd"]
     with world.book.recording(str(world.top / "root"), planned, alone=False, needed=True) as record:
-        assert world.book.sweep(days=0, most=1) == 1
+        assert world.book.sweep(days=0) == 1
         record.happened = [planned[number] for number in becomes]
     put(world.storage, "e", b"1")
     told = [("published", f"root/{name}") for name in [*("bcd"[number] for number in becomes), "e"]]

@@ -272,6 +272,9 @@ class Publication(Closing):
             except FileExistsError:
                 raise AlreadyExists(f"{display(str(path))}: something is already there") from None
         directory = self._directory(path, quota)
+        self._changed[path] = None
+        if path not in self._new:
+            self.found(path)
         if wanted.untouched and (was_new or path not in self._new):
             return os.fstat(directory.fd)
         if wanted.mode is not None:
@@ -279,7 +282,6 @@ class Publication(Closing):
             os.fchmod(directory.fd, kept | wanted.mode | ENTERED)
         if wanted.mtime_ns is not None:
             os.utime(directory.fd, ns=(wanted.mtime_ns, wanted.mtime_ns))
-        self._changed[path] = None
         return os.fstat(directory.fd)
 
     def has_made(self, path: RemotePath) -> bool:
@@ -289,6 +291,23 @@ class Publication(Closing):
     def changed(self, path: RemotePath) -> None:
         """A name in this directory has come or gone: it is to be made durable."""
         self._changed[path] = None
+
+    def found(self, path: RemotePath) -> None:
+        """What is at ``path``, or that nothing is, was found as it is wanted: that is to be made durable all the same.
+
+        Whoever made it so may have died before it was. Raises OSError.
+        """
+        folder = path.parent
+        while not self._is_folder(folder):
+            folder = folder.parent
+        self._changed[folder] = None
+
+    def _is_folder(self, path: RemotePath) -> bool:
+        try:
+            self.existing(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
 
     def check_synced(self) -> None:
         """Make it all durable. Raises RequestError."""

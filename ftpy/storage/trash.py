@@ -129,15 +129,17 @@ class Trash(Closing):
         except FileExistsError:
             if not self._is_begun(key):
                 raise InvalidRequest("this operation's id is taken; choose another") from None
+            self._renew(key)
 
     def _renew(self, key: OperationKey) -> None:
-        """Somebody cares for it: it does not expire yet."""
+        """Somebody cares for it: it does not expire yet. Whoever began it may have died before it was durable."""
         with self.open(key) as folder:
             fd = folder.directory.open_for_append(RECORD, create=False)
             try:
                 os.utime(fd)
             finally:
                 syscalls.close(fd)
+        self.folder.sync()
 
     def _is_begun(self, key: OperationKey) -> bool:
         try:

@@ -197,19 +197,22 @@ class LocalTrees(Trees):
         sealed anew: whoever was at work on that, a dead process or for a client that asks again, gets no further.
         """
         sealed = _with_token(tree.id[:_KEY_DIGITS]) + _SEALED
-        with self._alone():
+        with self._alone() as turn:
             try:
                 owned = self._owned(tree)
             except UnknownTree:
-                return self._done_before(tree)
+                return self._done_before(tree, turn.publication)
             self._staged.rename(owned, self._staged, sealed)
             self._staged.sync()  # no crash may lose this, and have what follows
         return sealed
 
-    def _done_before(self, tree: StagedTree) -> Swapped:
+    def _done_before(self, tree: StagedTree, publication: Publication) -> Swapped:
         with Folder(self._previous, _key(*tree.path.parts)) as kept:
             if not kept.about.fits(tree):
                 raise UnknownTree
+            kept.directory.sync()  # whoever did it may have died before it was durable
+            publication.found(tree.path)
+            publication.check_synced()
             return Swapped(replaced=kept.tree() is not None)
 
     def _unseal(self, tree: StagedTree, sealed: str) -> None:

@@ -106,6 +106,7 @@ class Undoing:
     def _plan(self, step: Step, reversal: _Reversal, doings: list[Planned]) -> None:
         doing = reversal.plan(step)
         if doing is None:
+            reversal.found(step)
             self._already += 1
         else:
             doings.append(Planned(step, reversal.look(step.place), doing))
@@ -148,6 +149,12 @@ class _Reversal:
             return self._bring_back(step)
         assert now is not None
         return self._take_away(step, now) if step.old is None else self._swap_back(step, now)
+
+    def found(self, step: Step) -> None:
+        """It is as it was before: whoever undid it may have died before that was durable. Raises OSError."""
+        self._publication.found(step.place)
+        if step.origin is not None:
+            self._publication.found(step.origin)
 
     def look(self, path: RemotePath) -> os.stat_result | None:
         """What is there now."""

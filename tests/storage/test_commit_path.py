@@ -39,7 +39,7 @@ from ftpy.storage import journal, locking, publishing, syncing, syscalls, upload
 from ftpy.storage import upload as upload_module
 from ftpy.storage.area import Area
 from ftpy.storage.base import KnownVersion, NewDirectory, NewFile, Staged
-from ftpy.storage.beneath import Beneath, best_door
+from ftpy.storage.beneath import Beneath, Directory, best_door
 from ftpy.storage.following import Follower
 from ftpy.storage.journal import Journal, StoredPart
 from ftpy.storage.local import LocalStorage
@@ -255,6 +255,29 @@ def test_folder_that_is_there_is_left_as_it_is_where_that_is_asked_for(storage: 
     assert not any(isinstance(result, RequestError) for result in results)
     assert ((root / "d").stat().st_mode & 0o777, (root / "d").stat().st_mtime_ns) == (0o750, before)
     assert ((root / "e").stat().st_mode & 0o777, (root / "e").stat().st_mtime_ns) == (0o700, MTIME)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("untouched", [False, True])
+def test_folder_that_was_there_is_durable_when_that_is_answered(
+    storage: LocalStorage, root: Path, synced: list[str], untouched: bool
+) -> None:
+    (root / "d" / "new").mkdir(parents=True)  # by a server that was killed before it had synced that
+    wanted = NewDirectory(path("d/new"), parents=True, untouched=untouched)
+    (info,) = storage.publish([storage.stage_directory(wanted)])
+    assert not isinstance(info, RequestError)
+    assert f"{root}/d" in synced
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_folder_that_was_made_for_a_file_that_failed_is_durable_when_it_is_answered(
+    storage: LocalStorage, root: Path, synced: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Directory, "rename", failing(errno.ENOSPC))
+    wanted = NewDirectory(path("d"), parents=True, untouched=True)
+    results = storage.publish([stage(storage, "d/a", b"a"), storage.stage_directory(wanted)])
+    assert [isinstance(result, RequestError) for result in results] == [True, False]
+    assert str(root) in synced
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every folder does")

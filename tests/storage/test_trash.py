@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 import stat
+import sys
 import tempfile
 import threading
 from contextlib import ExitStack
@@ -197,6 +198,38 @@ def test_undo_twice_finds_all_as_it_was(local: LocalStorage, root: Path) -> None
     before = tree(root)
     _, undone = undo(local, key)
     assert (undone.steps, undone.already, undone.left) == (0, 2, []) and tree(root) == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_undo_finds_as_it_was_is_durable_when_that_is_told(
+    local: LocalStorage, root: Path, synced: list[str]
+) -> None:
+    for name in ("removed/a", "from/b"):
+        put(local, name, b"1")
+    key = begun(local)
+    local.rm(path("removed/a"), recursive=False, operation=key)
+    put_in(local, "e/new/c", b"2", key)
+    local.mv(path("from/b"), path("e/b"), operation=key)
+    undo(local, key)
+    by = begun(local)
+    synced.clear()  # of one that was killed before it had synced anything
+    undone = local.undo(key, by, lambda effect, path: True)
+    assert (undone.steps, undone.already, undone.left) == (0, 5, [])
+    assert {str(root), f"{root}/removed", f"{root}/from"} <= set(synced)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("how", ["again", "at once"])
+def test_an_operation_that_was_begun_already_is_durable_when_that_is_answered(
+    local: LocalStorage, root: Path, synced: list[str], monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    key = begun(local)
+    synced.clear()
+    if how == "at once":
+        found, is_begun = [False, True], Trash._is_begun
+        monkeypatch.setattr(Trash, "_is_begun", lambda *asked: found.pop(0) and is_begun(*asked))
+    local.begin(key, "the server was killed before it had synced that")
+    assert f"{root}/.ftpy/trash" in synced
 
 
 def test_what_undo_may_not_do_is_told_and_left(local: LocalStorage, root: Path) -> None:

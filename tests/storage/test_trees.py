@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -230,6 +231,19 @@ def test_a_swap_that_is_asked_again_while_it_is_counted_is_done_by_the_second(lo
     with pytest.raises(UnknownTree):
         local.trees.swap(tree, census_of(NEW), on_counted=again)
     assert said == [Swapped(replaced=False)] and content_of(local) == NEW
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_swap_that_was_done_already_is_durable_when_that_is_answered(
+    local: LocalStorage, root: Path, synced: list[str]
+) -> None:
+    tree = stage_tree(local, "d/site")
+    fill(local, tree, NEW)
+    local.trees.swap(tree, census_of(NEW))
+    synced.clear()  # of a server that was killed before it had synced that
+    local.trees.swap(tree, census_of(NEW))
+    assert f"{root}/d" in synced
+    assert any(name.startswith(f"{root}/.ftpy/previous/") for name in synced)
 
 
 def test_nothing_is_put_into_a_tree_that_was_taken_out_of_its_folder(local: LocalStorage, root: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -84,9 +85,26 @@ class Publisher(Closing):
         self.device = area.top.lstat(".").st_dev
         """Number of the file system that everything here is published on."""
         self.unsynced: set[RemotePath] = set()
-        """Directories made by a publication under way, whose names may not be durable yet."""
+        """Directories made by a publication under way, or whose sync failed: their names may not be durable yet."""
+        self._making = threading.Lock()
         self._trusted: set[_Trusted] = set()
         """Where others publish too: the directories whose way from the root this process has synced."""
+
+    @contextmanager
+    def unsynced_while_made(self, path: RemotePath) -> Iterator[None]:
+        """A ``with`` around what makes a directory: its name counts as not durable, unless it ends with an exception.
+
+        Before it is there: whoever puts a file into it, now or after a sync that failed, makes its name durable.
+        """
+        with self._making:
+            was_unsynced = path in self.unsynced
+            self.unsynced.add(path)
+            try:
+                yield
+            except BaseException:
+                if not was_unsynced:
+                    self.unsynced.discard(path)
+                raise
 
     def doubtful_ways(self, path: RemotePath, directory: Directory) -> list[RemotePath]:
         """The directories from ``path`` up whose names may not be durable yet.
@@ -219,14 +237,19 @@ class Publication(Closing):
         self._publisher, self._beneath = publisher, beneath
         self._directories: dict[RemotePath, Directory] = {}
         self._changed: dict[RemotePath, None] = {}
-        self._made: set[RemotePath] = set()
+        self._made: dict[RemotePath, None] = {}
+        """Directories whose names no sync has covered yet."""
         self._new: set[RemotePath] = set()
         """Directories that were not there until this publication made them."""
 
     def close(self) -> None:
-        """Close the directories."""
-        for directory in self._directories.values():
-            directory.close()
+        """Close the directories; those that were made for what then failed stay, and their names are durable."""
+        try:
+            if self._made:
+                self.sync()
+        finally:
+            for directory in self._directories.values():
+                directory.close()
 
     def place(
         self,
@@ -315,12 +338,12 @@ class Publication(Closing):
             raise error
 
     def sync(self) -> dict[RemotePath, RequestError]:
-        """Make all that was placed durable: for each directory that failed, why."""
+        """Make all that was placed or made durable: for each directory that failed, why."""
         failed: dict[RemotePath, RequestError] = {}
-        changed = dict.fromkeys(self._changed)
+        names, self._made = self._made, {}  # those too that were made for what could not be placed
         for path in self._changed:
-            ways = self._publisher.doubtful_ways(path, self._directory(path))
-            changed.update((way.parent, None) for way in ways)
+            names.update(dict.fromkeys(self._publisher.doubtful_ways(path, self._directory(path))))
+        changed = dict.fromkeys([*self._changed, *(path.parent for path in names)])
         directories = {self._directory(path).fd: path for path in changed}
         if directories:
             # Not just the first one: where a put was refused, another file system may be mounted.
@@ -328,7 +351,7 @@ class Publication(Closing):
             for fd, error in sync_all(directories, oldest).items():
                 failed[directories[fd]] = refusal(error, directories[fd])
         if not failed:
-            self._publisher.unsynced.difference_update(self._made)
+            self._publisher.unsynced.difference_update(names)
             self._publisher.trust({path: self._directory(path) for path in self._changed})
         return failed
 
@@ -364,11 +387,9 @@ class Publication(Closing):
         if path.parts[0] == AREA and len(path.parts) <= _STAGED_DEPTH:
             raise UnknownTree  # what is put into a staged tree that is no more must not make another one
         self._publisher.check_device(parent.lstat("."))  # no directories where the file could not follow
-        with self._publisher.usage.adding(0, 1, quota, path):
-            # Before it is there: whoever puts a file into it, now or after a sync that failed, makes its name durable.
-            self._publisher.unsynced.add(path)
-            self._made.add(path)
+        with self._publisher.usage.adding(0, 1, quota, path), self._publisher.unsynced_while_made(path):
             parent.mkdir(path.name)
+        self._made[path] = None
         self._new.add(path)
 
 

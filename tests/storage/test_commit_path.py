@@ -48,6 +48,7 @@ from ftpy.storage.operations import OperationKey
 from ftpy.storage.publishing import Publisher
 from ftpy.storage.sharing import Link
 from ftpy.storage.staging import SmallFiles
+from ftpy.storage.treebase import Census
 from ftpy.storage.uploadbase import PART_BYTES, Upload
 from ftpy.storage.uploadfiles import UploadFiles
 from ftpy.storage.uploads import LocalUpload
@@ -278,6 +279,92 @@ def test_folder_that_was_made_for_a_file_that_failed_is_durable_when_it_is_answe
     results = storage.publish([stage(storage, "d/a", b"a"), storage.stage_directory(wanted)])
     assert [isinstance(result, RequestError) for result in results] == [True, False]
     assert str(root) in synced
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_folders_that_were_made_for_a_file_that_failed_are_durable_with_the_rest_of_its_group(
+    storage: LocalStorage, root: Path, synced: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Directory.rename
+
+    def unless_deep(directory: Directory, leaf: str, into: Directory, new: str) -> None:
+        if into.path.parts == ("d", "e"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        rename(directory, leaf, into, new)
+
+    with monkeypatch.context() as full:
+        full.setattr(Directory, "rename", unless_deep)
+        results = storage.publish([stage(storage, name, b"a") for name in ("d/e/a", "a")])
+    assert [isinstance(result, RequestError) for result in results] == [True, False]
+    put(storage, "d/e/a", b"a")  # which has no reason to sync what is above it
+    assert {str(root), f"{root}/d", f"{root}/d/e"} <= set(synced)
+    assert storage._publisher.unsynced == set()
+
+
+def commit_below(storage: LocalStorage) -> None:
+    with storage.open_upload(OWNER, new_file("d/e/big", len(DATA))) as upload:
+        send_missing(upload, DATA)
+        upload.commit(digest(DATA), None)
+
+
+def swap_below(storage: LocalStorage) -> None:
+    tree, _ = storage.trees.stage(OWNER, path("d/e/site"))
+    storage.trees.swap(tree, Census(0, 0, 0))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("what", [commit_below, swap_below])
+@pytest.mark.parametrize("refused", ["the folder e", "all names in it"])
+def test_folders_that_were_made_for_what_was_refused_are_durable_and_forgotten(
+    storage: LocalStorage,
+    root: Path,
+    synced: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    what: Callable[[LocalStorage], None],
+    refused: str,
+) -> None:
+    """What is remembered of each would take memory for ever, and make everybody's next put look for it."""
+    last = {"the folder e": "d", "all names in it": "d/e"}[refused]
+
+    def unless_there(call: Callable[..., None]) -> Callable[..., None]:
+        def called(directory: Directory, leaf: str, *more: Any) -> None:
+            if last in [str(one.path) for one in (directory, *more) if isinstance(one, Directory)]:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            call(directory, leaf, *more)
+
+        return called
+
+    for name in ("mkdir", "rename", "rename_noreplace"):
+        monkeypatch.setattr(Directory, name, unless_there(getattr(Directory, name)))
+    with pytest.raises(NoSpace):
+        what(storage)
+    assert (root / last).is_dir() and os.listdir(root / last) == []
+    assert {str(root), str((root / last).parent)} <= set(synced)
+    assert storage._publisher.unsynced == set()
+
+
+def test_a_folder_stays_doubtful_to_who_was_too_late_to_make_it_until_who_made_it_has_synced_it(root: Path) -> None:
+    with Beneath(root) as beneath, Area(beneath) as area:
+        publisher = Publisher(beneath, area, lambda *_: "")
+        with publisher.publication(exclusive=False) as first:
+            directory = first.making(path("d"))
+            with publisher.publication(exclusive=False) as late, pytest.raises(AlreadyExists):
+                late.make(NewDirectory(path("d")))
+            assert publisher.doubtful_ways(path("d"), directory) == [path("d")]
+            first.check_synced()
+            assert publisher.doubtful_ways(path("d"), directory) == []
+
+
+def test_a_folder_whose_name_could_not_be_synced_is_remembered_until_a_put_has_made_it_durable(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = NewDirectory(path("d"))
+    with monkeypatch.context() as broken:
+        broken.setattr(syscalls, "fsync", failing(errno.EIO))
+        (result,) = storage.publish([storage.stage_directory(wanted)])
+    assert isinstance(result, IoError) and storage._publisher.unsynced == {path("d")}
+    put(storage, "d/a", b"a")
+    assert storage._publisher.unsynced == set()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every folder does")

@@ -367,16 +367,21 @@ class LiveUpload:
     def abort(self) -> None:
         """Drop it; a commit under way is waited for, and wins."""
         with self._committing:
-            if not self.gone:
-                self.drop()
+            self.drop()
 
     def drop(self) -> None:
-        """Remove its files; descriptors stay until the last holder lets go, for parts that are being written."""
-        try:
-            with translating(self.meta.file.path):
-                self._files.unlink()
-        finally:
-            self.gone = True
+        """Remove its files; descriptors stay until the last holder lets go, for parts that are being written.
+
+        Where it is gone already, these names are its successor's.
+        """
+        with self._lock:
+            if self.gone:
+                return
+            try:
+                with translating(self.meta.file.path):
+                    self._files.unlink()
+            finally:
+                self.gone = True
         log.info("an upload was dropped", extra={"event": "upload-dropped", "fields": {"upload": self.id}})
 
     def _fail(self, error: OSError) -> None:

@@ -588,6 +588,35 @@ def test_upload_stays_failed_when_it_cannot_even_be_dropped(
     assert "could not be dropped" in caplog.text
 
 
+def test_a_sync_that_fails_after_its_upload_was_dropped_leaves_alone_the_one_that_came_after_it(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on, syncs = threading.Event(), list[int]()
+
+    def fail_late(fd: int) -> None:
+        syncs.append(fd)
+        go_on.wait(20)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    dropped = storage.open_upload(OWNER, FILE)
+    assert isinstance(dropped, LocalUpload)
+    with monkeypatch.context() as broken:
+        broken.setattr(syncing, "SYNC_BYTES", 1)
+        broken.setattr(syncing, "sync_data", fail_late)
+        send(dropped, 0, part_of(dropped, DATA, 0))
+        eventually(lambda: syncs)
+    dropped.abort()
+    with dropped, storage.open_upload(OWNER, FILE) as upload:
+        assert upload.id == dropped.id
+        send(upload, 1, part_of(upload, DATA, 1))
+        go_on.set()
+        dropped.live._syncing.wait()
+        assert storage.uploads() == [upload.id]
+        send_missing(upload, DATA)
+        upload.commit(digest(DATA), None)
+    assert read(storage, "d/big") == DATA
+
+
 def test_data_and_name_are_durable_before_the_journal_says_so_and_the_name_once(
     storage: LocalStorage, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
-from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING, cast
 
@@ -221,9 +220,8 @@ class SmallFiles:
             raise TypeError("a group is published by the storage that staged it")
         refused: Refused = {}
         try:
-            # What operations keep is judged before anything is placed: so each sees what those before it have left.
-            for _, several in groupby(mine, attrgetter("operation")):
-                refused |= self._publish_together(list(several), placed)
+            for several in _in_turn(mine):
+                refused |= self._publish_together(several, placed)
         finally:
             for staged in mine:
                 staged.close()
@@ -344,6 +342,27 @@ class SmallFiles:
         if self._remembered is not None:
             self._remembered.keep(known)
         return results
+
+
+def _in_turn(group: list[LocalMember]) -> Iterator[list[LocalMember]]:
+    """Those that are published together, in their order: of one operation, or of none.
+
+    What an operation keeps is judged before anything is placed. So that each sees what those before it have left, none
+    that has a condition comes together with another one for its path.
+    """
+    together: list[LocalMember] = []
+    places: set[RemotePath] = set()
+    for staged in group:
+        operation, place = staged.operation, staged.destination
+        is_judged = isinstance(staged, LocalStaged) and staged.condition is not None
+        if together and (operation != together[0].operation or (is_judged and place in places)):
+            yield together
+            together, places = [], set()
+        together.append(staged)
+        if operation is not None:
+            places.add(place)
+    if together:
+        yield together
 
 
 def _attempt(staged: LocalMember, work: Callable[[], None], refused: Refused) -> None:

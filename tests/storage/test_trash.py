@@ -68,7 +68,7 @@ def begun(storage: Storage, what: str = "a test", owner: str = OWNER) -> Operati
     return key
 
 
-def staged(storage: Storage, name: str, data: bytes, key: OperationKey, condition: Any = None) -> Any:
+def staged(storage: Storage, name: str, data: bytes, key: OperationKey | None, condition: Any = None) -> Any:
     file = NewFile(path(name), len(data), MTIME, None, "md5", condition, key)
     return storage.stage(file, memoryview(data), digest(data))
 
@@ -378,6 +378,25 @@ def test_a_put_whose_condition_fails_keeps_nothing(local: LocalStorage) -> None:
         put_in(local, "a", b"2", key, "absent")
     (told,) = local.operations(OWNER)
     assert (told.added, told.replaced) == (0, 0)
+
+
+@pytest.mark.parametrize("in_operation", [False, True])
+def test_of_two_puts_of_a_group_that_replace_the_same_content_one_is_done_also_in_an_operation(
+    local: LocalStorage, root: Path, in_operation: bool
+) -> None:
+    put(local, "a", b"1")
+    key = begun(local)
+    named = key if in_operation else None
+    first, second = digest(b"1"), digest(b"2")
+    wanted = [(b"2", first), (b"lost", first), (b"other", "absent"), (b"3", second), (b"late", second)]
+    results = local.publish([staged(local, "a", data, named, condition) for data, condition in wanted])
+    assert [type(result) for result in results] == [FileInfo, Changed, AlreadyExists, FileInfo, Changed]
+    new = [staged(local, "new", data, named, "absent") for data in (b"1", b"2")]
+    assert [type(result) for result in local.publish(new)] == [FileInfo, AlreadyExists]
+    assert tree(root) == {"a": b"3", "new": b"1"}
+    if in_operation:
+        _, undone = undo(local, key)
+        assert (undone.steps, undone.left, tree(root)) == (3, [], {"a": b"1"})
 
 
 def test_rm_of_a_folder_with_something_in_it_keeps_nothing(local: LocalStorage) -> None:

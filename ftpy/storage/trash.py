@@ -6,13 +6,13 @@ is durable before anything of it is done, so that a crash leaves nothing that ca
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 
 from ftpy.errors import InvalidRequest, QuotaExceeded, UnknownOperation
 from ftpy.storage import syscalls
@@ -59,9 +59,11 @@ class Folder(Closing):
             if size and os.pread(fd, 1, size - 1) != b"\n":
                 lines = b"\n" + lines  # a torn line must not swallow the next one
             with usage.adding(len(lines), 0, quota):
-                if os.write(fd, lines) != len(lines):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                syscalls.fsync(fd)
+                written = os.write(fd, lines)
+            # From here on it counts: what is written stays.
+            if written != len(lines):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            syscalls.fsync(fd)
         finally:
             syscalls.close(fd)
 
@@ -122,10 +124,8 @@ class Trash(Closing):
             return
         if len(self.folder.names()) >= MOST_OPERATIONS:
             raise QuotaExceeded(f"there are {MOST_OPERATIONS} operations on record already; forget some")
-        line = encode_about(About(key.owner, what, time.time_ns()))
         try:
-            with self._usage.adding(len(line), 2, quota):
-                self._make(key.id, line)
+            self._make(key.id, encode_about(About(key.owner, what, time.time_ns())), quota)
         except FileExistsError:
             if not self._is_begun(key):
                 raise InvalidRequest("this operation's id is taken; choose another") from None
@@ -148,21 +148,25 @@ class Trash(Closing):
             return False
         return True
 
-    def _make(self, operation: str, line: bytes) -> None:
-        """A folder with its record, under its name only when it is whole. Raises FileExistsError."""
+    def _make(self, operation: str, line: bytes, quota: Quota | None) -> None:
+        """A folder with its record, under its name only when it is whole. Raises FileExistsError, QuotaExceeded."""
         name = Folder.new_name()  # no operation's: what a crash leaves of it takes nobody's id, and is swept
-        self.folder.mkdir(name, 0o700)
-        try:
-            with self.folder.open_dir(name) as made:
-                write_new(made, RECORD, line)
-                made.sync()
-            self.folder.rename_noreplace(name, self.folder, operation)
-        except BaseException:
-            with contextlib.suppress(OSError):
+        with ExitStack() as counting:
+            counting.enter_context(self._usage.adding(len(line), 2, quota))
+            self.folder.mkdir(name, 0o700)
+            try:
                 with self.folder.open_dir(name) as made:
-                    made.unlink(RECORD, missing_ok=True)
-                self.folder.rmdir(name)
-            raise
+                    write_new(made, RECORD, line)
+                    made.sync()
+                self.folder.rename_noreplace(name, self.folder, operation)
+            except BaseException:
+                try:
+                    with self.folder.open_dir(name) as made:
+                        made.unlink(RECORD, missing_ok=True)
+                    self.folder.rmdir(name)
+                except OSError:
+                    counting.close()  # as if all of it stayed: until it is swept it counts
+                raise
         self.folder.sync()
 
     def open(self, key: OperationKey) -> Folder:

@@ -45,6 +45,7 @@ from ftpy.errors import (
 from ftpy.files import RemotePath, display
 from ftpy.storage.area import Area, made_private
 from ftpy.storage.base import Quota, StagedTree, ignore
+from ftpy.storage.beneath import Directory
 from ftpy.storage.exchanging import Exchange, can_exchange, count_and_sync
 from ftpy.storage.feed import Happening, arrived, deleted
 from ftpy.storage.leaving import Leaving
@@ -53,7 +54,8 @@ from ftpy.storage.publishing import Publication, Publisher, entry
 from ftpy.storage.refusals import translating
 from ftpy.storage.removing import Remover
 from ftpy.storage.treebase import Census, Swapped, Trees
-from ftpy.storage.treefolder import Folder, write_about
+from ftpy.storage.treefolder import ABOUT, Folder, write_about
+from ftpy.storage.usage import weight
 
 _ID = re.compile(r"[0-9a-f]{32}")
 _SEALED, _NEW = ".sealed", ".new"
@@ -117,7 +119,7 @@ class LocalTrees(Trees):
             else:
                 self._staged.rename(found, self._staged, tree.id)
                 with self._staged.open_dir(tree.id) as folder:
-                    write_about(folder, tree)
+                    self._renew(folder, tree)
             self._staged.sync()
             return tree, found is not None
 
@@ -128,15 +130,37 @@ class LocalTrees(Trees):
     def _make(self, tree: StagedTree, quota: Quota | None) -> None:
         if len(self._staged.names()) >= MOST_STAGED:
             raise QuotaExceeded(f"{MOST_STAGED:,} trees are staged already; they go when nobody goes on with them")
-        new = tree.id + _NEW
-        with self._publisher.usage.adding(0, 3, quota):
-            self._staged.mkdir(new, 0o700)
-            with self._staged.open_dir(new) as folder:
-                folder.mkdir(TREE)
-                size = write_about(folder, tree)
-            self._staged.rename(new, self._staged, tree.id)
-        with self._publisher.usage.adding(size, 0):
-            pass  # its own note counts, and is refused to nobody
+        usage, new = self._publisher.usage, tree.id + _NEW
+        try:
+            with usage.adding(0, 3, quota):
+                self._staged.mkdir(new, 0o700)
+                with self._staged.open_dir(new) as folder:
+                    folder.mkdir(TREE)
+                    size = write_about(folder, tree)
+                self._staged.rename(new, self._staged, tree.id)
+        except BaseException:
+            if entry(self._staged, new) is not None:
+                self._count(*usage.measure(RemotePath((*self._staged.path.parts, new))))
+            raise
+        self._count(size, 0)
+
+    def _renew(self, folder: Directory, tree: StagedTree) -> None:
+        """Say whose it is now."""
+        try:
+            write_about(folder, tree)
+        except BaseException:
+            left = [weight(folder.lstat(name)) for name in folder.names() if name not in (ABOUT, TREE)]
+            self._count(sum(left), len(left))
+            raise
+
+    def _count(self, size: int, files: int) -> None:
+        """A note of ours, or what a failure has left, is there: it counts, and is refused to nobody."""
+        usage = self._publisher.usage
+        try:
+            with usage.adding(size, files):
+                pass
+        except RequestError:
+            usage.distrust()
 
     def find(self, owner: str, path: RemotePath, tree_id: str) -> StagedTree:
         """The staged tree of this id; it does not expire yet."""

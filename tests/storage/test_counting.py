@@ -82,6 +82,11 @@ class Counted:
         """The count is what is on disk."""
         assert self.used(name) == on_disk(self.top / name)
 
+    def check_enough(self, name: str = "root") -> None:
+        """The count is what is on disk, or more."""
+        used, there = self.used(name), on_disk(self.top / name)
+        assert used is not None and used[0] >= there[0] and used[1] >= there[1], (used, there)
+
 
 @pytest.fixture
 def counted(tmp_path: Path) -> Iterator[Counted]:

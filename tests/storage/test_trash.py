@@ -22,6 +22,7 @@ from ftpy.errors import (
     Changed,
     InvalidRequest,
     IoError,
+    NoSpace,
     NotADirectory,
     NotEmpty,
     NotFound,
@@ -31,6 +32,7 @@ from ftpy.errors import (
     UnknownOperation,
 )
 from ftpy.files import FileInfo, RemotePath
+from ftpy.storage import syscalls
 from ftpy.storage.base import KnownVersion, NewDirectory, NewFile, Quota, Storage
 from ftpy.storage.beneath import Directory
 from ftpy.storage.counting import CountedUsage
@@ -479,6 +481,67 @@ def test_operations_are_looked_at_in_their_turn(local: LocalStorage) -> None:
     assert next(told).id == keys[2].id
     local.forget(keys[1])
     assert [one.id for one in told] == [keys[0].id]
+
+
+@pytest.mark.parametrize("failing", ["sync of the trash", "rename and cleaning up"])
+def test_never_less_is_counted_than_is_there_when_an_operation_cannot_be_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    with ExitStack() as stack:
+        usage = Counted(tmp_path, stack)
+        local = usage.open()
+        key = OperationKey(OWNER, secrets.token_hex(16))
+        sync = Directory.sync
+
+        def refuse(*_: Any, **__: Any) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        for _ in range(2):
+            with monkeypatch.context() as broken:
+                if failing == "sync of the trash":
+                    broken.setattr(Directory, "sync", lambda one: (refuse if one.path.name == "trash" else sync)(one))
+                else:
+                    broken.setattr(Directory, "rename_noreplace", refuse)
+                    broken.setattr(Directory, "rmdir", refuse)
+                with pytest.raises(IoError):
+                    local.begin(key, "broken off")
+            usage.check_enough()
+        local.begin(key, "again")
+        local.forget(key)
+        usage.check_enough()
+        local.sweep(expire_seconds=1e9, trash_seconds=-1)
+        usage.check()
+
+
+@pytest.mark.parametrize("failing", ["a torn line", "fsync"])
+def test_what_stays_of_a_step_that_could_not_be_written_down_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    with ExitStack() as stack:
+        usage = Counted(tmp_path, stack)
+        local = usage.open()
+        put(local, "a", b"1")
+        key = begun(local)
+        write = os.write
+
+        def refuse(_: int) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        for _ in range(2):
+            with monkeypatch.context() as broken:
+                if failing == "fsync":
+                    broken.setattr(syscalls, "fsync", refuse)
+                else:
+                    broken.setattr(os, "write", lambda fd, data: write(fd, data[:5]))
+                with pytest.raises((IoError, NoSpace)):
+                    local.rm(path("a"), recursive=False, operation=key)
+            usage.check_enough()
+        local.rm(path("a"), recursive=False, operation=key)
+        usage.check_enough()
+        local.forget(key)
+        usage.check_enough()
+        local.sweep(expire_seconds=1e9)
+        usage.check()
 
 
 def test_racing_beginnings_of_one_operation_are_one(local: LocalStorage) -> None:

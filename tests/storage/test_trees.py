@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -12,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from ftpy.errors import Changed, InvalidPath, IoError, QuotaExceeded, UnknownTree, Unsupported
-from ftpy.storage import syscalls, trees
+from ftpy.errors import Changed, InvalidPath, IoError, QuotaExceeded, RequestError, UnknownTree, Unsupported
+from ftpy.storage import area, syscalls, trees
 from ftpy.storage.base import Quota
 from ftpy.storage.beneath import Directory
+from ftpy.storage.counting import CountedUsage
 from ftpy.storage.feedbook import FeedBook
 from ftpy.storage.local import LocalStorage
 from ftpy.storage.treebase import Census, Swapped
@@ -301,6 +303,71 @@ def test_what_is_staged_and_kept_counts_exactly(tmp_path: Path) -> None:
             storage.trees.stage(OWNER, path("new"), quota=Quota(files=3))
         counted.check()
         assert os.listdir(counted.top / "root" / ".ftpy" / "trees") == []
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["a new one", "one that is there"])
+@pytest.mark.parametrize(
+    ("target", "call"),
+    [
+        (Directory, "mkdir"),
+        (Directory, "open_dir"),
+        (Directory, "create"),
+        (Directory, "rename"),
+        (Directory, "sync"),
+        (area, "write_at"),
+        (syscalls, "fsync"),
+    ],
+)
+def test_never_less_is_counted_than_is_there_when_a_tree_cannot_be_staged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: Any, call: str, again: bool
+) -> None:
+    with ExitStack() as stack:
+        counted = Counted(tmp_path, stack)
+        storage = counted.open()
+        if again:
+            stage_tree(storage)
+        real = getattr(target, call)
+
+        def unless_in_it(*arguments: Any, **named: Any) -> Any:
+            where = arguments[0].path.parts if target is Directory else (".ftpy", "trees", "a tree")
+            if where[:2] == (".ftpy", "trees") and (len(where) > 2 or call == "open_dir"):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return real(*arguments, **named)
+
+        for _ in range(3):
+            with monkeypatch.context() as full:
+                full.setattr(target, call, unless_in_it)
+                with contextlib.suppress(RequestError):
+                    stage_tree(storage)
+            counted.check_enough()
+        tree = stage_tree(storage)
+        counted.check_enough()
+        storage.trees.discard(tree)
+        counted.check_enough()
+        storage.sweep(expire_seconds=1e9)
+        counted.check()
+
+
+def test_all_is_counted_anew_where_the_note_of_a_staged_tree_could_not_be_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExitStack() as stack:
+        counted = Counted(tmp_path, stack)
+        storage = counted.open()
+        stage_tree(storage, "first")
+        adding = CountedUsage.adding
+
+        def unless_a_note(usage: CountedUsage, size: int, files: int = 1, *more: Any) -> Any:
+            if size and not files:
+                raise IoError
+            return adding(usage, size, files, *more)
+
+        with monkeypatch.context() as broken:
+            broken.setattr(CountedUsage, "adding", unless_a_note)
+            stage_tree(storage)
+        assert counted.used() is None
+        stage_tree(storage, "other")
+        counted.check()
 
 
 def test_events_tell_of_a_tree_when_it_is_in_place_and_never_of_what_is_staged(tmp_path: Path) -> None:

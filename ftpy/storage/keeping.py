@@ -59,8 +59,16 @@ class Keeping(Closing):
         self._again: list[tuple[Version, Digests]] = []
 
     def close(self) -> None:
-        """Close the folder."""
-        self.folder.close()
+        """Close the folder; where it is counted, nothing in it is a second name of what was not replaced after all."""
+        try:
+            if self._usage.counts:
+                for place, step in self._came.items():
+                    if step.kept is not None:
+                        self._let_go_unless_replaced(place, step.kept)
+        except OSError:
+            self._usage.distrust()  # once that is forgotten it would count as gone
+        finally:
+            self.folder.close()
 
     def coming(self, place: RemotePath, new: Identity, origin: RemotePath | None = None) -> Step:
         """This is about to come to a place: what is there now is kept, and folders will be made."""
@@ -136,6 +144,12 @@ class Keeping(Closing):
                     known.append((version_of(found), digests))
             if known:
                 self._remembered.keep(known)
+
+    def _let_go_unless_replaced(self, place: RemotePath, kept: str) -> None:
+        here = entry(self._publication.existing(place.parent), place.name)
+        there = entry(self.folder.directory, kept)
+        if here is not None and there is not None and os.path.samestat(here, there):
+            self.folder.directory.unlink(kept)
 
     def _let_go(self) -> None:
         """What is not on record is not kept: a second name of what stays would count, once it is forgotten, as gone."""

@@ -788,6 +788,76 @@ def test_what_is_linked_and_then_not_written_down_is_not_kept(tmp_path: Path, mo
         usage.check()
 
 
+@pytest.mark.parametrize("verb", ["put", "commit", "mv", "undo"])
+def test_what_was_kept_and_then_not_replaced_is_counted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    with ExitStack() as stack:
+        usage = Counted(tmp_path, stack)
+        local = usage.open()
+        put(local, "d/a", b"x" * 1000)
+        put(local, "b", b"other")
+        key, undone = begun(local), begun(local)
+        put_in(local, "d/a", b"y" * 2000, undone)
+        rename = Directory.rename
+
+        def unless_there(directory: Directory, leaf: str, into: Directory, new: str) -> None:
+            if into.path == path("d"):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            rename(directory, leaf, into, new)
+
+        def commit() -> None:
+            with local.open_upload(OWNER, NewFile(path("d/a"), 1, MTIME, operation=key)) as upload:
+                send_missing(upload, b"z")
+                try:
+                    upload.commit(digest(b"z"), None)
+                finally:
+                    upload.abort()
+
+        def undo_in_vain() -> None:
+            (left,) = local.undo(undone, key, lambda effect, path: True).left
+            raise left.error
+
+        act = {
+            "put": lambda: put_in(local, "d/a", b"z", key),
+            "commit": commit,
+            "mv": lambda: local.mv(path("b"), path("d/a"), operation=key),
+            "undo": undo_in_vain,
+        }[verb]
+        with monkeypatch.context() as full:
+            full.setattr(Directory, "rename", unless_there)
+            with pytest.raises(NoSpace):
+                act()
+        usage.check()
+        local.forget(key)
+        usage.check()
+        assert read(local, "d/a") == b"y" * 2000
+
+
+def test_all_is_counted_anew_where_the_second_name_of_what_was_not_replaced_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExitStack() as stack:
+        usage = Counted(tmp_path, stack)
+        local = usage.open()
+        put(local, "a", b"x" * 1000)
+        key = begun(local)
+
+        def refuse(*_: Any, **__: Any) -> None:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+        with monkeypatch.context() as broken:
+            for call in ("rename", "unlink"):
+                broken.setattr(Directory, call, refuse)
+            with pytest.raises(RequestError):
+                put_in(local, "a", b"y", key)
+        assert usage.used() is None
+        put(local, "b", b"z")
+        usage.check()
+        local.forget(key)
+        usage.check()
+
+
 def test_what_is_no_longer_in_the_trash_is_told(local: LocalStorage, root: Path) -> None:
     put(local, "a", b"1")
     key = begun(local)

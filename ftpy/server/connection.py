@@ -19,8 +19,10 @@ from ftpy.errors import (
     Denied,
     FtpyError,
     InternalError,
+    PermissionDenied,
     ProtocolError,
     RequestError,
+    ShuttingDown,
     Stalled,
     TlsFailed,
 )
@@ -32,6 +34,7 @@ from ftpy.server.context import Commits, Context, failure
 from ftpy.server.penalties import Offence
 from ftpy.server.shares import Share
 from ftpy.server.verbs import dispatch
+from ftpy.storage import wanted
 from ftpy.transport import tls
 from ftpy.transport.channel import Channel
 from ftpy.transport.deadline import Deadline
@@ -81,6 +84,7 @@ class RequestHandler(socketserver.BaseRequestHandler):
         """Waiting for a request; ``waiting``: so that nothing is lost when it does not come."""
         self.waiting = False
         self.dismissed = False
+        self.abandoned = False
         self.logged_in = False
         self.has_ended = False
         self.began = time.monotonic()
@@ -153,6 +157,13 @@ class RequestHandler(socketserver.BaseRequestHandler):
         """Whether the account that authenticated still stands; true before one did."""
         return self.context is None or self.service.accounts.is_current(self.context.account)
 
+    def check_wanted(self) -> None:
+        """Whether anything is still to be done for this session. Raises PermissionDenied, ShuttingDown."""
+        if self.dismissed or not self.is_welcome():
+            raise PermissionDenied("the session was ended meanwhile")
+        if self.abandoned:
+            raise ShuttingDown
+
     def dismiss(self, reason: str = "the user was removed or changed") -> None:
         """From any thread: end the session, and say why."""
         if not self.dismissed:
@@ -161,7 +172,11 @@ class RequestHandler(socketserver.BaseRequestHandler):
         self.abandon()
 
     def abandon(self) -> None:
-        """From another thread: break the connection, wherever it is, in the TLS handshake too."""
+        """From another thread: break the connection, wherever it is, in the TLS handshake too.
+
+        What goes on for it stops at its next step, and publishes nothing more.
+        """
+        self.abandoned = True
         with contextlib.suppress(OSError):
             socket.socket.shutdown(self.request, socket.SHUT_RDWR)
 
@@ -234,6 +249,7 @@ class RequestHandler(socketserver.BaseRequestHandler):
             root=self.service.roots.real_root(account),
             feed=self.service.roots.feed,
         )
+        wanted.ask(self.check_wanted)
         while (request := self._next_request(channel, context)) is not None:
             if isinstance(request, UnknownRequest) or not request.grouped:
                 commits.flush()  # what follows sees what was put before it, and replies keep their order

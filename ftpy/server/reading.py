@@ -196,6 +196,8 @@ def _compute(reader: Reader, name: DigestName, context: Context) -> str:
         with HashedRead(name, reader.read_at, 0, reader.info.size) as hashed:
             for view in hashed:
                 done += len(view)
+                if context.channel.is_lost:
+                    raise ConnectionLost  # nobody is there to be told
             return hashed.hexdigest()
 
     try:

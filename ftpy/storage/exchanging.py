@@ -9,7 +9,7 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from ftpy.storage import syscalls
+from ftpy.storage import syscalls, wanted
 from ftpy.storage.beneath import Directory
 from ftpy.storage.treebase import Census
 from ftpy.storage.usage import weight
@@ -110,7 +110,8 @@ class _Counting:
         self.files = self.folders = self.size = 0
 
     def count(self, within: Directory, name: str) -> None:
-        """Add what is below a folder."""
+        """Add what is below a folder. Raises RequestError where that is not wanted any more."""
+        wanted.check()
         with within.open_dir(name) as directory:
             names = directory.names()
             for one in names:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 from ftpy.digests import DigestName, new_hasher
 from ftpy.errors import Busy
+from ftpy.storage import wanted
 from ftpy.storage.base import MIB, Closing
 from ftpy.timing import HASHING
 
@@ -19,6 +20,8 @@ CHUNK_BYTES = MIB
 """Bytes moved and hashed at a time: large enough that Python's cost per chunk vanishes."""
 BUFFERS = 4
 """Buffers of a follower: one being filled, one being hashed, two between; 4 MiB in all."""
+ASK_SECONDS = 0.25
+"""How often who waits for a digest asks whether it is still wanted."""
 REST_SECONDS = 0.1
 """After so long without work the buffers are let go: of the 64 uploads of one connection few are fed at a time."""
 INLINE_BYTES = 64 * 1024
@@ -137,7 +140,7 @@ class Follower:
     def hexdigest(self, size: int) -> str:
         """The digest of the file's first ``size`` bytes, all given or announced before; waits for it.
 
-        Raises what reading the file raised; FollowerClosed.
+        Raises what reading the file raised; FollowerClosed; RequestError where it is not wanted any more.
         """
         reached = threading.Event()
         with self._lock:
@@ -150,7 +153,8 @@ class Follower:
             else:
                 self._put(reached.set)
         with HASHING:
-            reached.wait()
+            while not reached.wait(ASK_SECONDS):
+                wanted.check()
         if self._error is not None:
             raise self._error
         return self._hasher.hexdigest()
@@ -251,9 +255,13 @@ class HashedRead(Closing):
         self._follower = Follower(digest, lambda at, view: read_at(offset + at, view))
 
     def __iter__(self) -> Iterator[memoryview]:
-        """Views of the range in order; each is valid until the next is asked for."""
+        """Views of the range in order; each is valid until the next is asked for.
+
+        Raises RequestError where they are not wanted any more.
+        """
         done = 0
         while done < self._length:
+            wanted.check()
             buffer = memoryview(bytearray(self._length)) if self._inline else self._follower.borrow()
             view = buffer[: min(len(buffer), self._length - done)]
             got = self._read_at(self._offset + done, view)

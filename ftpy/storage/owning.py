@@ -13,8 +13,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ftpy.errors import InternalError, RequestError
+from ftpy.errors import Busy, InternalError, RequestError
 from ftpy.files import FileInfo
+from ftpy.storage import wanted
 from ftpy.storage.following import start_thread
 from ftpy.storage.journal import StoredPart
 from ftpy.storage.sharing import Asked, Link
@@ -95,10 +96,15 @@ class Guest:
         hand.live.part_abandoned(number, None)
 
     def commit(self, hand: LocalUpload, digest: KnownDigest, file_size: int | None, replacing: bool) -> FileInfo:
-        """Commit, and say meanwhile how far it is. It goes on when nobody hears that any more."""
+        """Commit, and say meanwhile how far it is. It is called off when nobody hears that any more."""
         outcome: list[tuple[str, Any]] = []
         commit = partial(hand.commit, digest, file_size, replacing=replacing)
-        thread = start_thread(lambda: outcome.append(_attempt(commit)), "ftpy-work")
+
+        def work() -> None:
+            wanted.ask(self._check_heard)
+            outcome.append(_attempt(commit))
+
+        thread = start_thread(work, "ftpy-work")
         thread.join(VERIFIED_SECONDS)
         while thread.is_alive():
             with contextlib.suppress(OSError):
@@ -109,6 +115,10 @@ class Guest:
             raise result
         info: FileInfo = result
         return info
+
+    def _check_heard(self) -> None:
+        if self._link.has_ended():
+            raise Busy("the process that asked for it has let go; try again")
 
 
 _VERBS: dict[str, Callable[..., Any]] = {

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ftpy.errors import AlreadyExists, Changed, NotFound, RequestError, UnknownTree
 from ftpy.files import RemotePath, display
-from ftpy.storage import syscalls
+from ftpy.storage import syscalls, wanted
 from ftpy.storage.area import AREA, Area
 from ftpy.storage.base import Closing, Condition, KnownDigest, KnownInode, KnownVersion, NewDirectory, Quota
 from ftpy.storage.beneath import Beneath, Directory
@@ -201,6 +201,7 @@ class Publisher(Closing):
         fd = self._area.top.open_for_append("lock", create=True)
         try:
             lock(fd, shared=not (exclusive or self.usage.counts))
+            wanted.check()  # here: it may have taken long to come here
             with Publication(self, self._beneath) as publication:
                 yield publication
         finally:

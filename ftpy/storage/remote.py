@@ -17,7 +17,7 @@ from typing import Any
 from ftpy.digests import PartDigestName
 from ftpy.errors import Busy, RequestError, ShuttingDown
 from ftpy.files import FileInfo
-from ftpy.storage import syscalls
+from ftpy.storage import syscalls, wanted
 from ftpy.storage.base import KnownDigest
 from ftpy.storage.following import Follower
 from ftpy.storage.journal import Meta, StoredPart
@@ -67,7 +67,7 @@ class RemoteUpload(Upload):
     # ---------------------------------------------------------------- the owner
 
     def _ask(self, *request: object) -> Any:
-        """The owner's answer. Raises what it raised; Busy where it is gone."""
+        """The owner's answer. Raises what it raised; Busy where it is gone; what ``wanted`` raises."""
         with self._asking, DISK:
             try:
                 if self._lost is not None:
@@ -76,12 +76,21 @@ class RemoteUpload(Upload):
                 outcome, result = self._link.receive()[0]
                 while outcome == "verified":
                     self._verified = result
+                    self._check_wanted()
                     outcome, result = self._link.receive()[0]
             except (EOFError, OSError):
                 raise self._lose() from None
         if outcome == "failed":
             raise result
         return result
+
+    def _check_wanted(self) -> None:
+        """Whether the owner is to go on; if not, it finds the link ended."""
+        try:
+            wanted.check()
+        except RequestError:
+            self.interrupt()
+            raise
 
     def _lose(self) -> RequestError:
         """The owner is gone: from now on nothing is written, so that another one can take its place."""

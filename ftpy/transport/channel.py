@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import os
 import threading
 import time
@@ -10,7 +11,7 @@ from typing import TypeVar
 
 from ftpy import timing
 from ftpy.digests import DigestName, PartDigestName
-from ftpy.errors import ConnectionLost, ProtocolError
+from ftpy.errors import ConnectionFailed, ConnectionLost, ProtocolError
 from ftpy.transport.stream import Stream
 from ftpy.wire.bases import ProgressReply
 from ftpy.wire.fields import Trailer
@@ -33,6 +34,8 @@ class Channel:
         self._out: list[bytes | memoryview] = []
         self._out_bytes = 0
         self._spoke = time.monotonic()
+        self.is_lost = False
+        """Found broken while ``patiently`` is at work, which may want to know."""
 
     # ---- out
 
@@ -155,7 +158,9 @@ class Channel:
     # ---- long work
 
     def patiently(self, work: Callable[[], T], progress: Callable[[], int]) -> T:
-        """Do ``work`` in another thread and say every second how many bytes it has done; returns what it returns.
+        """Do ``work`` in another thread, in a copy of our context, and say every second how many bytes it has done.
+
+        Returns what it returns, which also is waited for where the peer has left meanwhile.
 
         Where there is no thread to be had it is done here, without a word.
         """
@@ -170,7 +175,7 @@ class Channel:
                 failure.append(error)
 
         self.flush()
-        thread = threading.Thread(target=run, name="ftpy-work")
+        thread = threading.Thread(target=contextvars.copy_context().run, args=(run,), name="ftpy-work")
         with timing.lent() as stopwatch:
             try:
                 thread.start()
@@ -188,6 +193,9 @@ class Channel:
             while thread.is_alive():
                 self.say_progress(progress())
                 thread.join(PROGRESS_SECONDS)
+        except ConnectionFailed:
+            self.is_lost = True
+            raise
         finally:
             thread.join()
 

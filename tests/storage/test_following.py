@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftpy.digests import DigestName, hexdigest
+from ftpy.errors import PermissionDenied
 from ftpy.storage.following import BUFFERS, CHUNK_BYTES, INLINE_BYTES, Follower, FollowerClosed, HashedRead
+from tests.storage.unwanted import wanted_while
 
 DATA = random.Random(1).randbytes(6 * CHUNK_BYTES + 12_345)
 SIZE = len(DATA)
@@ -230,6 +232,28 @@ def test_close_wakes_who_waits_for_the_digest_and_frees_who_feeds() -> None:
         give(follower, offset)
     assert not follower.begin(0)
     borrow_all(follower)
+
+
+def test_digest_is_waited_for_only_as_long_as_it_is_wanted() -> None:
+    go_on = threading.Event()
+
+    def slow(offset: int, view: memoryview) -> int:
+        go_on.wait(10)
+        return read_data(offset, view)
+
+    with closing(Follower("md5", slow)) as follower:
+        follower.announce(0, SIZE)
+        with pytest.raises(PermissionDenied):
+            wanted_while(lambda: False, lambda: follower.hexdigest(SIZE))
+        go_on.set()
+        assert follower.hexdigest(SIZE) == hexdigest("md5", DATA)  # somebody else may still want it
+
+
+def test_hashed_read_ends_when_it_is_not_wanted_any_more() -> None:
+    seen: list[int] = []
+    with HashedRead("md5", read_data, 0, SIZE) as hashed, pytest.raises(PermissionDenied):
+        wanted_while(lambda: len(seen) < 2, lambda: seen.extend(len(view) for view in hashed))
+    assert len(seen) == 2
 
 
 @pytest.mark.parametrize("length", [0, 1, INLINE_BYTES, INLINE_BYTES + 1, 3 * CHUNK_BYTES + 1])

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from blake3 import blake3
 
-from ftpy.errors import Busy, Incomplete, RequestError, ShuttingDown, UnknownUpload
+from ftpy.errors import Busy, Incomplete, NotFound, PermissionDenied, RequestError, ShuttingDown, UnknownUpload
 from ftpy.storage import following, syscalls, uploads
 from ftpy.storage import upload as upload_module
 from ftpy.storage.base import NewFile, Storage
@@ -43,6 +43,7 @@ from tests.storage.contract import (
     digest,
     new_file,
     part_of,
+    path,
     put,
     read,
     send,
@@ -50,6 +51,7 @@ from tests.storage.contract import (
 )
 from tests.storage.contract_changes import ChangesContract
 from tests.storage.contract_trees import TreesContract
+from tests.storage.unwanted import wanted_while
 
 DATA = content(4 * PART_BYTES + 9)
 MOST_FOR_A_HAND = 4
@@ -282,6 +284,32 @@ def test_remote_commit_ends_when_its_storage_is_interrupted(
         assert [type(error) for error in errors] == [ShuttingDown]
         with pytest.raises(ShuttingDown):
             there.missing()
+
+
+def test_remote_commit_that_is_not_wanted_any_more_publishes_nothing_and_can_be_asked_for_again(
+    storages: list[LocalStorage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashing, release = threading.Event(), threading.Event()
+    read_at = upload_module.read_at
+
+    def slow(fd: int, offset: int, view: memoryview) -> int:
+        hashing.set()
+        release.wait(20)
+        return read_at(fd, offset, view)
+
+    monkeypatch.setattr(upload_module, "read_at", slow)
+    with storages[0].open_upload(OWNER, FILE) as upload:
+        with storages[1].open_upload(OWNER, FILE) as there:
+            send_missing(there, DATA)
+            with pytest.raises(PermissionDenied):
+                wanted_while(lambda: not hashing.is_set(), lambda: there.commit(digest(DATA), None))
+            release.set()
+        assert isinstance(upload, uploads.LocalUpload)
+        upload.live.wait()
+        with pytest.raises(NotFound):
+            storages[2].stat(path("d/big"))
+        upload.commit(digest(DATA), None)
+    assert read(storages[2], "d/big") == DATA
 
 
 def test_only_the_owner_of_an_upload_reaches_it_in_another_process(storages: list[LocalStorage]) -> None:

@@ -41,10 +41,12 @@ from ftpy.storage.operations import OperationKey, Undone
 from ftpy.storage.publishing import Publisher
 from ftpy.storage.record import FOLDER, Identity, Step, decode, encode, identity
 from ftpy.storage.trash import Trash
+from ftpy.storage.undoing import MOST_TOGETHER
 from ftpy.storage.uploadbase import PART_BYTES
 from tests.storage.conftest import MEMORY
 from tests.storage.contract import MTIME, OWNER, at_once, content, digest, path, put, read, send_missing
 from tests.storage.test_counting import Counted
+from tests.storage.unwanted import wanted_while
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "preadv"), reason="no server runs here")
 
@@ -882,3 +884,18 @@ def test_a_record_that_others_have_written_names_nothing_outside_of_its_folder(
         file.write(encode([Step(path("loot"), identity((outside / "secret").stat()), None, kept)]))
     assert local.undo(key, OperationKey(OWNER, begun(local).id), lambda *_: True).steps == 0
     assert (outside / "secret").read_bytes() == b"nobody's business" and not (root / "loot").exists()
+
+
+def test_an_undo_that_is_not_wanted_any_more_ends_at_its_next_step_and_can_be_asked_for_again(
+    local: LocalStorage, root: Path
+) -> None:
+    key, many = begun(local), 2 * MOST_TOGETHER + 1
+    for result in local.publish([staged(local, f"{n:04}", b"x", key) for n in range(many)]):
+        assert isinstance(result, FileInfo)
+    by, steps = begun(local, "undo"), [0]
+    with pytest.raises(PermissionDenied):
+        wanted_while(lambda: steps[-1] == 0, lambda: local.undo(key, by, lambda *_: True, on_step=steps.append))
+    assert steps == [0, MOST_TOGETHER] and len(tree(root)) == many - MOST_TOGETHER
+    again = undo(local, key)[1]
+    assert (again.steps, again.already, again.left_alone) == (many - MOST_TOGETHER, MOST_TOGETHER, 0)
+    assert tree(root) == {}

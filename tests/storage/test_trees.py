@@ -13,7 +13,17 @@ from typing import Any
 
 import pytest
 
-from ftpy.errors import Changed, InvalidPath, IoError, QuotaExceeded, RequestError, UnknownTree, Unsupported
+from ftpy.errors import (
+    Changed,
+    InvalidPath,
+    IoError,
+    NotFound,
+    PermissionDenied,
+    QuotaExceeded,
+    RequestError,
+    UnknownTree,
+    Unsupported,
+)
 from ftpy.storage import area, syscalls, trees
 from ftpy.storage.base import Quota
 from ftpy.storage.beneath import Directory
@@ -25,6 +35,7 @@ from ftpy.storage.treefolder import Folder
 from tests.storage.contract import OWNER, path, put
 from tests.storage.contract_trees import NEW, OLD, census_of, content_of, fill, put_in, put_tree, stage_tree
 from tests.storage.test_counting import Counted
+from tests.storage.unwanted import wanted_while
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "preadv"), reason="no server runs here")
 
@@ -246,6 +257,22 @@ def test_a_swap_that_was_done_already_is_durable_when_that_is_answered(
     local.trees.swap(tree, census_of(NEW))
     assert f"{root}/d" in synced
     assert any(name.startswith(f"{root}/.ftpy/previous/") for name in synced)
+
+
+def test_a_swap_that_is_not_wanted_any_more_ends_while_it_is_counted_and_can_be_asked_for_again(
+    local: LocalStorage,
+) -> None:
+    tree, wide = stage_tree(local), {f"{n}/f": b"x" for n in range(9)}
+    fill(local, tree, wide)
+    counted: list[int] = []
+    with pytest.raises(PermissionDenied):
+        wanted_while(
+            lambda: len(counted) < 2, lambda: local.trees.swap(tree, census_of(wide), on_counted=counted.append)
+        )
+    assert len(counted) == 2
+    with pytest.raises(NotFound):
+        local.stat(path("site"))
+    assert local.trees.swap(tree, census_of(wide)) == Swapped(replaced=False) and content_of(local) == wide
 
 
 def test_nothing_is_put_into_a_tree_that_was_taken_out_of_its_folder(local: LocalStorage, root: Path) -> None:

@@ -35,6 +35,7 @@ from ftpy.server.penalties import Offence
 from ftpy.server.shares import Share
 from ftpy.server.verbs import dispatch
 from ftpy.storage import wanted
+from ftpy.storage.local import LocalStorage
 from ftpy.transport import tls
 from ftpy.transport.channel import Channel
 from ftpy.transport.deadline import Deadline
@@ -80,6 +81,7 @@ class RequestHandler(socketserver.BaseRequestHandler):
         self.pulse = Pulse()
         self.stream: Stream | None = None
         self.context: Context | None = None
+        self.storage: LocalStorage | None = None
         self.resting = False
         """Waiting for a request; ``waiting``: so that nothing is lost when it does not come."""
         self.waiting = False
@@ -146,6 +148,8 @@ class RequestHandler(socketserver.BaseRequestHandler):
         try:
             if self.context is not None:
                 self.context.close()
+            if self.storage is not None:
+                self.service.roots.let_go(self.storage)
             self.trail.flush()
             if self.stream is not None:
                 self.stream.settle()
@@ -232,7 +236,7 @@ class RequestHandler(socketserver.BaseRequestHandler):
             pace = Pace(rate, lambda count: self.service.admission.passed(account.name, count, rate))
             channel.stream.keep(pace)
             pace.catch_up()  # a connection that moves little is told of little: many of them are no way around the rate
-        storage = self.service.roots.storage_for(account)
+        storage = self.storage = self.service.roots.storage_for(account)
         share = Share(self.service.shares, account.owner)
         commits = Commits(storage, channel, self.trail, share)
         context = self.context = Context(
@@ -289,23 +293,31 @@ class RequestHandler(socketserver.BaseRequestHandler):
         try:
             reply = dispatch(request, context)
         except RequestError as error:
-            act.failed(error)
-            self._fail(request, error, context)
+            self._fail(request, self._in_place(error), context)
         except (ConnectionFailed, MemoryError) as error:
             act.failed(error, sent=None if channel.session.outgoing.between_frames else channel.session.outgoing.done)
             raise
         except Exception:
             log.exception("internal", extra={"event": "internal", "fields": {"verb": act.verb}})
-            act.failed(InternalError())
             self._fail(request, InternalError(), context)
         else:
             if reply is not None:
                 context.commits.flush()
                 channel.send(reply)
 
+    def _in_place(self, error: RequestError) -> RequestError:
+        """Why a request is refused: whatever it met in a folder that is another one by now is no reason."""
+        assert self.storage is not None
+        try:
+            self.storage.check_in_place()
+        except Busy as displaced:
+            return displaced
+        return error
+
     def _fail(self, request: Request | UnknownRequest, error: RequestError, context: Context) -> None:
-        """Reply with a failure, in its turn, after the rest of the request was read and dropped."""
+        """Note a failure, and reply with it in its turn, after the rest of the request was read and dropped."""
         channel = context.channel
+        context.act.failed(error)
         if not channel.session.outgoing.between_frames:
             raise ConnectionLost("a reply could not be finished") from error
         channel.skip_body()

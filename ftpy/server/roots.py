@@ -6,13 +6,13 @@ import contextlib
 import logging
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable
 
 from ftpy.config.server import ServerConfig, exposed_by
 from ftpy.errors import Busy, InternalError, RequestError
 from ftpy.server import sandbox
 from ftpy.server.accounts import Account
-from ftpy.storage.base import Storage
 from ftpy.storage.counting import CountedUsage
 from ftpy.storage.feed import NOBODYS
 from ftpy.storage.feedbook import FeedBook
@@ -24,7 +24,7 @@ log = logging.getLogger("ftpy.server")
 
 
 class _Root:
-    """A folder that is served, and its storage once somebody needed it."""
+    """A folder that is served, and its storage once somebody needed it, until another folder takes its place."""
 
     def __init__(self) -> None:
         self.opening = threading.Lock()  # one for each: a disk that hangs keeps only its own users waiting
@@ -53,6 +53,10 @@ class Roots:
         self._counted: tuple[frozenset[str | None], frozenset[str]] = (frozenset(), frozenset())
         self._lock = threading.Lock()
         self._roots: dict[str, _Root] = {}
+        self._users: Counter[LocalStorage] = Counter()
+        """How many use each storage that is in use."""
+        self._displaced: set[LocalStorage] = set()
+        """Those in use whose root is elsewhere by now, or gone: closed when nobody uses them any more."""
 
     def reload(self, config: ServerConfig) -> None:
         """Other settings count from now on, but for the root and the state folder."""
@@ -60,8 +64,11 @@ class Roots:
         for storage in self.storages():
             storage.portable_names = config.portable_names
 
-    def storage_for(self, account: Account) -> Storage:
-        """The storage of this user's root; users with one root share it. Raises Busy, InternalError."""
+    def storage_for(self, account: Account) -> LocalStorage:
+        """The storage of this user's root, to be ``let_go``; users with one root share it.
+
+        Raises Busy, InternalError.
+        """
         root = account.root or self._config.root
         try:
             # Asked at every login: users and links change while the server runs.
@@ -82,22 +89,51 @@ class Roots:
         return os.path.realpath(account.root or self._config.root)
 
     def open(self, root: str) -> LocalStorage:
-        """The storage of a folder. Raises RequestError."""
+        """The storage of a folder, to be ``let_go``. Raises RequestError."""
         real = os.path.realpath(root)
         with self._lock:
             place = self._roots.setdefault(real, _Root())
         with place.opening:
+            if place.storage is not None and not place.storage.is_in_place():
+                self._displace(real, place)
             if place.storage is None:
-                place.storage = LocalStorage(
-                    real,
-                    self._config.state,
-                    portable_names=self._config.portable_names,
-                    neighbours=self._neighbours(real) if self._neighbours else None,
-                    usage=CountedUsage(real, self._config.state, self._counted_roots),
-                    feed=self.feed.of(real) if self.feed else NOBODYS,
-                )
+                place.storage = self._made(real)
                 place.storage.portable_names = self._config.portable_names  # a reload may not have seen it
+            with self._lock:
+                self._users[place.storage] += 1
             return place.storage
+
+    def _made(self, real: str) -> LocalStorage:
+        return LocalStorage(
+            real,
+            self._config.state,
+            portable_names=self._config.portable_names,
+            neighbours=self._neighbours(real) if self._neighbours else None,
+            usage=CountedUsage(real, self._config.state, self._counted_roots),
+            feed=self.feed.of(real) if self.feed else NOBODYS,
+        )
+
+    def _displace(self, real: str, place: _Root) -> None:
+        """The folder that a storage has open is no longer at its path: another one is to be opened there."""
+        assert place.storage is not None
+        log.warning("root-replaced", extra={"event": "root-replaced", "fields": {"root": real}})
+        with self._lock:
+            storage, place.storage = place.storage, None
+            self._displaced.add(storage)
+            self._users[storage] += 1
+        self.let_go(storage)
+
+    def let_go(self, storage: LocalStorage) -> None:
+        """Whoever was given it needs it no more. It stays open for who comes next, unless its root is elsewhere."""
+        with self._lock:
+            self._users[storage] -= 1
+            if self._users[storage]:
+                return
+            del self._users[storage]
+            if storage not in self._displaced:
+                return
+            self._displaced.remove(storage)
+        storage.close()
 
     def _counted_roots(self) -> frozenset[str]:
         named, real = self._counted
@@ -112,8 +148,10 @@ class Roots:
             return {root: place.storage for root, place in self._roots.items() if place.storage is not None}
 
     def storages(self) -> list[LocalStorage]:
-        """Those that are open."""
-        return list(self.by_root().values())
+        """Those that are open for users."""
+        with self._lock:
+            displaced = list(self._displaced)
+        return [*self.by_root().values(), *displaced]
 
     def interrupt(self) -> None:
         """The time to drain is over."""

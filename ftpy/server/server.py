@@ -108,7 +108,7 @@ class Service:
     def check(self) -> None:
         """Whether the root can be served. Raises ConfigError."""
         try:
-            self.roots.open(self.config.root)
+            self.roots.let_go(self.roots.open(self.config.root))
         except RequestError as error:
             raise ConfigError(f"the root {display(self.config.root)} cannot be served: {error}") from None
 
@@ -335,6 +335,8 @@ class Service:
         for handler in handlers:
             if not handler.is_welcome():
                 handler.dismiss()
+            elif handler.storage is not None and handler.storage.is_displaced:
+                handler.dismiss("its folder was moved or replaced")
             if handler.stream is not None:
                 handler.pulse.look(handler.stream.moved)
         return len(handlers)

@@ -263,17 +263,27 @@ class Beneath(Closing):
 
     def __init__(self, root: str | Path, *, door: Door | None = None) -> None:
         self.door: Door = door or best_door()
+        self._place = os.path.realpath(root)
         if self.door == "path":
             from ftpy.storage.bypath import PathDirectory
 
-            self.root: Directory = PathDirectory(os.path.realpath(root), RemotePath())
+            self.root: Directory = PathDirectory(self._place, RemotePath())
         else:
-            self.root = Directory(os.open(os.path.realpath(root), _DIRECTORY_FLAGS), RemotePath())
+            self.root = Directory(os.open(self._place, _DIRECTORY_FLAGS), RemotePath())
         self._reach: Callable[[tuple[str, ...]], Directory] = self._at_once if self.door == "openat2" else self._walk
 
     def close(self) -> None:
         """Close the root."""
         self.root.close()
+
+    def is_in_place(self) -> bool:
+        """Whether the path of the root still leads to it; where that cannot be told, it does."""
+        try:
+            return os.path.samestat(os.stat(self._place), self.root.lstat("."))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            return True
 
     def open_dir(self, path: RemotePath) -> Directory:
         """A directory. Raises FileNotFoundError, NotADirectoryError (also for a symlink), PermissionError."""

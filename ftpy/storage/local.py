@@ -17,6 +17,7 @@ from typing import Literal
 
 from ftpy.errors import (
     AlreadyExists,
+    Busy,
     InvalidPath,
     IoError,
     IsADirectory,
@@ -91,6 +92,8 @@ class LocalStorage(Storage):
         if not hasattr(os, "preadv") or not hasattr(os, "fchmod") or (door or best_door()) == "path":
             raise Unsupported("this system lacks preadv(2), fchmod(2) or openat(2): it can be a client, not a server")
         self.portable_names = portable_names
+        self.is_displaced = False
+        """Found to be no longer at the path of its root: nothing is published here any more."""
         self._usage, self._feed = usage or Usage(), feed
         with ExitStack() as opened:
             opened.callback(self._usage.close)
@@ -106,6 +109,7 @@ class LocalStorage(Storage):
                     shared=neighbours is not None,
                     usage=self._usage,
                     feed=feed,
+                    check=self.check_in_place,
                 )
                 self._remover = opened.enter_context(Remover(self._area, self._publisher))
                 self._trash = opened.enter_context(Trash(made_private(self._area.top, TRASH), self._usage))
@@ -116,6 +120,16 @@ class LocalStorage(Storage):
             self._small = SmallFiles(self._area, self._publisher, self._remembered, self._keeper)
             self._uploads = Uploads(self._area, self._publisher, self._remembered, self._keeper, neighbours)
             self._opened = opened.pop_all()
+
+    def is_in_place(self) -> bool:
+        """Whether the path of the root still leads here; once it was found not to, it never does again."""
+        self.is_displaced = self.is_displaced or not self._beneath.is_in_place()
+        return not self.is_displaced
+
+    def check_in_place(self) -> None:
+        """Raises Busy where the root was moved or replaced, as who has one around it may: nobody would find a put."""
+        if not self.is_in_place():
+            raise Busy("the folder was moved or replaced on the server; come back to the one that is there now")
 
     def interrupt(self) -> None:
         """Let commits that wait for a digest end with ShuttingDown; what is removed is cleared at the next start."""

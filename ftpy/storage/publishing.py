@@ -78,8 +78,11 @@ class Publisher(Closing):
         shared: bool = False,
         usage: Usage | None = None,
         feed: Feed = NOBODYS,
+        check: Callable[[], None] | None = None,
     ) -> None:
+        """``check`` is asked under the lock, before anything is published: it raises RequestError."""
         self.usage, self.feed = usage or Usage(), feed
+        self._check = check
         self._beneath, self._area, self._digest_at = beneath, area, digest_at
         self._shared = shared
         self.device = area.top.lstat(".").st_dev
@@ -202,6 +205,8 @@ class Publisher(Closing):
         try:
             lock(fd, shared=not (exclusive or self.usage.counts))
             wanted.check()  # here: it may have taken long to come here
+            if self._check is not None:
+                self._check()
             with Publication(self, self._beneath) as publication:
                 yield publication
         finally:

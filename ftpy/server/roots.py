@@ -7,12 +7,13 @@ import logging
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ftpy.config.server import ServerConfig, exposed_by
 from ftpy.errors import Busy, InternalError, RequestError
 from ftpy.server import sandbox
 from ftpy.server.accounts import Account
+from ftpy.storage.area import AREA
 from ftpy.storage.counting import CountedUsage
 from ftpy.storage.feed import NOBODYS
 from ftpy.storage.feedbook import FeedBook
@@ -57,6 +58,8 @@ class Roots:
         """How many use each storage that is in use."""
         self._displaced: set[LocalStorage] = set()
         """Those in use whose root is elsewhere by now, or gone: closed when nobody uses them any more."""
+        self._passing: set[LocalStorage] = set()
+        """Those that are open for a sweep alone."""
 
     def reload(self, config: ServerConfig) -> None:
         """Other settings count from now on, but for the root and the state folder."""
@@ -71,11 +74,8 @@ class Roots:
         """
         root = account.root or self._config.root
         try:
-            # Asked at every login: users and links change while the server runs.
-            if exposed := exposed_by(self._config, root, self._settings):
-                raise InternalError(f"the server's own `{exposed}` lies below it, so the user could read or change it")
-            if not sandbox.admits(root):
-                raise InternalError("it lies outside the sandbox that was made when the server started; restart it")
+            if unfit := self._unfit(root):  # asked at every login: users and links change while the server runs
+                raise InternalError(unfit)
             return self.open(root)
         except Busy:
             raise
@@ -83,6 +83,14 @@ class Roots:
             fields = {"user": account.name, "root": root, "reason": str(error)}
             log.error("root-unusable", extra={"event": "root-unusable", "fields": fields})
             raise InternalError("the server cannot open your folder; its log says why") from error
+
+    def _unfit(self, root: str) -> str | None:
+        """Why a folder may not be served, if it may not."""
+        if exposed := exposed_by(self._config, root, self._settings):
+            return f"the server's own `{exposed}` lies below it, so the user could read or change it"
+        if not sandbox.admits(root):
+            return "it lies outside the sandbox that was made when the server started; restart it"
+        return None
 
     def real_root(self, account: Account) -> str:
         """The real path of this user's root."""
@@ -135,6 +143,37 @@ class Roots:
             self._displaced.remove(storage)
         storage.close()
 
+    def known(self, roots: Iterable[str]) -> list[str]:
+        """The real paths of the server's root, of these, and of all that are open, sorted."""
+        return sorted({*map(os.path.realpath, [self._config.root, *roots]), *self.by_root()})
+
+    def sweep(self, real: str, *, expire_seconds: float, trash_seconds: float) -> int:
+        """Drop what expired below a root, also where nobody was since the start; a folder without any is left alone.
+
+        Raises RequestError.
+        """
+        with self._lock:
+            place = self._roots.get(real)
+            storage = place.storage if place is not None else None
+            if storage is not None:
+                self._users[storage] += 1
+        if storage is not None:
+            try:
+                if storage.is_in_place():
+                    return storage.sweep(expire_seconds=expire_seconds, trash_seconds=trash_seconds)
+            finally:
+                self.let_go(storage)
+        if not os.path.isdir(os.path.join(real, AREA)) or self._unfit(real):
+            return 0
+        with self._made(real) as passing:
+            with self._lock:
+                self._passing.add(passing)
+            try:
+                return passing.sweep(expire_seconds=expire_seconds, trash_seconds=trash_seconds)
+            finally:
+                with self._lock:
+                    self._passing.remove(passing)
+
     def _counted_roots(self) -> frozenset[str]:
         named, real = self._counted
         if (now := self._quota_roots()) is not named:
@@ -155,11 +194,14 @@ class Roots:
 
     def interrupt(self) -> None:
         """The time to drain is over."""
-        for storage in self.storages():
+        with self._lock:
+            passing = list(self._passing)
+        for storage in [*self.storages(), *passing]:
             storage.interrupt()
 
     def close(self) -> None:
         """Close all, after those who use them have ended."""
+        self.interrupt()  # whoever sweeps closes what that is open for
         for storage in self.storages():
             storage.close()
         if self.feed is not None:

@@ -299,11 +299,13 @@ class Service:
                 self.roots.settle_events()
                 if self._parent is None or self._parent.may_sweep(self.config.state):
                     self.roots.sweep_events()
-            for root, storage in self.roots.by_root().items():
+            for root in self.roots.known(self.accounts.roots()):
+                if self._stopped.is_set():
+                    return
                 if self._parent is not None and not self._parent.may_sweep(root):
                     continue
                 with self._said_if_failed():
-                    if dropped := storage.sweep(expire_seconds=expire, trash_seconds=trash):
+                    if dropped := self.roots.sweep(root, expire_seconds=expire, trash_seconds=trash):
                         log.info("swept", extra={"event": "swept", "fields": {"dropped": dropped}})
             if self._stopped.wait(SWEEP_SECONDS):
                 return

@@ -1,17 +1,21 @@
-"""Roots: one inside another, whose users move it away."""
+"""Roots: one inside another whose users move it away, and those that nobody has come to since the start."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from ftpy.server.server import Service
 from tests.rig import Host, eventually, running
 from tests.rigs.peer import Answer, RawPeer
+
+DAY_SECONDS = 86400
 
 
 @pytest.fixture
@@ -111,3 +115,51 @@ def test_a_root_that_was_replaced_is_let_go_of_with_its_last_session(host: Host)
         eventually(lambda: not open_folders(host.root / "elsewhere"))
         assert open_folders(host.root / "bob")
     assert {path.name for path in (host.root / "bob").iterdir()} == {".ftpy", "f"}
+
+
+# ------------------------------------------------------------------ roots that nobody has come to
+
+
+def age(host: Host, *names: str) -> None:
+    """Let what a user has begun be older than anything is kept."""
+    long_ago = time.time() - 1000 * DAY_SECONDS
+    for name in names:
+        for path in (host.root / "bob" / ".ftpy" / name).rglob("*"):
+            os.utime(path, (long_ago, long_ago), follow_symlinks=False)
+
+
+def left_by(host: Host) -> set[str]:
+    """What lies in the staging area of bob's root, but for what is always there."""
+    area = host.root / "bob" / ".ftpy"
+    return {f"{path.parent.name}/{path.suffix}" for path in area.glob("*/*") if path.suffix != ".lock"}
+
+
+def test_a_root_that_nobody_came_to_since_the_start_is_swept_and_closed(host: Host) -> None:
+    operation = "0" * 31 + "1"
+    with closing(RawPeer(host, "bob")) as bob:
+        assert bob.ask("begin", operation=operation, what="a test").error is None
+        assert bob.ask("put", path="large", file_size=9 * 1024 * 1024, mtime_ns=5).error is None
+        assert bob.ask("stage", path="site").error is None
+    host.stop()
+    (host.root / "bob" / ".ftpy" / "staged" / "dead-1").write_bytes(b"left")
+    (host.root / "bob" / ".ftpy" / "removed" / "dead-2").mkdir()
+    assert len(left_by(host)) == 6
+    age(host, "uploads", "trees", "trash")
+    host.start()
+    eventually(lambda: not left_by(host))
+    if os.path.exists("/proc/self/fd"):
+        eventually(lambda: not open_folders(host.root / "bob"))
+
+
+def test_a_root_that_is_not_there_or_has_nothing_to_sweep_is_left_as_it_is(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    host.add_user("carol", root=str(tmp_path / "own"))
+    host.add_user("dave", root=str(tmp_path / "gone"))
+    service = Service(host.config)
+    try:
+        for root in service.roots.known(host.accounts.roots()):
+            service.roots.sweep(root, expire_seconds=0, trash_seconds=0)
+    finally:
+        service.close()
+    assert list((tmp_path / "own").iterdir()) == [] and not (tmp_path / "gone").exists()
+    assert not (host.root / "bob" / ".ftpy").exists()

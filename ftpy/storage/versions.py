@@ -12,7 +12,7 @@ from ftpy.files import FileInfo, FileType, RemotePath
 from ftpy.storage.base import KnownDigest, KnownInode
 
 _UNSIGNED = 2**64 - 1
-_PACKED = struct.Struct("<QQQqq")
+_PACKED = struct.Struct("<QQqq")
 _TYPES: dict[int, FileType] = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "symlink"}
 
 
@@ -26,9 +26,11 @@ class Version(NamedTuple):
     ctime_ns: int
 
     def etag(self) -> str:
-        """32 hexadecimal digits that name it, without telling where it lies."""
-        dev, ino, size, mtime_ns, ctime_ns = self
-        packed = _PACKED.pack(dev & _UNSIGNED, ino & _UNSIGNED, size, mtime_ns, ctime_ns)
+        """32 hexadecimal digits that name it at its path, without telling where it lies.
+
+        The device is not in them: a disk may come back under another number, and what was begun before goes on then.
+        """
+        packed = _PACKED.pack(self.ino & _UNSIGNED, self.size, self.mtime_ns, self.ctime_ns)
         return hashlib.blake2b(packed, digest_size=16).hexdigest()
 
 

@@ -409,6 +409,13 @@ def settled() -> None:
     time.sleep(0.03)
 
 
+def test_an_etag_outlives_the_number_of_the_device_and_nothing_else() -> None:
+    version = Version(1, 2, 3, 4, 5)
+    others = [version._replace(**{name: 9}) for name in ("ino", "size", "mtime_ns", "ctime_ns")]
+    assert version._replace(dev=9).etag() == version.etag()
+    assert len({one.etag() for one in [version, *others]}) == 5
+
+
 def test_digest_that_is_remembered_after_a_listing_is_known(tmp_path: Path) -> None:
     version = Version(1, 2, 3, 4, 5)
     with Remembered(tmp_path / "digests.sqlite") as remembered:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import threading
 import zlib
 from typing import Any, TypeVar
 
@@ -93,9 +95,20 @@ def decode(header: bytes, kind: type[T]) -> T:
     """The header as a ``kind`` (a struct, or a union of tagged ones). Raises ProtocolError."""
     decoder = _decoders.get(kind)
     if decoder is None:
-        decoder = _decoders[kind] = msgspec.json.Decoder(kind)
+        decoder = _decoders[kind] = _made(kind)
     message: T = _strictly(decoder, header)
     return message
+
+
+def _made(kind: Any) -> msgspec.json.Decoder[Any]:
+    """A decoder; not by the main thread, where msgspec swallows a Ctrl-C that comes while it looks at the type."""
+    made: list[msgspec.json.Decoder[Any]] = []
+    thread = threading.Thread(target=lambda: made.append(msgspec.json.Decoder(kind)), name="ftpy-decoder")
+    if threading.current_thread() is threading.main_thread():
+        with contextlib.suppress(RuntimeError):  # there is no thread to be had
+            thread.start()
+            thread.join()
+    return made[0] if made else msgspec.json.Decoder(kind)
 
 
 def decode_handshake(header: bytes) -> Handshake | AnyReply:

@@ -211,6 +211,23 @@ def test_root_may_itself_be_a_symlink(root: Path, tmp_path: Path, door: Door) ->
 # -------------------------------------------------------------------- every verb on a leaf
 
 
+@pytest.mark.skipif(os.open not in os.supports_dir_fd, reason="by its path alone a root is wherever that leads")
+def test_root_is_in_place_until_its_path_leads_elsewhere(root: Path) -> None:
+    with Beneath(root) as beneath:
+        assert beneath.is_in_place()
+        moved = root.with_name("moved")
+        root.rename(moved)
+        assert not beneath.is_in_place()
+        root.symlink_to(root)  # whoever asks is told neither that it is there nor that it is not
+        assert beneath.is_in_place()
+        root.unlink()
+        root.mkdir()
+        assert not beneath.is_in_place()
+        root.rmdir()
+        moved.rename(root)
+        assert beneath.is_in_place()
+
+
 def leaf_verbs(directory: Directory, leaf: str) -> dict[str, Callable[[], object]]:
     return {
         "open_file": lambda: directory.open_file(leaf),

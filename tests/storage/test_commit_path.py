@@ -1202,3 +1202,18 @@ def test_line_that_lacks_only_its_end_counts_as_soon_as_it_has_one(tmp_path: Pat
     assert journal.read().parts == {3: StoredPart(5, "ab" * 32)}
     assert os.fstat(fd).st_size == journal.size == len(line) + 1
     os.close(fd)
+
+
+def test_folder_that_another_makes_meanwhile_is_gone_into(
+    tmp_path: Path, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = Directory.mkdir
+
+    def raced(parent: Directory, leaf: str, *mode: int) -> None:
+        if leaf == "raced":
+            make(parent, leaf)
+        make(parent, leaf, *mode)
+
+    monkeypatch.setattr(Directory, "mkdir", raced)
+    put(storage, "raced/f", b"1")
+    assert storage.stat(path("raced/f")).size == 1

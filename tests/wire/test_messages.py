@@ -9,6 +9,7 @@ import random
 import re
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import msgspec
@@ -468,3 +469,12 @@ except KeyboardInterrupt:
 def test_an_interrupt_is_not_lost_while_a_decoder_is_made() -> None:
     done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=60, check=False)
     assert (done.stdout, done.stderr) == ("interrupted\n", "")
+
+
+def test_a_decoder_is_made_in_any_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codec, "_decoders", {})
+    found: list[Trailer] = []
+    thread = threading.Thread(target=lambda: found.append(codec.decode(b'{"md5":"%s"}' % (b"0" * 32), Trailer)))
+    thread.start()
+    thread.join()
+    assert found == [codec.decode(trailer_header("md5", "0" * 32), Trailer)]

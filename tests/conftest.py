@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from tests.rig import KEYS
 # Slow machines are no failures; a failure prints what reproduces it, so no database of examples is kept.
 settings.register_profile("ftpy", deadline=None, database=None, print_blob=True)
 settings.load_profile("ftpy")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As in the background of a shell without job control: what tests start and interrupt would ignore it as well.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LOGS = ("log", "*.log", "*.jsonl")
 """Names of files that servers and rigs write their logs to."""

@@ -34,7 +34,7 @@ from ftpy.transport.channel import Channel
 from ftpy.transport.deadline import Deadline
 from ftpy.transport.pace import Pace
 from ftpy.transport.stream import Stream
-from ftpy.wire import auth
+from ftpy.wire import auth, codec
 from ftpy.wire.bases import FailureReply, ProgressReply, Reply, Request
 from ftpy.wire.handshake import Challenge, Welcome
 from ftpy.wire.handshake import Denied as DeniedMessage
@@ -177,6 +177,8 @@ class Connection:
 
         May be called in the middle of a request's body, when ``readable``.
         """
+        if not codec.is_prepared(kind):
+            prepare_decoder(kind)
         message = self.channel.receive()
         if isinstance(message, ProgressReply):
             self._check_progress(message.progress, seen=on_progress is not _ignore)
@@ -222,6 +224,19 @@ class Connection:
         if closing is not None:
             closing(self)
         self.channel.stream.close()
+
+
+def prepare_decoder(kind: type) -> None:
+    """Have what reads this ``kind`` of message made by another thread, for signals are the main thread's.
+
+    msgspec swallows a Ctrl-C that comes while it looks at a type.
+    """
+    thread = threading.Thread(target=codec.prepare, args=(kind,), name="ftpy-decoder")
+    try:
+        thread.start()
+    except RuntimeError:
+        return  # there is no thread to be had: it is made when it is needed
+    thread.join()
 
 
 def dial(address: str, deadline: Deadline) -> socket.socket:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-import threading
 import zlib
 from typing import Any, TypeVar
 
@@ -14,7 +12,7 @@ from msgspec import Struct
 from ftpy.digests import DigestName, PartDigestName
 from ftpy.errors import ProtocolError
 from ftpy.wire.bases import Continuation, FailureReply, ProgressReply, Reply, Request, UnknownRequest
-from ftpy.wire.fields import ConnectionId, RequestId, Size
+from ftpy.wire.fields import ConnectionId, RequestId, Size, Trailer
 from ftpy.wire.handshake import Handshake
 from ftpy.wire.messages import VERBS, AnyReply, Continuations, Requests
 
@@ -50,7 +48,7 @@ _handshake: msgspec.json.Decoder[Handshake] = msgspec.json.Decoder(Handshake)
 _outcome = msgspec.json.Decoder(_Outcome)
 _progress = msgspec.json.Decoder(ProgressReply)
 _failure = msgspec.json.Decoder(FailureReply)
-_decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
+_decoders: dict[Any, msgspec.json.Decoder[Any]] = {Trailer: msgspec.json.Decoder(Trailer)}
 _MALFORMED = (msgspec.DecodeError, ValueError, RecursionError)
 """What the decoders raise, of which RecursionError is for arrays within arrays within arrays."""
 
@@ -95,20 +93,20 @@ def decode(header: bytes, kind: type[T]) -> T:
     """The header as a ``kind`` (a struct, or a union of tagged ones). Raises ProtocolError."""
     decoder = _decoders.get(kind)
     if decoder is None:
-        decoder = _decoders[kind] = _made(kind)
+        prepare(kind)
+        decoder = _decoders[kind]
     message: T = _strictly(decoder, header)
     return message
 
 
-def _made(kind: Any) -> msgspec.json.Decoder[Any]:
-    """A decoder; not by the main thread, where msgspec swallows a Ctrl-C that comes while it looks at the type."""
-    made: list[msgspec.json.Decoder[Any]] = []
-    thread = threading.Thread(target=lambda: made.append(msgspec.json.Decoder(kind)), name="ftpy-decoder")
-    if threading.current_thread() is threading.main_thread():
-        with contextlib.suppress(RuntimeError):  # there is no thread to be had
-            thread.start()
-            thread.join()
-    return made[0] if made else msgspec.json.Decoder(kind)
+def is_prepared(kind: Any) -> bool:
+    """Whether there is a decoder of this ``kind`` already."""
+    return kind in _decoders
+
+
+def prepare(kind: Any) -> None:
+    """Make the decoder of a ``kind``; else it is made for the first one that comes."""
+    _decoders[kind] = msgspec.json.Decoder(kind)
 
 
 def decode_handshake(header: bytes) -> Handshake | AnyReply:

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import random
 import re
-import subprocess
-import sys
-import threading
 from typing import Any
 
 import msgspec
@@ -439,42 +435,3 @@ def test_entry_is_refused_where_its_whole_path_is_too_deep():
     assert len(entry_to_info(entry, RemotePath()).path.parts) == DEPTH
     with pytest.raises(InvalidPath, match="components"):
         entry_to_info(entry, RemotePath(("a",)))
-
-
-INTERRUPTED = """
-import os, signal
-from typing import Annotated
-from msgspec import Struct
-from ftpy.wire import codec
-
-class Odd:
-    armed = False
-    def __hash__(self):  # asked for by msgspec while it makes a decoder
-        if Odd.armed:
-            os.kill(os.getpid(), signal.SIGINT)
-        return 1
-
-class Kind(Struct):
-    field: Annotated[int, Odd()]
-
-Odd.armed = True
-try:
-    codec.decode(b'{"field":1}', Kind)
-except KeyboardInterrupt:
-    print("interrupted")
-"""
-
-
-@pytest.mark.skipif(os.name != "posix", reason="needs a signal to oneself")
-def test_an_interrupt_is_not_lost_while_a_decoder_is_made() -> None:
-    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=60, check=False)
-    assert (done.stdout, done.stderr) == ("interrupted\n", "")
-
-
-def test_a_decoder_is_made_in_any_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codec, "_decoders", {})
-    found: list[Trailer] = []
-    thread = threading.Thread(target=lambda: found.append(codec.decode(b'{"md5":"%s"}' % (b"0" * 32), Trailer)))
-    thread.start()
-    thread.join()
-    assert found == [codec.decode(trailer_header("md5", "0" * 32), Trailer)]

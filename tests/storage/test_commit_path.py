@@ -52,6 +52,7 @@ from ftpy.storage.treebase import Census
 from ftpy.storage.uploadbase import PART_BYTES, Upload
 from ftpy.storage.uploadfiles import UploadFiles
 from ftpy.storage.uploads import LocalUpload
+from ftpy.storage.versions import inode_of
 from tests.rig import eventually
 from tests.storage.contract import (
     MTIME,
@@ -389,6 +390,37 @@ def test_condition_that_cannot_be_looked_at_is_no_condition_that_holds(root: Pat
                 publisher.check(RemotePath(("..",)), condition)
         with pytest.raises(Changed, match="no longer there"):
             publisher.check(path("b"), KnownVersion("0" * 32))
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_an_inode_is_the_same_whatever_other_names_it_gets_and_no_other(root: Path, kind: str) -> None:
+    there, other = root / "a", root / "b"
+
+    def make(at: Path) -> None:
+        if kind == "file":
+            at.write_bytes(b"1")
+        else:
+            at.symlink_to("nowhere")
+
+    make(there)
+    with Beneath(root) as beneath, Area(beneath) as area:
+        publisher = Publisher(beneath, area, lambda *_: "")
+        known = inode_of(there.lstat())
+        os.link(there, other, follow_symlinks=False)
+        publisher.check(path("a"), known)
+        there.unlink()
+        with pytest.raises(Changed, match="no longer there"):
+            publisher.check(path("a"), known)
+        make(there)
+        with pytest.raises(Changed, match="another version"):
+            publisher.check(path("a"), known)
+
+
+def test_all_names_on_the_way_to_a_folder_that_another_process_made_are_doubtful(root: Path) -> None:
+    (root / "a/b/c").mkdir(parents=True)
+    with Beneath(root) as beneath, Area(beneath) as area, beneath.open_dir(path("a/b/c")) as directory:
+        publisher = Publisher(beneath, area, lambda *_: "", shared=True)
+        assert publisher.doubtful_ways(path("a/b/c"), directory) == [path("a/b/c"), path("a/b"), path("a")]
 
 
 def test_way_is_synced_again_when_too_many_are_remembered(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

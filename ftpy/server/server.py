@@ -320,16 +320,18 @@ class Service:
     def _watch(self) -> None:
         """End the sessions of those who are welcome no longer, also where they wait or are in the middle of a body.
 
-        After a crowd has left, give back what it cost.
+        After a crowd has left, or everybody has for longer than from one look to the next, give back what they cost.
         """
-        most = 0
+        most = before = 0
         while not self._stopped.wait(WATCH_SECONDS):
             with contextlib.suppress(MemoryError):  # there may be some in a second
                 count = self._look_after_sessions()
                 most = max(most, count)
-                if most - count >= CROWD:
+                all_left = most and not count and not before
+                if most - count >= CROWD or all_left:
                     most = count
                     syscalls.give_memory_back()
+                before = count
 
     def _look_after_sessions(self) -> int:
         """How many connections there are. By itself: a name for one of them, kept while we wait, would keep it."""

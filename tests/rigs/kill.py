@@ -359,7 +359,9 @@ def base_of(host: ProcessHost, book: Book) -> Usage:
 
 def check_base(host: ProcessHost, base: Usage, report: Report) -> None:
     """Descriptors, threads and memory of the server are back at ``base``."""
-    now = host.settled(base)
+    host.settled(base)
+    until(lambda: host.usage().resident <= base.resident + RESIDENT_SLACK)  # it gives back once all are gone
+    now = host.usage()
     if now.descriptors > base.descriptors or now.threads > base.threads:
         report.violations.append(f"not back at its base: {now} where {base} is the base")
     if now.resident > base.resident + RESIDENT_SLACK:

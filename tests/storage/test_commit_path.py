@@ -265,10 +265,10 @@ def test_folder_that_was_there_is_durable_when_that_is_answered(
     storage: LocalStorage, root: Path, synced: list[str], untouched: bool
 ) -> None:
     (root / "d" / "new").mkdir(parents=True)  # by a server that was killed before it had synced that
-    wanted = NewDirectory(path("d/new"), parents=True, untouched=untouched)
+    wanted = NewDirectory(path("d/new"), parents=True, mode=0o750, untouched=untouched)
     (info,) = storage.publish([storage.stage_directory(wanted)])
     assert not isinstance(info, RequestError)
-    assert f"{root}/d" in synced
+    assert {f"{root}/d", f"{root}/d/new"} <= set(synced)  # its name, and the mode that it got
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

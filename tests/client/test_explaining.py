@@ -131,7 +131,7 @@ def test_slow_hashing_there_is_told(host: Host, tmp_path: Path, monkeypatch: pyt
     update = following.Follower._hash
 
     def slow(self: Any, view: memoryview) -> None:
-        time.sleep(0.02)
+        time.sleep(0.06)  # all that hashes takes 2.4 s, far more than the rest on a busy machine
         update(self, view)
 
     monkeypatch.setattr(following.Follower, "_hash", slow)

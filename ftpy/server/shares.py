@@ -8,8 +8,6 @@ from typing import NamedTuple
 
 MOST = 8192
 """Descriptors that unfinished work holds at most, however many a process may have: uploads have threads as well."""
-LEAST = 64
-"""As many are handed out even where the system gives a process few."""
 CONNECTION = 3
 """Descriptors of one connection that does nothing unusual."""
 
@@ -59,7 +57,7 @@ class Share(NamedTuple):
 
 
 def descriptors(connections: int) -> int:
-    """How many descriptors this process has for unfinished work, beside those of so many connections."""
+    """How many descriptors this process has for unfinished work: what so many connections leave, a quarter at least."""
     try:
         import resource
     except ModuleNotFoundError:  # Windows: there is no such limit
@@ -67,4 +65,4 @@ def descriptors(connections: int) -> int:
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if soft == resource.RLIM_INFINITY:
         return MOST
-    return min(MOST, max(LEAST, soft - CONNECTION * connections))
+    return min(MOST, max(soft // 4, soft - CONNECTION * connections))

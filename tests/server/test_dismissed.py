@@ -50,13 +50,8 @@ def host(tmp_path: Path) -> Iterator[Host]:
         yield made
 
 
-@contextlib.contextmanager
-def session(host: Host) -> Iterator[Connection]:
-    live = Connection.open(host.profile("bob"), FAST)
-    try:
-        yield live
-    finally:
-        live.close()
+def session(host: Host) -> contextlib.closing[Connection]:
+    return contextlib.closing(Connection.open(host.profile("bob"), FAST))
 
 
 @contextlib.contextmanager

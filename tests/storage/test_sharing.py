@@ -252,11 +252,9 @@ def test_part_counts_as_never_sent_when_the_process_that_receives_it_dies(storag
     assert read(storages[2], "d/big") == DATA
 
 
-def test_remote_commit_ends_when_its_storage_is_interrupted(
-    storages: list[LocalStorage], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hashing = threading.Event()
-    release = threading.Event()
+def hashing_waits(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """Set when what is committed is being read, and to be set for that to go on."""
+    hashing, release = threading.Event(), threading.Event()
     read_at = upload_module.read_at
 
     def slow(fd: int, offset: int, view: memoryview) -> int:
@@ -265,6 +263,13 @@ def test_remote_commit_ends_when_its_storage_is_interrupted(
         return read_at(fd, offset, view)
 
     monkeypatch.setattr(upload_module, "read_at", slow)
+    return hashing, release
+
+
+def test_remote_commit_ends_when_its_storage_is_interrupted(
+    storages: list[LocalStorage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashing, release = hashing_waits(monkeypatch)
     errors: list[BaseException] = []
 
     def commit() -> None:
@@ -289,15 +294,7 @@ def test_remote_commit_ends_when_its_storage_is_interrupted(
 def test_remote_commit_that_is_not_wanted_any_more_publishes_nothing_and_can_be_asked_for_again(
     storages: list[LocalStorage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hashing, release = threading.Event(), threading.Event()
-    read_at = upload_module.read_at
-
-    def slow(fd: int, offset: int, view: memoryview) -> int:
-        hashing.set()
-        release.wait(20)
-        return read_at(fd, offset, view)
-
-    monkeypatch.setattr(upload_module, "read_at", slow)
+    hashing, release = hashing_waits(monkeypatch)
     with storages[0].open_upload(OWNER, FILE) as upload:
         with storages[1].open_upload(OWNER, FILE) as there:
             send_missing(there, DATA)

@@ -8,7 +8,7 @@ import gc
 import io
 import os
 import sys
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 import click
 
@@ -40,6 +40,13 @@ EXIT_CODES = {
 
 EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code:3}  {meaning}" for code, meaning in EXIT_CODES.items())
 """For the end of --help; the first line keeps click from joining the others."""
+
+
+def any_text_of_stdin() -> TextIO:
+    """Standard input, whatever bytes it holds: those that are no text are for whoever reads it to refuse."""
+    if isinstance(sys.stdin, io.TextIOWrapper):  # a program may have put another in its place
+        sys.stdin.reconfigure(errors="surrogateescape")
+    return sys.stdin
 
 
 def run_main(command: click.Command, name: str) -> NoReturn:

@@ -12,7 +12,7 @@ import click
 
 from ftpy.cli.beacon import discover, time_
 from ftpy.cli.changing import mkdir, mv, rm, touch
-from ftpy.cli.common import EPILOG, run_main
+from ftpy.cli.common import EPILOG, any_text_of_stdin, run_main
 from ftpy.cli.completion import completion_of
 from ftpy.cli.diagnosing import doctor, ping
 from ftpy.cli.looking import digest_, ls, stat
@@ -82,7 +82,10 @@ def pair(name: str, addresses: tuple[str, ...], force: bool) -> None:
         raise ConfigError(f"there is a server named {name!r} already; --force replaces it")
     for address in addresses:
         parse_address(address)
-    text = click.prompt("Pairing token", hide_input=True, err=True) if sys.stdin.isatty() else _line_of_stdin()
+    if sys.stdin.isatty():
+        text = click.prompt("Pairing token", hide_input=True, err=True)
+    else:
+        text = any_text_of_stdin().readline()
     token = PairingToken.from_text(text)
     profile = Profile(
         addresses=list(addresses) or token.addresses,
@@ -94,13 +97,6 @@ def pair(name: str, addresses: tuple[str, ...], force: bool) -> None:
         server, rights = client.server, ", ".join(sorted(client.rights))
     save_profile(path, name, profile)
     click.echo(f"paired with {name} ({display(server)}) as {profile.user}: {display(rights)}", err=True)
-
-
-def _line_of_stdin() -> str:
-    """The first line, whatever bytes it has: what is no token is told as that, without a word of it."""
-    if hasattr(sys.stdin, "reconfigure"):
-        sys.stdin.reconfigure(errors="replace")
-    return sys.stdin.readline()
 
 
 @ftpy.command(

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import click
 
-from ftpy.cli.common import OUTPUT_CLOSED, report
+from ftpy.cli.common import OUTPUT_CLOSED, any_text_of_stdin, report
 from ftpy.cli.names import LOCAL_FOLDER, LOCAL_PATH, REMOTE_PATH, expand_one
 from ftpy.cli.options import examples, server_option
 from ftpy.cli.output import coloured, entry
@@ -94,9 +94,8 @@ def _interact(commands: Commands) -> int:
 
 def _read(commands: Commands) -> int:
     """Run the commands of standard input: the exit code of the first that fails."""
-    if hasattr(sys.stdin, "reconfigure"):
-        sys.stdin.reconfigure(errors="surrogateescape")
-    while line := sys.stdin.readline(MOST_LINE_CHARACTERS):
+    stdin = any_text_of_stdin()
+    while line := stdin.readline(MOST_LINE_CHARACTERS):
         if len(line) == MOST_LINE_CHARACTERS:
             raise click.UsageError(f"a line has more than {MOST_LINE_CHARACTERS} characters")
         if line.lstrip().startswith("#"):

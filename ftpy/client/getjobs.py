@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from ftpy.client.landing import Landing
+from ftpy.client.landing import Landing, no_wider
 from ftpy.client.source import Source
 from ftpy.client.trees import (
     OWNER_BITS,
@@ -172,7 +172,7 @@ class GetJobs:
             return
         mode, mtime_ns, status = folder.info.mode | OWNER_BITS, folder.info.mtime_ns, folder.status
         if status is not None and not self._options.force:
-            mode &= status.st_mode | OWNER_BITS  # what was here before is opened to nobody else
+            mode = no_wider(mode, status.st_mode)
         as_it_should_be = (
             status is not None
             and not folder.touched[0]

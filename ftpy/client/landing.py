@@ -23,6 +23,11 @@ AREA_TRIES = 5
 """How often a staging area is entered that another get, which ends just now, takes away."""
 
 
+def no_wider(mode: int, now: int) -> int:
+    """A mode of a server's for a folder that has one already: it is opened to nobody but its owner."""
+    return mode & (now | stat.S_IRWXU)
+
+
 def _never(path: RemotePath, like: KnownDigest) -> str:
     raise NotImplementedError("nothing here is compared before it is swapped")
 
@@ -185,7 +190,7 @@ class Landing(Closing):
             if os.chmod in os.supports_fd:
                 now = stat.S_IMODE(os.stat(self.target).st_mode)
                 if self._was_there and not force:
-                    mode &= now | stat.S_IRWXU
+                    mode = no_wider(mode, now)
                 os.chmod(self.target, now & 0o7000 | mode)
             os.utime(self.target, ns=(mtime_ns, mtime_ns))
         except OSError as error:

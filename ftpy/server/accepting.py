@@ -61,9 +61,7 @@ class Server(Serving, socketserver.ThreadingTCPServer):
 
     def starve(self, reason: str) -> None:
         """Something is used up: say so now and then, and wait a moment."""
-        if times := self._seldom.due("accept-failed"):
-            fields = {"reason": reason, "times": times}
-            log.error("accept-failed", extra={"event": "accept-failed", "fields": fields})
+        self._seldom.say_failed("accept-failed", reason)
         super().starve(reason)
 
     def verify_request(self, request: Any, client_address: Any) -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Hashable
+
+log = logging.getLogger("ftpy.server")
 
 SECONDS = 10.0
 """How long nothing more is said of one thing."""
@@ -25,6 +28,11 @@ class Seldom:
         """It has happened once more: how often since it was said, if it is to be said now, else 0."""
         with self._lock:
             return self._due(thing, self._clock())
+
+    def say_failed(self, event: str, reason: str | None) -> None:
+        """Log an error that comes of what the system cannot give now, and ``times`` it happened, if that is due."""
+        if times := self.due(event):
+            log.error(event, extra={"event": event, "fields": {"reason": reason, "times": times}})
 
     def _due(self, thing: Hashable, now: float) -> int:
         times = self._times.get(thing, 0) + 1

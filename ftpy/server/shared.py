@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -15,8 +14,6 @@ from ftpy.server.seldom import Seldom
 from ftpy.server.server import SWEEP_SECONDS
 from ftpy.storage.sharing import Link
 
-log = logging.getLogger("ftpy.server")
-
 SWEEP_AGAIN_SECONDS = SWEEP_SECONDS / 2
 """A root is swept no sooner after another worker did; each of them asks every SWEEP_SECONDS."""
 
@@ -27,13 +24,6 @@ _Connection = tuple[Worker, int]
 """A worker, and what it tells its connection by."""
 _Key = tuple[str, str]
 """A root and the id of an upload below it."""
-
-
-def say_link_failed(seldom: Seldom, error: OSError) -> None:
-    """There was no descriptor for a link, here or where it was sent to."""
-    if times := seldom.due("link-failed"):
-        fields = {"reason": error.strerror, "times": times}
-        log.error("link-failed", extra={"event": "link-failed", "fields": fields})
 
 
 class _Send(Protocol):
@@ -108,7 +98,7 @@ class Shared:
         try:
             one, other = Link.pair()
         except OSError as error:  # EMFILE, ENFILE: who asks tries again for a while, then it is busy
-            say_link_failed(self._seldom, error)
+            self._seldom.say_failed("link-failed", error.strerror)
             return None
         self._send(owner, "welcome", key[0], link=other)
         return one

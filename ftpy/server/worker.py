@@ -25,7 +25,6 @@ from ftpy.server.penalties import Offence
 from ftpy.server.rows import EndRow
 from ftpy.server.seldom import Seldom
 from ftpy.server.server import Service
-from ftpy.server.shared import say_link_failed
 from ftpy.storage.sharing import DescriptorsLost, Link
 
 log = logging.getLogger("ftpy.server")
@@ -188,7 +187,7 @@ class Parent:
         try:
             return self._link.receive()
         except DescriptorsLost as lost:
-            say_link_failed(self._seldom, lost)
+            self._seldom.say_failed("link-failed", lost.strerror)
             message: tuple[Any, ...] = lost.message
             return message, []
 

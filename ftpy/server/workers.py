@@ -228,9 +228,7 @@ class Workers(Closing):
         if not self._is_announced:  # whoever starts the server is there to hear it
             raise FtpyError(f"a worker cannot be started: {reason}")
         slot.due = time.monotonic() + MOST_PAUSE_SECONDS
-        if times := self._seldom.due("worker-not-started"):
-            fields = {"reason": reason, "times": times}
-            log.error("worker-not-started", extra={"event": "worker-not-started", "fields": fields})
+        self._seldom.say_failed("worker-not-started", reason)
 
     def _forked(self, slot: Slot) -> Worker:
         """A process for a slot, and the link to it. Raises OSError."""

@@ -10,6 +10,7 @@ from typing import Any
 from blake3 import blake3
 
 from ftpy.client.connection import Connection
+from ftpy.errors import ConnectionLost
 from ftpy.transport.stream import Stream
 from ftpy.wire.framing import HEADER_BYTES, frame
 from ftpy.wire.spelling import b64encode
@@ -86,7 +87,8 @@ class RawPeer:
 
     def _header(self) -> dict[str, Any]:
         header = self._stream.receive_header(HEADER_BYTES)
-        assert header is not None, "the server closed the connection without a word"
+        if header is None:
+            raise ConnectionLost("the server closed the connection without a word")
         fields: dict[str, Any] = json.loads(header)
         return fields
 

@@ -16,6 +16,7 @@ import pytest
 from ftpy.client.connection import Connection
 from ftpy.config.client import Transfer
 from ftpy.config.server import Limits, ServerConfig
+from ftpy.durable import replace_file
 from ftpy.errors import ConfigError, ConnectionFailed, InvalidPath, ServerNotTrusted
 from ftpy.server.identity import Identity, certificate_sha256, make_identity
 from ftpy.server.reloading import NEEDS_RESTART, reread
@@ -210,7 +211,7 @@ def test_broken_users_change_nothing_and_are_said_once(tmp_path: Path, workers: 
     with Daemon(host, f"workers = {workers}\n") as daemon, connected(host) as live:
         for content in (b"{", b"[" * 100_000):
             count = len(events(daemon, "users-broken"))
-            users.write_bytes(content)
+            replace_file(str(users), content, 0o600)  # at once: half of it, seen, would be said as well
             daemon.reload(f"workers = {workers}\n")
             eventually(lambda count=count: len(events(daemon, "users-broken")) == count + 1)
             assert alive(live) and not refused(host)

@@ -36,6 +36,8 @@ MOST_PEERS = 16
 PEER_SECONDS = 10.0
 """How long one may take to ask and to read the answer."""
 BACKLOG = 16
+SPARES = 4
+"""Descriptors that are kept for who asks when there is none left: other threads may be faster, but hardly so often."""
 STARVED = frozenset({errno.EMFILE, errno.ENFILE})
 _CREDENTIALS = struct.Struct("3i")
 """struct ucred of unix(7): process id, user id, group id."""
@@ -73,8 +75,7 @@ class Control(Closing):
         self._listener: socket.socket | None = None
         self._accepts = False
         self._inode = 0
-        self._spare: int | None = None
-        """A descriptor that can be spared for one who asks when there is no other left."""
+        self._spares: list[int] = []
         self._peers: dict[int, _Peer] = {}
         self._reported = ""
 
@@ -110,8 +111,7 @@ class Control(Closing):
             peer.end.close()
         if self._listener is not None:
             self._listener.close()
-        if self._spare is not None:
-            os.close(self._spare)
+        self._let_spares_go()
 
     # ---------------------------------------------------------------- the socket
 
@@ -131,9 +131,10 @@ class Control(Closing):
                 listener.listen(BACKLOG)
                 self._inode = _inode(temporary)
                 os.rename(temporary, f"{folder}/{NAME}")
-            self._spare = os.dup(listener.fileno())
+            self._keep_spares(listener)
         except BaseException:
             listener.close()
+            self._let_spares_go()
             raise
         self._listener = listener
         self._reported = ""
@@ -143,9 +144,15 @@ class Control(Closing):
         if self._listener is not None:
             self._listener.close()
             self._listener = None
-        if self._spare is not None:
-            os.close(self._spare)
-            self._spare = None
+        self._let_spares_go()
+
+    def _keep_spares(self, listener: socket.socket) -> None:
+        while len(self._spares) < SPARES:
+            self._spares.append(os.dup(listener.fileno()))
+
+    def _let_spares_go(self) -> None:
+        while self._spares:
+            os.close(self._spares.pop())
 
     def _report(self, reason: str) -> None:
         """It is tried again every second, but said once."""
@@ -157,7 +164,11 @@ class Control(Closing):
     # ---------------------------------------------------------------- who asks
 
     def _accept_again(self) -> None:
-        if self._listener is not None and not self._accepts:
+        if self._listener is None:
+            return
+        with contextlib.suppress(OSError):  # there is none to be had yet
+            self._keep_spares(self._listener)
+        if not self._accepts:
             self._selector.register(self._listener, selectors.EVENT_READ, lambda _: self._accept())
             self._accepts = True
 
@@ -185,19 +196,13 @@ class Control(Closing):
         self._await(peer, selectors.EVENT_READ, self._hear)
 
     def _accepted(self, listener: socket.socket) -> socket.socket:
-        try:
-            return listener.accept()[0]
-        except OSError as error:
-            if error.errno not in STARVED or self._spare is None:
-                raise
-        os.close(self._spare)
-        self._spare = None
-        try:
-            return listener.accept()[0]
-        except OSError:  # another thread was faster
-            with contextlib.suppress(OSError):
-                self._spare = os.dup(listener.fileno())
-            raise
+        while True:
+            try:
+                return listener.accept()[0]
+            except OSError as error:
+                if error.errno not in STARVED or not self._spares:
+                    raise
+            os.close(self._spares.pop())  # once more where another thread takes it first
 
     def _await(self, peer: _Peer, events: int, then: Callable[[_Peer], None] | None = None) -> None:
         """Go on with ``then`` when it is ready for ``events``; with 0, when there is an answer."""
@@ -211,10 +216,10 @@ class Control(Closing):
         if self._peers.pop(peer.end.fileno(), None) is None:
             return
         self._await(peer, 0)
-        if self._spare is None and self._listener is not None:
+        if len(self._spares) < SPARES and self._listener is not None:
             # In one step: closed first, it would be gone to another thread.
-            self._spare = peer.end.detach()
-            os.dup2(self._listener.fileno(), self._spare, inheritable=False)
+            self._spares.append(peer.end.detach())
+            os.dup2(self._listener.fileno(), self._spares[-1], inheritable=False)
         peer.end.close()
 
     def _hear(self, peer: _Peer) -> None:

@@ -88,9 +88,11 @@ class Desk:
     def run(self, stopped: threading.Event) -> None:
         """Answer until the service has stopped."""
         with self._selector, self._control:
-            while not stopped.is_set():
+            is_over = False
+            while not is_over:
+                is_over = stopped.is_set()  # and then once more: who was answered at the last moment is to hear it
                 with contextlib.suppress(MemoryError):  # there may be some for who asks next
-                    for key, events in self._selector.select(POLL_SECONDS):
+                    for key, events in self._selector.select(0 if is_over else POLL_SECONDS):
                         key.data(events)
                     self._control.tick()
 

@@ -23,7 +23,7 @@ from ftpy.config.client import Transfer
 from ftpy.errors import ConnectionFailed, NotRunning, UnknownSession
 from ftpy.server import control as module
 from ftpy.server.audit import MOST_CHARACTERS
-from ftpy.server.control import MOST_PEERS, NAME, Control
+from ftpy.server.control import MOST_PEERS, NAME, SPARES, Control
 from ftpy.server.desk import Polls
 from ftpy.server.listening import bind_private
 from ftpy.server.rows import (
@@ -50,6 +50,7 @@ from ftpy.wire.messages import (
     StatRequest,
     UploadReply,
 )
+from tests.descriptors import descriptors_left
 from tests.rig import Daemon, Host, eventually
 
 pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="this system has no Unix sockets")
@@ -128,6 +129,8 @@ def test_a_session_shows_what_it_moves_and_how_much_of_it(tmp_path: Path, worker
         get.wait(GetReply)  # and not a byte of the body is read
 
         def shown() -> bool:
+            put.channel.send_body(b"x")  # it moves all the time
+            put.channel.flush()
             found = {row.state: row for row in sessions(host)}
             if set(found) != {"part", "get"}:
                 return False
@@ -293,6 +296,25 @@ def test_it_answers_while_the_server_drains(tmp_path: Path, workers: int) -> Non
             server(host)
 
 
+def test_who_is_answered_at_the_last_moment_hears_it(tmp_path: Path) -> None:
+    host = Host(tmp_path / "host", tls=False)
+    before = """
+import time
+from ftpy.server import desk
+answer = desk._answer
+def late(*arguments):
+    answer(*arguments)
+    time.sleep(1)  # by then the server has ended
+desk._answer = late
+"""
+    with Daemon(host, "[limits]\ndrain_seconds = 60\n", before) as daemon, connected(host) as live:
+        live.call(PutRequest(id=live.next_id(), path="f", file_size=9 * MIB, mtime_ns=0), UploadReply)
+        daemon.signal()
+        eventually(lambda: "draining" in daemon.log)
+        kick(state(host), "1")
+        assert daemon.wait() == 0
+
+
 def test_a_worker_that_hangs_hides_only_its_own_sessions(tmp_path: Path) -> None:
     host = Host(tmp_path / "host", tls=False)
     with Daemon(host, "workers = 2\n") as daemon, connected(host):
@@ -366,7 +388,7 @@ class Served:
             self.selector,
             lambda question, reply: reply([*rows, EndRow(found=question == StatusQuestion())]),
         )
-        self._thread = threading.Thread(target=self._run)
+        self.thread = threading.Thread(target=self._run)
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -376,12 +398,12 @@ class Served:
         self.control.close()
 
     def __enter__(self) -> Served:
-        self._thread.start()
+        self.thread.start()
         return self
 
     def stop(self) -> None:
         self._stop.set()
-        self._thread.join()
+        self.thread.join()
 
     def __exit__(self, *_: object) -> None:
         self.stop()
@@ -401,6 +423,33 @@ def dial(folder: Path) -> socket.socket:
     end.settimeout(10)
     end.connect(str(folder / NAME))
     return end
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's /proc")
+def test_it_answers_where_another_thread_takes_the_descriptor_that_was_spared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close, taken = os.close, list[int]()
+    with Served(tmp_path) as served, socket.socket(socket.AF_UNIX) as end:
+
+        def close_and_lose(fd: int) -> None:
+            close(fd)
+            if threading.current_thread() is served.thread and len(taken) < SPARES - 1:
+                taken.append(os.dup(0))
+
+        eventually(lambda: answered(tmp_path))
+        end.settimeout(10)
+        try:
+            with descriptors_left(0), monkeypatch.context() as patched:
+                patched.setattr(os, "close", close_and_lose)
+                end.connect(str(tmp_path / NAME))
+                end.sendall(frame(encode(StatusQuestion())))
+                assert end.recv(1000)
+        finally:
+            assert len(taken) == SPARES - 1
+            for fd in taken:
+                os.close(fd)
+        eventually(lambda: answered(tmp_path))
 
 
 def test_one_that_is_answered_is_not_taken_until_it_is_free(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

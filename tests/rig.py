@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -43,6 +44,30 @@ def eventually(holds: Callable[[], Any], seconds: float = 30.0) -> Any:
     return found
 
 
+def held_port(holder: object) -> int:
+    """A port for servers of ours: nobody else is given it as long as ``holder`` lives, also where none listens there.
+
+    Only Linux lets a server bind to what is held like that; elsewhere it is given back at once.
+    """
+    with socket.socket() as holding:
+        holding.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holding.bind(("127.0.0.1", 0))
+        port = int(holding.getsockname()[1])
+        if sys.platform == "linux":
+            weakref.finalize(holder, os.close, holding.detach())
+    return port
+
+
+def is_free(address: str) -> bool:
+    """Whether a server could listen there."""
+    host, _, port = address.rpartition(":")
+    with socket.socket() as probe, contextlib.suppress(OSError):
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, int(port)))
+        return True
+    return False
+
+
 AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 """Servers refuse that unless they are told; in containers, tests often do run as root."""
 SANDBOX: Literal["auto", "off"] = "off" if any(name.startswith("COVERAGE_PROCESS") for name in os.environ) else "auto"
@@ -60,13 +85,15 @@ class Host:
     beacon: Beacon = field(default_factory=Beacon)
     events: Events = field(default_factory=Events)
     audit: bool = False
-    listen: str = "127.0.0.1:0"
+    listen: str = ""
+    """By default a port of its own on loopback."""
     portable_names: bool = True
     commands: dict[str, Command] = field(default_factory=dict)
     service: Service | None = None
     address: str = ""
 
     def __post_init__(self) -> None:
+        self.listen = self.listen or f"127.0.0.1:{held_port(self)}"
         self.root = self.folder / "files"
         self.root.mkdir(parents=True)
         self.accounts = Accounts.create(self.folder / "users.json")
@@ -124,6 +151,12 @@ class Host:
         """Wait for the server's first sweep, which comes in its own time and makes a lock in the storage."""
         eventually((self.root / ".ftpy" / "lock").exists)
 
+    def deserted(self) -> None:
+        """Wait until nobody is connected: all that came before is done then, or dropped."""
+        service = self.service
+        assert service is not None
+        eventually(lambda: not service.session_rows())
+
     def profile(self, user: str = "alice", address: str | None = None) -> Profile:
         """What pairing would have stored."""
         pin = certificate_sha256(str(self.folder / "certificate.pem")).hex() if self.tls else None
@@ -139,8 +172,9 @@ class Host:
 
     def audited(self, *events: str) -> list[dict[str, Any]]:
         """The lines of the audit trail so far; of these events alone, if any are named."""
-        text = (self.folder / "audit.jsonl").read_text()
-        assert text.endswith("\n") or not text
+        trail = self.folder / "audit.jsonl"
+        # Who reads while a line is written may see a part of it: what is there now is whole at once.
+        text = eventually(lambda: (read := trail.read_text()).endswith("\n") and read) if trail.stat().st_size else ""
         lines: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines()]
         return [line for line in lines if not events or line["event"] in events]
 

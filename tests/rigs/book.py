@@ -144,8 +144,12 @@ def _fault(path: str, seen: State, truth: Truth) -> str:
 
 
 def version_of(path: Path) -> Version:
-    """What is on disk."""
-    return Version(path.stat().st_size, blake3().update_mmap(path).hexdigest())
+    """What is on disk: of one file, also where another takes its place meanwhile."""
+    while True:
+        before = path.stat()
+        found = Version(before.st_size, blake3().update_mmap(path).hexdigest())
+        if os.path.samestat(before, path.stat()):
+            return found
 
 
 def version_of_bytes(data: bytes) -> Version:

@@ -156,6 +156,8 @@ def rig_feed(folder: Path, rounds: int, victim: str, seed: int, builds: tuple[st
             writer.start()
         try:
             for _ in range(rounds):
+                done = _acknowledged(writers)
+                until(lambda done=done: _acknowledged(writers) > done)  # type: ignore[misc]
                 time.sleep(rng.uniform(0.05, 0.5))
                 _kill(host, victim, rng)
                 report.stage(f"{victim} killed")
@@ -171,8 +173,12 @@ def rig_feed(folder: Path, rounds: int, victim: str, seed: int, builds: tuple[st
             for writer in writers:
                 writer.join(PUT_SECONDS)
             host.stop()
-    report.acknowledged = sum(len(writer.acknowledged) for writer in writers)
+    report.acknowledged = _acknowledged(writers)
     return report
+
+
+def _acknowledged(writers: list[Writer]) -> int:
+    return sum(len(writer.acknowledged) for writer in writers)
 
 
 def _kill(host: ForkedHost, victim: str, rng: random.Random) -> None:

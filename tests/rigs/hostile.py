@@ -38,7 +38,7 @@ from tests.rigs.hostilesyncs import REFUSED, judge, prepare, pull, push
 from tests.rigs.impostors import Identity
 from tests.rigs.lies import Liar
 from tests.rigs.lying import LyingServer, Model
-from tests.rigs.processes import memory_of
+from tests.rigs.processes import memory_of, until
 from tests.rigs.sessions import FILES, FURNITURE, STALL_SECONDS, Scene, Session, check_names, check_tree, contents
 
 SESSION_SECONDS = 12.0
@@ -604,6 +604,6 @@ class Campaign:
             report.grown = resident() - self._warm
             if report.grown > GROWTH_BYTES + report.sessions * SESSION_GROWTH_BYTES:
                 report.violations.append(f"the process grew by {report.grown} bytes")
-        if threading.active_count() > self._threads:
+        if not until(lambda: threading.active_count() <= self._threads):
             report.violations.append(f"threads are left: {[thread.name for thread in threading.enumerate()]}")
         return report

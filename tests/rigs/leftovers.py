@@ -35,8 +35,9 @@ class Mark:
             if name.isdigit():
                 try:
                     with open(f"/proc/{name}/environ", "rb") as environ, open(f"/proc/{name}/cmdline", "rb") as line:
-                        if wanted in environ.read().split(b"\0"):
-                            found.append(line.read().replace(b"\0", b" ").decode())
+                        said = line.read().replace(b"\0", b" ").decode()
+                        if wanted in environ.read().split(b"\0"):  # asked last: what dies in between has none left
+                            found.append(said)
                 except OSError:
                     continue
         return found

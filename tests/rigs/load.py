@@ -209,8 +209,9 @@ class Stalled(threading.Thread):
         """Wait for the end without reading: what the server sends fills the buffers between."""
         peer = STALLS[self.point][1](self._host)
         sock = peer.channel.stream._sock if isinstance(peer, Connection) else peer
-        began, port = time.monotonic(), sock.getsockname()[1]
-        server_port = parse_address(self._host.address).port
+        port, server_port = sock.getsockname()[1], parse_address(self._host.address).port
+        until(lambda: _is_open(server_port, port), 1.0, 0.001)  # its end may not have heard yet that ours is
+        began = time.monotonic()
         try:
             if until(lambda: not _is_open(server_port, port), self._patience_seconds):
                 self.seconds = time.monotonic() - began

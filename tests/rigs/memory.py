@@ -1,9 +1,9 @@
 """What a put and a get cost in memory on either side, and that it does not grow with the file, or the number of files.
 
 Counted is VmHWM, the kernel's own high-water mark of a process's resident memory: anonymous memory, mapped
-programs and libraries, mapped shared memory (``processes.memory_of``). It is exact for the server, where the mark is
-read after the transfer; for the client it is read every few milliseconds until the process ends. The page cache of the
-files themselves is the kernel's and belongs to no process.
+programs and libraries, mapped shared memory (``processes.memory_of``). For the server the mark is read after the
+transfer; the client's comes from who waits for its end (getrusage(2)), a small process, for a child's mark begins with
+what its parent has. The page cache of the files themselves is the kernel's and belongs to no process.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import subprocess
-import time
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from tests.rigs.processes import MIB, ProcessHost, memory_of, outcome, reset_peak
+from tests.rigs.processes import MIB, ProcessHost, outcome, reset_peak
 
 MOST_ABOVE_IDLE = 96 * MIB
 """Bytes that a transfer may cost either side above what it holds at rest."""
@@ -25,7 +25,13 @@ MOST_GROWTH = 16 * MIB
 MOST_GROWTH_OF_TREES = 32 * MIB
 """The same for many files and few: few may be through before as many are under way as may be (16,384)."""
 FILES_IN_A_FOLDER = 1000
-SAMPLE_SECONDS = 0.003
+MARKED = """
+import os, resource, sys
+code = os.spawnv(os.P_WAIT, sys.argv[1], sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr)
+sys.exit(code)
+"""
+"""Runs a command and says at the end, on standard error, its high-water mark in KiB."""
 TRANSFER_SECONDS = 1800.0
 VERBS = ("put", "get")
 
@@ -76,7 +82,7 @@ def rig_tree_memory(host: ProcessHost, counts: tuple[int, int]) -> Report:
         _tree(source, count)
         for verb, pair in (("put", (source, "tree")), ("get", ("tree", target))):
             reset_peak(host.pid)
-            code, client = _run_tree(host, verb, *map(str, pair))
+            code, _, _, client = _client(host, verb, "-q", "-r", *map(str, pair))
             report.peaks["server", verb, count] = host.usage().peak - report.idle["server"]
             report.peaks["client", verb, count] = client - report.idle["client"]
             if code:
@@ -98,13 +104,6 @@ def _tree(top: Path, count: int) -> None:
         if number % FILES_IN_A_FOLDER == 0:
             folder.mkdir(parents=True)
         os.close(os.open(folder / f"file-{number:08}", os.O_CREAT | os.O_WRONLY))
-
-
-def _run_tree(host: ProcessHost, verb: str, source: str, target: str) -> tuple[int, int]:
-    """Run a client process to its end: its exit code, and its high-water mark in bytes."""
-    process = host.ftpy(verb, "-q", "-r", source, target)
-    peak = _watch(process)
-    return outcome(process, 1)[0], peak
 
 
 def _measure(host: ProcessHost, report: Report, size: int, source: Path) -> None:
@@ -140,26 +139,16 @@ def _sparse(path: Path, size: int) -> None:
 
 def _run(host: ProcessHost, *arguments: str) -> tuple[str | None, int]:
     """Run a client process to its end: the md5 that it says, and its high-water mark in bytes."""
-    process = host.ftpy(arguments[0], "--json", *arguments[1:])
-    peak = _watch(process)
-    code, said, error = outcome(process, 1)
+    code, said, error, peak = _client(host, arguments[0], "--json", *arguments[1:])
     return (said.get("md5") if code == 0 else f"{code}: {error.strip()}"), peak
 
 
-def _watch(process: subprocess.Popen[str]) -> int:
-    """The high-water mark of a process that is waited for, bytes."""
-    peak, end = 0, time.monotonic() + TRANSFER_SECONDS
-    while process.poll() is None and time.monotonic() < end:
-        peak = max(peak, _peak(process))
-        time.sleep(SAMPLE_SECONDS)
-    return peak
-
-
-def _peak(process: subprocess.Popen[str]) -> int:
-    try:
-        return memory_of(process.pid).get("VmHWM", 0)
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
+def _client(host: ProcessHost, *arguments: str) -> tuple[int, dict[str, Any], str, int]:
+    """Exit code, JSON object, standard error and high-water mark in bytes of a client process."""
+    process = host.ftpy(*arguments, under=[sys.executable, "-I", "-S", "-c", MARKED])
+    code, said, error = outcome(process, TRANSFER_SECONDS)
+    error, _, mark = error.rstrip().rpartition("\n")
+    return code, said, error, int(mark) * 1024
 
 
 def _zeros_md5(size: int) -> str:

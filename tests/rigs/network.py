@@ -29,7 +29,7 @@ from tests.rig import Fault, Faults, Host
 from tests.rigs.acts import ACTS, SMALL, Act, files_below
 from tests.rigs.breaking import PASS, Breaker, contexts_of
 from tests.rigs.fields import HARMLESS, field_at
-from tests.rigs.processes import HAS_PROC, SERVED_SECONDS, until
+from tests.rigs.processes import HAS_PROC, served_within, until
 
 BACKOFF_SECONDS = 0.001
 """What a client here waits before it tries again: the rule is the same, the campaign is shorter."""
@@ -248,7 +248,7 @@ class Bench:
             if again is not None:
                 wrong += again.check(done=True)
                 wrong += [f"the upload {name} is left" for name in self.host.uploads]
-            if seconds < SERVED_SECONDS:
+            if seconds < served_within():
                 break
             if last:
                 wrong.append(f"a fresh client was served after {seconds:.2f} s (load {os.getloadavg()[0]:.1f})")
@@ -321,8 +321,8 @@ def _large(sizes: Sizes, rng: random.Random, *whats: str) -> Iterator[Case]:
 
 
 LARGE_CASES = 1000
-LARGE_TRIES = 5
-"""How often a large case is run until its fault comes about: which connection carries how much is chance."""
+TRIES = 5
+"""How often a case is run until its fault comes about: which connection carries how much of a large one is chance."""
 KINDS: dict[str, Callable[[Sizes, random.Random], list[Case]]] = {
     "cut": lambda sizes, _: list(_everywhere(sizes, "cut")),
     "cut-retried": lambda sizes, _: list(_everywhere(sizes, "cut", retries=True)),
@@ -385,7 +385,7 @@ class Rig:
     def _run(self, kind: str, case: Case) -> None:
         report, bench = self.report, self.benches[case.tls]
         breaker = bench.breakers[case.within]
-        for _ in range(1 if case.act in SMALL else LARGE_TRIES):
+        for _ in range(1 if case.fault.what == "none" else TRIES):
             began = time.monotonic()
             error, wrong = bench.run(case)
             report.slowest = max(report.slowest, time.monotonic() - began)

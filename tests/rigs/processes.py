@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,10 @@ HAS_PROC = os.path.exists("/proc/self/status")
 
 def served_within() -> float:
     """SERVED_SECONDS as the clock on the wall counts them where others have most of the processors, seconds."""
-    return SERVED_SECONDS * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    load = os.getloadavg()[0]  # of the last minute: it comes after what has just begun
+    with contextlib.suppress(FileNotFoundError):
+        load = max(load, float(Path("/proc/loadavg").read_text().split()[3].partition("/")[0]))
+    return SERVED_SECONDS * max(1.0, load / (os.cpu_count() or 1))
 
 
 def program(name: str) -> str:
@@ -47,12 +50,6 @@ def program(name: str) -> str:
     if found is None:
         raise FileNotFoundError(f"{name} is neither beside {sys.executable} nor on the PATH")
     return found
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 @dataclass(frozen=True)
@@ -100,7 +97,6 @@ class ProcessHost(Host):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.listen = f"127.0.0.1:{free_port()}"
         self.address = self.listen
         self.client_config = self.folder / "client.toml"
         self.log = self.folder / "server.log"
@@ -149,10 +145,12 @@ class ProcessHost(Host):
 
     def kill_worker(self, rng: random.Random) -> int:
         """kill -9 one of the workers, if there is one with an upload open that one: its process id."""
-        workers = [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
-        victim = rng.choice([pid for pid in workers if has_upload(pid)] or workers)
-        os.kill(victim, signal.SIGKILL)
-        return victim
+        while True:
+            workers = [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
+            victim = rng.choice([pid for pid in workers if has_upload(pid)] or workers)
+            with contextlib.suppress(ProcessLookupError):  # one that was killed before, and is gone only now
+                os.kill(victim, signal.SIGKILL)
+                return victim
 
     def kill(self) -> None:
         """kill -9, and wait until it is gone."""
@@ -172,11 +170,13 @@ class ProcessHost(Host):
             kill(process)
             return False
 
-    def ftpy(self, *arguments: str, server: str = "default", **options: Any) -> subprocess.Popen[str]:
-        """A client process, ``ftpy …``; its output is captured."""
+    def ftpy(
+        self, *arguments: str, server: str = "default", under: Sequence[str] = (), **options: Any
+    ) -> subprocess.Popen[str]:
+        """A client process, ``ftpy …``, or a command that is to start it ``under`` itself; its output is captured."""
         environment = dict(os.environ) | {"FTPY_CONFIG": str(self.client_config), "FTPY_SERVER": server}
         return subprocess.Popen(
-            [program("ftpy"), *arguments],
+            [*under, program("ftpy"), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -209,10 +209,11 @@ class ProcessHost(Host):
 
 def has_upload(pid: int) -> bool:
     """Whether a process has an upload's data open."""
-    for descriptor in os.listdir(f"/proc/{pid}/fd"):
-        with contextlib.suppress(OSError):
-            if "/.ftpy/uploads/" in os.readlink(f"/proc/{pid}/fd/{descriptor}"):
-                return True
+    with contextlib.suppress(OSError):  # the process is gone
+        for descriptor in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                if "/.ftpy/uploads/" in os.readlink(f"/proc/{pid}/fd/{descriptor}"):
+                    return True
     return False
 
 

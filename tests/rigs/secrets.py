@@ -20,8 +20,8 @@ from pathlib import Path
 
 from ftpy.wire.spelling import b64decode
 from ftpy.wire.token import PairingToken
-from tests.rig import AS_ROOT, ENVIRONMENT, eventually
-from tests.rigs.processes import free_port, kill, program
+from tests.rig import AS_ROOT, ENVIRONMENT, eventually, held_port
+from tests.rigs.processes import kill, program
 
 COMMAND_SECONDS = 60.0
 HOLDERS = ("client.toml", "users.json", "private_key.pem")
@@ -180,7 +180,7 @@ class Day:
         }
 
     def _set_up(self) -> str:
-        address = f"127.0.0.1:{free_port()}"
+        address = f"127.0.0.1:{held_port(self)}"
         as_root = ["--allow-root"] if AS_ROOT else []
         token = self.run("ftpy-server", "init", ".", "--listen", address, "--user", "alice", *as_root, is_token=True)
         settings = Path(self.settings)

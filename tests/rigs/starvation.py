@@ -22,7 +22,17 @@ from ftpy.wire.fields import Trailer
 from ftpy.wire.framing import frame
 from ftpy.wire.messages import LsRequest, PartReply, PartRequest, PutRequest, StatRequest, UploadReply
 from tests.rig import Daemon, Host
-from tests.rigs.processes import MIB, SETTLE_SECONDS, Usage, reset_peak, until, usage_of, write_noise
+from tests.rigs.processes import (
+    MIB,
+    SERVED_SECONDS,
+    SETTLE_SECONDS,
+    Usage,
+    reset_peak,
+    served_within,
+    until,
+    usage_of,
+    write_noise,
+)
 
 AGAIN_SECONDS = 5.0
 """Promise: so soon after what was used up is free again a fresh client has put, got and listed, seconds."""
@@ -209,7 +219,7 @@ def _judge(report: Report, daemon: Daemon, pid: int, lines: int) -> None:
     report.after = after = usage_of(pid)
     log = daemon.log
     report.said = log.count("\n") - lines
-    if report.again_seconds > AGAIN_SECONDS:
+    if report.again_seconds > AGAIN_SECONDS * served_within() / SERVED_SECONDS:
         report.violations.append(f"a good client waited {report.again_seconds:.1f} s afterwards")
     if report.cpu > MOST_CPU:
         report.violations.append(f"it spins: {report.cpu:.2f} of a core while nothing could be done")

@@ -122,6 +122,12 @@ def test_the_timing_rig_tells_two_milliseconds(host: Host, monkeypatch: pytest.M
     slow = impostors.slowed(Accounts.lookup, 0.002, only=lambda accounts, user: user != "alice")
     monkeypatch.setattr(Accounts, "lookup", slow)
     timing = impostors.time_refusals(host, REFUSALS)
+    for seed in range(1, 8):  # on a busy machine it takes more of them to see so little
+        if timing.told_apart:
+            break
+        more = impostors.time_refusals(host, REFUSALS, seed)
+        timing.wrong_key += more.wrong_key
+        timing.unknown += more.unknown
     assert timing.told_apart and timing.z(1) > 0, timing.line()
 
 

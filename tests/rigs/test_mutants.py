@@ -27,10 +27,11 @@ def mutants(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The rig with the quick tests of one module."""
     tests = ["--tests", "tests/wire/test_framing.py", "tests/wire/test_protocol_document.py"]
     command = [sys.executable, "-m", "tests.rigs.mutants", "--module", MODULE, *arguments, *tests]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_handful_of_mistakes_is_told() -> None:
     done = mutants("--count", "8", "--seed", "1")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -38,6 +39,7 @@ def test_a_handful_of_mistakes_is_told() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_mistake_is_killed_and_what_is_none_survives_and_is_told() -> None:
     """The controls: without the list of what is no mistake, a mutant that changes only speed must survive."""
     done = mutants("--only", BOUNDARY, "--only", LIMIT, "--only", SPEED, "--equivalent", "none", "-v")

@@ -473,9 +473,10 @@ def test_a_reset_arrives_as_a_reset_half_a_round_trip_later(modules: Any, target
 
 
 def test_a_connection_is_reset_when_the_target_refuses_it(modules: Any) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        address = gone.getsockname()
-    with line_to(modules, address) as (line, clock), socket.create_connection(line.address, 10) as client:
+    with socket.socket() as deaf, contextlib.ExitStack() as stack:
+        deaf.bind(("127.0.0.1", 0))  # it does not listen, and nobody else is given its port
+        line, clock = stack.enter_context(line_to(modules, deaf.getsockname()))
+        client = stack.enter_context(socket.create_connection(line.address, 10))
         for now in (0.0, 150.0, 200.0):
             turn(line, clock, now)
         with pytest.raises(ConnectionResetError):

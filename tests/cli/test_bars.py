@@ -146,7 +146,8 @@ def test_a_lost_connection_is_said_on_a_line_of_its_own(config: Path, host: Host
         terminal = Terminal(config, "put", "large")
         assert terminal.end()[0] == 0
     said = [line for line in re.split(r"[\r\n]+", terminal.screen) if "trying again" in line]
-    assert len(said) == 1 and re.match(r"(\x1b\[\w)?ftpy: ", said[0]) and "|" not in said[0]
+    assert 1 <= len(said) <= 2  # once more where the server has not noticed yet
+    assert all(re.match(r"(\x1b\[\w)?ftpy: ", line) and "|" not in line for line in said)
 
 
 def test_names_cannot_reach_the_terminal(config: Path, host: Host) -> None:

@@ -16,7 +16,7 @@ from ftpy.config.client import Transfer
 from ftpy.server.rows import PenaltyRow, ServerRow, SessionRow, UploadRow
 from ftpy.wire.messages import PutRequest, UploadReply
 from tests.cli.administering import run
-from tests.rig import Daemon, Host
+from tests.rig import Daemon, Host, eventually
 
 pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="this system has no Unix sockets")
 ONCE = Transfer(stall_seconds=10.0, connect_seconds=10.0, retries=0, streams=1)
@@ -45,6 +45,7 @@ def test_status_and_kick_by_hand(tmp_path: Path) -> None:
         assert [json.loads(line)["row"] for line in out.splitlines()] == ["server", "root", "session", "upload"]
         assert run("kick", "1", "-c", settings) == (0, "", "ended the session 1\n")
         assert live.channel.receive() is None
+        eventually(lambda: '"session"' not in run("status", "--json", "-c", settings)[1])
         code, out, err = run("kick", "1", "-c", settings)
         assert (code, out) == (1, "") and err == (
             "ftpy-server: there is no session 1; `ftpy-server status` lists them\n"

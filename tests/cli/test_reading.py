@@ -226,6 +226,7 @@ def test_tail_reads_the_end_of_a_log_that_grows_all_the_time(desk: Desk, root: P
         ["sh", "-c", f"while :; do echo growing; done >> {log}"], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
+        eventually(lambda: "growing" in log.read_text())
         ended = desk("tail", "-n", "3", "log")
         assert ended.code == 0, ended
         assert all("trying again" in line for line in ended.err.splitlines())  # it grew in an answer

@@ -122,7 +122,8 @@ def test_watch_goes_on_with_every_change_until_it_is_interrupted(desk: Desk, roo
     ) as process:
         try:
             eventually(lambda: (root / "d").is_dir() and len(names(root / "d")) == 10, 60)
-            put(desk.folder / "src" / "later", "one more")
+            put(desk.folder / "later", "one more")  # in place at once: half of it, seen, would be told
+            (desk.folder / "later").rename(desk.folder / "src" / "later")
             eventually(lambda: "later" in names(root / "d"), 60)
             (desk.folder / "src" / "4").unlink()
             eventually(lambda: "4" not in names(root / "d"), 60)

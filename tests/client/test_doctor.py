@@ -152,12 +152,12 @@ def answering(answer: bytes | None) -> Iterator[str]:
 
 
 def test_something_else_at_that_port(patient: Patient, host: Host) -> None:
-    patient.write("[transfer]\nconnect_seconds = 0.5\n")
     for answer, advice in (
         (b"SSH-2.0-OpenSSH_9.6\r\n", "something else answers"),
         (b"", "it hangs up"),
         (None, "what listens"),
     ):
+        patient.write(f"[transfer]\nconnect_seconds = {0.5 if answer is None else 10.0}\n")
         with answering(answer) as address:
             patient.pair(host, addresses=[address])
             patient.fails_at("TLS", address, advice)

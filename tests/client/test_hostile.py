@@ -450,4 +450,4 @@ def test_who_follows_events_is_not_kept_busy_by_a_server_that_waits_for_nothing(
 
     with lying({}, tell) as server, client_of(server) as client:
         assert str(next(client.events("end", follow=True)).path) == "a"
-    assert len(asked) == 6 and asked[-1] - asked[0] >= 5 * LEAST_SECONDS - 0.1
+    assert len(asked) == 6 and asked[-1] - asked[0] >= 4 * LEAST_SECONDS  # the first may have been heard late

@@ -65,7 +65,7 @@ def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             "printf", "%s" + "".join(f"\\{byte:03o}" for byte in GREETING), encoding="gb18030", args=(".*",)
         ),
         "stubborn": mark.sh(STUBBORN),
-        "timed": mark.sh(STUBBORN, timeout_seconds=0.5),
+        "timed": mark.sh(STUBBORN, timeout_seconds=1.5),
         "quick": mark.command("sleep", "1000", timeout_seconds=0.2),
         "parent": mark.sh("sleep 1000 & setsid sleep 1000 & echo done"),
         "silent": mark.command("sleep", "2.5"),
@@ -109,7 +109,8 @@ def test_run_tells_both_streams_apart_and_the_exit_code(client):
 
 def test_run_passes_on_what_was_said_before_the_command_ends(client):
     with client.run("stubborn") as command:
-        assert next(iter(command)) == Output("stdout", b"tick\n")
+        first = next(iter(command))  # several ticks, where we were late
+        assert first.data and first == Output("stdout", b"tick\n" * (len(first.data) // 5))
         assert command.code is None
 
 
@@ -440,7 +441,8 @@ def test_command_is_ended_when_what_watches_over_it_is_killed(client, mark):
         assert "trap '' TERM; while" in line or line.startswith("sleep")
     for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
         if _bears(pid, mark):
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def _bears(pid: int, mark: Mark) -> bool:
@@ -452,7 +454,10 @@ def _bears(pid: int, mark: Mark) -> bool:
 
 def _leads(pid: int, mark: Mark) -> bool:
     """Not so what the shell has forked and what looks like it until it is another program."""
-    return _bears(pid, mark) and os.getpgid(pid) == pid and b"echo tick" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    with contextlib.suppress(OSError):  # it may end meanwhile
+        line = Path(f"/proc/{pid}/cmdline").read_bytes()
+        return _bears(pid, mark) and os.getpgid(pid) == pid and b"echo tick" in line
+    return False
 
 
 # ---------------------------------------------------------------- several

@@ -28,7 +28,7 @@ from tests.rig import Daemon, Fault, Host, Proxy, eventually
 
 QUICK = Transfer(stall_seconds=5.0, connect_seconds=5.0, retries=1, streams=1)
 FILES, FOLDERS = 400, 20
-SLOW_DISK = "import os, time; unlink = os.unlink; os.unlink = lambda *a, **k: (time.sleep(0.002), unlink(*a, **k))"
+SLOW_DISK = "import os, time; unlink = os.unlink; os.unlink = lambda *a, **k: (time.sleep(0.01), unlink(*a, **k))"
 """So that there is time to kill a server before it has removed FILES."""
 
 

@@ -41,8 +41,8 @@ def over(host: Host, count: int | str, proxy: Proxy | None = None, **options: ob
 
 
 def slow(after: int = 0) -> tuple[Fault, Fault]:
-    """A line of some 60 MB/s at most, so that none is through before another has begun; cut behind ``after``."""
-    one = Fault("cut" if after else "none", after, pause_seconds=0.001)
+    """A line of some 12 MB/s at most, so that none is through before another has begun; cut behind ``after``."""
+    one = Fault("cut" if after else "none", after, pause_seconds=0.005)
     return one, one
 
 
@@ -125,7 +125,7 @@ def test_nothing_is_lost_when_all_connections_are_cut_again_and_again(plain_host
 def test_one_part_that_arrives_broken_is_sent_again_alone(plain_host: Host, tmp_path: Path) -> None:
     data = make(tmp_path / "source", 64 * MIB)
     for way in (0, 1):
-        flip = Fault("flip", 6 * MIB, pause_seconds=0.001)
+        flip = Fault("flip", 6 * MIB, pause_seconds=0.005)
         fault = (flip, slow()[1]) if way == 0 else (slow()[0], flip)
         with Proxy(plain_host.address, slow(), fault, slow()) as proxy, over(plain_host, 4, proxy) as client:
             if way == 0:

@@ -209,6 +209,7 @@ def test_broken_off_anywhere_it_goes_on_and_all_can_be_undone(plain_host: Host, 
                 client.sync(local, "d", SyncOptions(delete=True, most_deleted=100))
         except ConnectionFailed:
             pass
+    plain_host.deserted()
     result = sync(plain_host, local, delete=True, most_deleted=100)
     assert result.failed == 0 and tree(plain_host.root / "d") == tree(local)
     with plain_host.client() as client:

@@ -58,6 +58,7 @@ def cut_off(host: Host, *, up: int | None = None, down: int | None = None) -> It
         host.client(address=proxy.address, transfer=once) as client,
     ):
         yield client
+    host.deserted()
 
 
 @pytest.mark.parametrize("digest", ["md5", "blake3"])
@@ -127,7 +128,8 @@ def test_put_goes_on_where_it_stood_when_the_connection_is_cut(host: Host, tmp_p
     with Proxy(host.address, (Fault("cut", 30 * MIB), Fault()), (Fault(), Fault())) as proxy:
         with host.client(address=proxy.address, notify=said.append) as client:
             stored = client.put(tmp_path / "source", "x")
-        assert proxy.connections == 2 and len(said) == 1 and "trying again" in said[0]
+        assert proxy.connections == 2 and all("trying again" in line for line in said)
+        assert 1 <= len(said) <= 2  # once more where the server has not noticed yet
         assert proxy.passed[0] < (64 + 5 * 8 + 1) * MIB  # at most the parts in flight were sent again
     assert stored.digest.hex == hashlib.md5(data).hexdigest()
     assert (host.root / "x").read_bytes() == data and host.uploads == []

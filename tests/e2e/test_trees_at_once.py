@@ -32,7 +32,7 @@ from ftpy.errors import (
 from ftpy.files import RemotePath
 from ftpy.server import verbs
 from ftpy.wire.trees import RollbackRequest, StageRequest
-from tests.rig import Daemon, Fault, Host, Proxy, eventually, running
+from tests.rig import Daemon, Fault, Host, Proxy, eventually, is_free, running
 
 MIB = 1024 * 1024
 AT_ONCE = TreeOptions(atomic=True)
@@ -417,6 +417,7 @@ def test_whenever_a_server_is_killed_the_path_shows_one_tree_and_the_put_goes_on
             daemon.signal(signal.SIGKILL)
             daemon.wait()
             eventually(lambda: found(host.root / "site") in (old, new))  # noqa: B023  (workers end a moment later)
+            eventually(lambda: is_free(host.address))  # they have let go of that, too
             daemon.start()
             thread.join()
             assert isinstance(ended[0], TreeResult) and ended[0].swapped, ended

@@ -40,6 +40,7 @@ from ftpy.wire.bases import Request, UnknownRequest
 from ftpy.wire.fields import digest_of
 from ftpy.wire.framing import frame
 from ftpy.wire.messages import CommitRequest, GetReply, GetRequest, MkdirRequest, PutRequest, StoredReply, UploadReply
+from tests.descriptors import links
 from tests.rig import FAST, Daemon, Host, eventually, running
 from tests.server.test_connection import alive, answer, connected, put_small, raw, replies, send_part
 
@@ -191,7 +192,7 @@ def test_logins_that_fail_are_told_and_so_is_garbage(tmp_path: Path) -> None:
         ("login", "-", ProtocolError.code),
         ("login", "-", "stalled"),
     ]
-    assert lines[2]["seconds"] >= 1
+    assert lines[2]["seconds"] >= 0.9  # the kernel may wake up a tick early
 
 
 def test_session_that_ends_in_garbage_is_told_to_end_once(host: Host) -> None:
@@ -387,7 +388,7 @@ def _nobody_writes_to(file: Path, daemon: Daemon) -> bool:
     assert daemon.process is not None
     pid = daemon.process.pid
     pids = [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
-    return all(os.path.realpath(link) != str(file) for one in pids for link in Path(f"/proc/{one}/fd").iterdir())
+    return all(str(file) not in links(one) for one in pids)
 
 
 def test_reopen_keeps_the_old_file_where_the_new_one_cannot_be(host: Host, caplog: pytest.LogCaptureFixture) -> None:

@@ -262,6 +262,7 @@ def test_pipelined_requests_are_answered_in_their_order(live: Connection, folder
 def test_a_train_of_small_puts_keeps_its_order_when_some_fail(host: Host, live: Connection, folder: str) -> None:
     (host.root / folder / "there").write_bytes(b"old")
     (host.root / folder / "rot").write_bytes(b"old")
+    before = host.uploads
     sent = [
         (put_small(live, f"{folder}/1", b"first"), None),
         (put_small(live, f"{folder}/rot", b"new", digest="0" * 32), DigestMismatch),
@@ -281,7 +282,7 @@ def test_a_train_of_small_puts_keeps_its_order_when_some_fail(host: Host, live: 
             assert isinstance(reply, FailureReply) and isinstance(reply.exception(), expected)
     there = {path.name: path.read_bytes() for path in (host.root / folder).iterdir()}
     assert there == {"1": b"again", "2": b"", "there": b"old", "rot": b"old"}
-    assert alive(live) and host.uploads == []
+    assert alive(live) and host.uploads == before
 
 
 def test_three_hundred_small_puts_in_one_train_are_made_durable_in_groups(
@@ -426,7 +427,7 @@ def test_a_broken_part_is_asked_for_again_alone(host: Host, live: Connection, fo
         live.wait(PartReply)
     md5 = hashlib.md5(bytes(size)).hexdigest()
     live.call(CommitRequest(id=live.next_id(), upload=upload.upload, digest=digest_of("md5", md5)), StoredReply)
-    assert (host.root / folder / "f").stat().st_size == size and host.uploads == []
+    assert (host.root / folder / "f").stat().st_size == size and upload.upload not in host.uploads
 
 
 def test_parts_of_nothing_or_of_a_wrong_length_are_refused_and_the_session_goes_on(
@@ -469,6 +470,7 @@ def test_uploads_of_other_connections_are_held_only_up_to_the_limit_and_found_ag
     host: Host, folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ftpy.server.context.MOST_UPLOADS", 3)
+    eventually(lambda: host.service is not None and not host.service._handlers)  # of the tests before
     assert host.service is not None
     body = bytes(8 * MIB)
     with connected(host) as one, connected(host) as two:
@@ -934,7 +936,7 @@ def slow_line(mib_per_second: float) -> Fault:
     return Fault(slice_bytes=16 * 1024, pause_seconds=16 / 1024 / mib_per_second)
 
 
-IMPATIENT = Transfer(stall_seconds=1.5, connect_seconds=5, retries=0)
+IMPATIENT = Transfer(stall_seconds=3.0, connect_seconds=5, retries=0)
 
 
 @pytest.mark.slow
@@ -944,7 +946,7 @@ def test_a_slow_put_is_not_given_up_while_it_moves(tmp_path: Path, tls: bool) ->
     data = bytes(4 * MIB)
     with (
         running(tmp_path / "host", tls=tls) as host,
-        Proxy(host.address, (slow_line(1.2), Fault())) as proxy,
+        Proxy(host.address, (slow_line(0.6), Fault())) as proxy,
         host.client(address=proxy.address, transfer=IMPATIENT) as client,
     ):
         begin = time.monotonic()
@@ -979,7 +981,8 @@ def test_progress_of_a_slow_part_is_said_about_every_second(host: Host, live: Co
         stop.set()
         sender.join()
     assert 0 < counts[0] < counts[1] < counts[2] <= 60_000
-    assert all(after - before < 2 for before, after in pairwise(moments))
+    gaps = sorted(after - before for before, after in pairwise(moments))
+    assert gaps[1] < 2, gaps  # one of the three may have had to wait for a processor
 
 
 @pytest.mark.slow
@@ -988,7 +991,7 @@ def test_progress_of_a_slow_part_is_said_about_every_second(host: Host, live: Co
 def test_a_dead_line_is_given_up_within_the_limit(tmp_path: Path, way: str, tls: bool) -> None:
     (tmp_path / "source").write_bytes(bytes(40 * MIB))
     index, stall = ["put", "get"].index(way), Fault("stall", 10 * MIB)
-    impatient = Transfer(stall_seconds=1, connect_seconds=5, retries=0)
+    impatient = Transfer(stall_seconds=3, connect_seconds=5, retries=0)
     failures: list[type[BaseException]] = []
 
     def transfer(client: Client) -> None:
@@ -1010,25 +1013,25 @@ def test_a_dead_line_is_given_up_within_the_limit(tmp_path: Path, way: str, tls:
             thread.start()
             eventually(lambda: proxy.passed[index] == 10 * MIB)
             begin = time.monotonic()
-            thread.join(10)
-            assert time.monotonic() - begin < 1 + 3 * TICK_SECONDS + 0.7  # silence, ticks that moved a little, slack
+            thread.join(20)
+            assert time.monotonic() - begin < 3 + 3 * TICK_SECONDS + 2.5  # silence, ticks that moved a little, slack
         assert failures == [Stalled]
 
 
 @pytest.mark.slow
 def test_the_server_gives_up_who_does_not_read(tmp_path: Path) -> None:
-    with running(tmp_path / "host", tls=False, limits=Limits(stall_seconds=0.5)) as host, connected(host) as live:
+    with running(tmp_path / "host", tls=False, limits=Limits(stall_seconds=2.0)) as host, connected(host) as live:
         with open(host.root / "f", "wb") as file:
             file.truncate(64 * MIB)
         live.channel.send(GetRequest(id=live.next_id(), path="f"))
         live.channel.flush()
-        eventually(lambda: connections(host) == 0, 3)
+        eventually(lambda: connections(host) == 0)
 
 
 @pytest.mark.slow
 def test_the_server_gives_up_a_dead_line_and_keeps_what_came(tmp_path: Path) -> None:
     with (
-        running(tmp_path / "host", tls=False, limits=Limits(stall_seconds=0.5)) as host,
+        running(tmp_path / "host", tls=False, limits=Limits(stall_seconds=2.0)) as host,
         Proxy(host.address, (Fault("stall", 20 * MIB), Fault())) as proxy,
     ):
         with connected(host, address=proxy.address) as live:
@@ -1036,7 +1039,7 @@ def test_the_server_gives_up_a_dead_line_and_keeps_what_came(tmp_path: Path) -> 
             sender = threading.Thread(target=send_until_cut, args=(live, upload))
             sender.start()
             eventually(lambda: proxy.passed[0] == 20 * MIB)
-            eventually(lambda: connections(host) == 0, 3)
+            eventually(lambda: connections(host) == 0)
         proxy.close()
         sender.join(10)
         with connected(host) as again:
@@ -1061,8 +1064,9 @@ def test_a_stranger_that_trickles_is_gone_in_time(tmp_path: Path) -> None:
     """Bytes that come do not prolong the time to authenticate, in TLS or plain."""
     for tls in (False, True):
         limits = Limits(handshake_seconds=0.5)
-        with running(tmp_path / f"host{tls}", tls=tls, limits=limits) as host, raw(host) as sock:
-            stop = threading.Event()
+        with running(tmp_path / f"host{tls}", tls=tls, limits=limits) as host, contextlib.ExitStack() as stack:
+            begin, stop = time.monotonic(), threading.Event()
+            sock = stack.enter_context(raw(host))
 
             def trickle(sock: socket.socket = sock, tls: bool = tls, stop: threading.Event = stop) -> None:
                 with contextlib.suppress(OSError):
@@ -1070,7 +1074,6 @@ def test_a_stranger_that_trickles_is_gone_in_time(tmp_path: Path) -> None:
                     while not stop.wait(0.05):
                         sock.sendall(b"{")
 
-            begin = time.monotonic()
             feeder = threading.Thread(target=trickle)
             feeder.start()
             with contextlib.suppress(ConnectionResetError):
@@ -1083,22 +1086,24 @@ def test_a_stranger_that_trickles_is_gone_in_time(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_an_idle_session_is_ended_in_time_and_a_busy_one_is_not(tmp_path: Path) -> None:
-    with running(tmp_path / "host", tls=False, limits=Limits(idle_seconds=0.6)) as host, connected(host) as live:
+    with running(tmp_path / "host", tls=False, limits=Limits(idle_seconds=2.0)) as host, connected(host) as live:
         begin = time.monotonic()
-        while time.monotonic() - begin < 1:
+        while time.monotonic() - begin < 3:
+            last = time.monotonic()
             assert alive(live)
             assert not live.channel.stream._buffer and not threading.Event().wait(0.1)
-        begin = time.monotonic()
-        assert live.channel.receive(silence_seconds=5) is None
-        assert 0.3 < time.monotonic() - begin < 3
+        assert live.channel.receive(silence_seconds=20) is None
+        assert 1.9 < time.monotonic() - last < 10
 
 
 # ------------------------------------------------------------------ what the log says
 
 
 def test_log_tells_who_did_what_and_no_secret(host: Host, folder: str, caplog: pytest.LogCaptureFixture) -> None:
+    eventually(lambda: host.service is not None and not host.service._handlers)  # of the tests before
     caplog.set_level(logging.DEBUG, "ftpy")
     logging.getLogger("ftpy").propagate = True
+    caplog.clear()
     with connected(host) as live:
         put_small(live, f"{folder}/f", b"content of the file")
         live.wait(StoredReply)

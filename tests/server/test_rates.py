@@ -143,6 +143,7 @@ def test_users_do_not_share_their_rates_and_who_left_is_forgotten_once_nothing_i
 
 
 SWIFT = Limits(least_bytes_per_second=10_000, stall_seconds=0.5)
+SLOWLY = Limits(least_bytes_per_second=10_000, stall_seconds=2.0)
 
 
 def ended_for_slowness(caplog: pytest.LogCaptureFixture) -> bool:
@@ -152,7 +153,7 @@ def ended_for_slowness(caplog: pytest.LogCaptureFixture) -> bool:
 @pytest.mark.parametrize("tls", [True, False], ids=["tls", "plain"])
 def test_who_sends_a_body_too_slowly_is_ended(tmp_path: Path, caplog: pytest.LogCaptureFixture, tls: bool) -> None:
     caplog.set_level("INFO")
-    with running(tmp_path / "host", tls=tls, limits=SWIFT) as host:
+    with running(tmp_path / "host", tls=tls, limits=SLOWLY) as host:
         connection = Connection.open(host.profile(), ONCE)
         request = PutRequest(id=1, path="slow", file_size=MIB, mtime_ns=1, length=MIB)
         connection.channel.stream.send(frame(encode(request)))
@@ -171,7 +172,7 @@ def test_who_sends_a_body_too_slowly_is_ended(tmp_path: Path, caplog: pytest.Log
 
 def test_who_reads_a_body_too_slowly_is_ended(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    with running(tmp_path / "host", tls=False, limits=SWIFT) as host:
+    with running(tmp_path / "host", tls=False, limits=SLOWLY) as host:
         (host.root / "large").write_bytes(bytes(64 * MIB))
         connection = Connection.open(host.profile(), ONCE)
         connection.channel.send(GetRequest(id=1, path="large"))

@@ -106,7 +106,10 @@ def open_folders(below: Path) -> set[str]:
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs Linux's /proc")
-def test_a_root_that_was_replaced_is_let_go_of_with_its_last_session(host: Host) -> None:
+def test_a_root_that_was_replaced_is_let_go_of_with_its_last_session(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Service, "_look_after_sessions", lambda _: 1)  # which would end that session at any moment
     with closing(RawPeer(host, "alice")) as alice:
         with closing(RawPeer(host, "bob")) as bob, closing(RawPeer(host, "bob")) as again:
             assert put(bob).error is None and put(again).error is None

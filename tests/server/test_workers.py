@@ -293,7 +293,15 @@ def test_upload_goes_on_from_where_it_was_when_its_owner_is_killed(host: Host, d
             served(owner)
         eventually(lambda: "worker-died" in daemon.log)
         assert served(third)
-        send_part(other, upload, 1, data)  # its own worker has the upload open now
+
+        def is_taken_over() -> bool:
+            try:
+                send_part(other, upload, 1, data)
+            except Busy:  # its worker has not heard yet who is dead
+                return False
+            return True
+
+        eventually(is_taken_over)  # its own worker has the upload open now
         with host.client() as client:
             assert client.put(source, "d/large").resumed == 3 * PART
         assert (host.root / "d" / "large").read_bytes() == data and host.uploads == []

@@ -809,7 +809,7 @@ def test_commit_that_waits_for_its_digest_ends_when_the_storage_does(
         eventually(lambda: live._closed_to_parts)
         interrupting = threading.Thread(target=storage.interrupt)  # which waits for what is being read
         interrupting.start()
-        eventually(lambda: live._interrupted)
+        eventually(lambda: live._follower is not None and live._follower._error)
         go_on.set()
         interrupting.join(20)
         committer.join(20)
@@ -1115,7 +1115,12 @@ class Neighbour:
 def test_upload_is_busy_when_who_should_have_it_open_has_not(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(uploads, "HANDOVER_SECONDS", 0.5)
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    monkeypatch.setattr(uploads, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
     state = tmp_path / "state"
     asked: list[None] = []
     with LocalStorage(root, state) as holder, LocalStorage(root, state) as other:

@@ -434,7 +434,8 @@ def test_racing_processes_do_not_overrun_a_quota(counted: Counted) -> None:
     for racer in racers:
         assert int(racer.communicate(timeout=60)[0]) > 0
         assert racer.returncode == 0
-    assert on_disk(counted.top / "root") == (3000, 60)
+    # A file counts twice while it is replaced: who wants the last 50 bytes at that moment is refused them.
+    assert on_disk(counted.top / "root") in ((3000, 60), (2950, 59))
     counted.check()
 
 

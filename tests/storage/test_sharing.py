@@ -245,6 +245,7 @@ def test_part_counts_as_never_sent_when_the_process_that_receives_it_dies(storag
             here.commit(digest(DATA), None)
         assert isinstance(there, RemoteUpload)
         there._link.shutdown()
+        eventually(lambda: not storages[0]._uploads._guests)  # the other end has seen it go
         send_missing(here, DATA)
         here.commit(digest(DATA), None)
         part.close()

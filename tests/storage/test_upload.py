@@ -23,6 +23,7 @@ from ftpy.storage.base import MIB
 from ftpy.storage.local import LocalStorage
 from ftpy.storage.uploadbase import PART_BYTES
 from ftpy.storage.uploadfiles import UploadFiles
+from tests.rig import eventually
 from tests.storage.contract import (
     OWNER,
     content,
@@ -229,9 +230,9 @@ def test_no_more_space_is_reserved_where_that_takes_long(monkeypatch: pytest.Mon
 
 
 def test_upload_opens_without_a_thread_of_its_own(storage: LocalStorage) -> None:
-    before = threading.active_count()
+    before = {*threading.enumerate()}
     with storage.open_upload(OWNER, FILE):
-        assert threading.active_count() == before
+        assert {*threading.enumerate()} <= before
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root")
@@ -412,8 +413,13 @@ def test_commit_that_waits_ends_when_the_storage_is_closed_or_interrupted(
         committer = threading.Thread(target=commit)
         committer.start()
         assert reading.wait(20)
+        live = storage._uploads._live[upload.id]
+        follower = live._follower
+        assert follower is not None
+        eventually(lambda: live._closed_to_parts)  # it waits for the digest
         closer = threading.Thread(target=ending, args=(storage,))
         closer.start()
+        eventually(lambda: follower._error)  # before what is read goes on
         go_on.set()
         closer.join(20)
         committer.join(20)

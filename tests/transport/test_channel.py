@@ -262,7 +262,7 @@ def test_another_message_than_the_trailer_is_refused(ends: Ends) -> None:
 @pytest.mark.slow
 def test_a_slow_part_is_answered_with_progress_every_second(ends: Ends) -> None:
     """The client's stall limit counts silence, and its part is still on the way."""
-    length = 14
+    length = 22
     ends.client.send(PartRequest(id=1, upload=UPLOAD, part=0, length=length))
     ends.client.flush()
     heard: list[tuple[float, Any]] = []
@@ -297,7 +297,7 @@ def test_a_slow_part_is_answered_with_progress_every_second(ends: Ends) -> None:
     counts = [message.progress for _, message in progress]
     assert counts == sorted(counts) and 0 < counts[0] < length
     times = [0.0, *(moment for moment, _ in progress)]
-    assert max(b - a for a, b in pairwise(times)) < 2 * PROGRESS_SECONDS
+    assert max(b - a for a, b in pairwise(times)) < 3 * PROGRESS_SECONDS
 
 
 def test_patiently_says_how_far_it_is_and_returns_what_the_work_returns(ends: Ends) -> None:
@@ -316,7 +316,7 @@ def test_patiently_says_how_far_it_is_and_returns_what_the_work_returns(ends: En
     begin = time.monotonic()
     server.start()
     assert ends.client.receive() == ProgressReply(id=1, progress=10)
-    assert time.monotonic() - begin < 2 * PROGRESS_SECONDS
+    assert time.monotonic() - begin < 4 * PROGRESS_SECONDS
     finish.set()
     server.join(10)
     assert result == ["done"]

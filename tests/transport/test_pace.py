@@ -192,14 +192,14 @@ def test_a_slow_reader_is_given_up() -> None:
 
 def test_time_that_is_not_spent_in_moving_is_not_the_peers() -> None:
     """A slow disk of our own, a pace of our own, and idle time before a header."""
-    stream, theirs = pair(rate=1_000_000, seconds=0.05)
+    stream, theirs = pair(rate=1_000_000, seconds=0.5)
     with theirs:
         stream.keep(Pace(10_000))
         for _ in range(3):
             theirs.send(b"x" * 1000)
-            time.sleep(0.1)
+            time.sleep(0.6)
             assert stream.receive_some(memoryview(bytearray(1000))) == 1000
-        thread = threading.Timer(0.2, theirs.send, [b"\2\0\0\0{}"])
+        thread = threading.Timer(0.7, theirs.send, [b"\2\0\0\0{}"])
         thread.start()
         assert stream.receive_header(100) == b"{}"
         thread.join()

@@ -18,7 +18,7 @@ from ftpy.transport.stream import TLS_SEND_BYTES, Stream
 from ftpy.wire.framing import frame
 
 LIMIT = 65_536
-SILENCE = 1.0
+SILENCE = 2.0
 """Seconds of silence that these streams bear."""
 
 Pair = tuple[Stream, socket.socket]
@@ -63,8 +63,8 @@ def trickle(sock: socket.socket, data: bytes, pause: float) -> None:
 
 
 def test_deadline_counts_down_and_stalls_when_it_has_passed() -> None:
+    assert 59 < Deadline(60, "the test").remaining() <= 60
     deadline = Deadline(0.05, "the test")
-    assert 0 < deadline.remaining() <= 0.05
     with pytest.raises(Stalled, match="the test took too long"):
         while True:
             deadline.remaining()
@@ -220,7 +220,7 @@ def test_send_goes_on_while_the_peer_reads_slowly(pair: Pair) -> None:
 
     def drink() -> None:
         while len(got) < len(data):
-            time.sleep(SILENCE / 10)
+            time.sleep(SILENCE / 20)
             got.extend(far.recv(64 * 1024))
 
     reader = beside(drink)
@@ -301,8 +301,8 @@ def test_send_is_not_stalled_while_the_peer_says_that_it_is_still_there() -> Non
     got = bytearray()
 
     def peer() -> None:
-        for _ in range(6):
-            time.sleep(SILENCE / 2)
+        for _ in range(12):
+            time.sleep(SILENCE / 4)
             far.sendall(frame(b"{}"))
         while len(got) < 8 * 1024 * 1024:
             got.extend(far.recv(1 << 20))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
 import re
 import signal
-import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ import pytest
 from ftpy.storage.unfinished import unfinished
 from ftpy.wire.spelling import b64encode
 from tests.cli.desk import MIB, Desk, content, md5
-from tests.rig import Fault, Host, Proxy, eventually, running
+from tests.rig import Fault, Host, Proxy, eventually, held_port, running
 
 # ------------------------------------------------------------------ pair
 
@@ -69,24 +67,15 @@ def test_pair_refuses_what_is_no_token_without_quoting_it(fresh: Desk, spoil: Ca
 
 
 def test_pair_stores_nothing_when_the_server_refuses_or_is_another_or_is_not_there(fresh: Desk) -> None:
-    wrong_key = b64encode(bytes(32))
-    with dead_end() as address:
-        for changes, code, said in [
-            ({"key": wrong_key}, 4, "refused user 'alice'"),
-            ({"certificate_sha256": "0" * 64}, 4, "another certificate"),
-            ({"addresses": [address]}, 3, "no connection: .*refused"),
-        ]:
-            ended = fresh("pair", "home", input=fresh.token(**changes))
-            ended.failed(code, said)
-            assert wrong_key not in ended.err and not fresh.config.exists()
-
-
-@contextlib.contextmanager
-def dead_end() -> Iterator[str]:
-    """An address where nobody listens, nor ever will."""
-    with socket.socket() as deaf:
-        deaf.bind(("127.0.0.1", 0))
-        yield f"127.0.0.1:{deaf.getsockname()[1]}"
+    wrong_key, port = b64encode(bytes(32)), held_port(fresh)
+    for changes, code, said in [
+        ({"key": wrong_key}, 4, "refused user 'alice'"),
+        ({"certificate_sha256": "0" * 64}, 4, "another certificate"),
+        ({"addresses": [f"127.0.0.1:{port}"]}, 3, "no connection: .*refused"),
+    ]:
+        ended = fresh("pair", "home", input=fresh.token(**changes))
+        ended.failed(code, said)
+        assert wrong_key not in ended.err and not fresh.config.exists()
 
 
 def test_pair_refuses_a_name_that_is_none_before_it_connects(fresh: Desk) -> None:
@@ -379,13 +368,12 @@ def test_a_name_that_is_not_utf_8_is_fetched_and_shown_escaped(desk: Desk, root:
 
 def test_the_server_is_chosen_by_option_environment_default_or_because_it_is_alone(desk: Desk, root: Path) -> None:
     assert desk("ls").code == 0
-    with dead_end() as address:
-        desk.pair("dead", addresses=[address])
-        desk("ls").failed(2, "which server.*home, dead")
-        assert desk("ls", "-s", "home").code == 0
-        assert desk("ls", FTPY_SERVER="home").code == 0
-        desk("ls", FTPY_SERVER="dead").failed(3, "no connection")
-        assert desk("ls", "--server", "home", FTPY_SERVER="dead").code == 0
+    desk.pair("dead", addresses=[f"127.0.0.1:{held_port(desk)}"])
+    desk("ls").failed(2, "which server.*home, dead")
+    assert desk("ls", "-s", "home").code == 0
+    assert desk("ls", FTPY_SERVER="home").code == 0
+    desk("ls", FTPY_SERVER="dead").failed(3, "no connection")
+    assert desk("ls", "--server", "home", FTPY_SERVER="dead").code == 0
     desk("ls", "-s", "hom").failed(2, "hom; did you mean home")
     text = desk.config.read_text()
     desk.config.write_text('default = "home"\n' + text)
@@ -420,9 +408,8 @@ def test_exit_codes_say_what_went_wrong(desk: Desk, root: Path, host: Host) -> N
     desk("get", "nothing").failed(1, "no such file")
     desk("get").failed(2, "Missing argument")
     desk("frobnicate").failed(2, "No such command")
-    with dead_end() as address:
-        desk.pair("dead", addresses=[address])
-        desk("get", "-s", "dead", "f").failed(3, "no connection")
+    desk.pair("dead", addresses=[f"127.0.0.1:{held_port(desk)}"])
+    desk("get", "-s", "dead", "f").failed(3, "no connection")
     desk.pair("wrong", key=b64encode(bytes(32)))
     for verb in (["get", "f"], ["put", "f"], ["ls"], ["stat", "f"], ["digest", "f"]):
         desk(verb[0], "-s", "wrong", *verb[1:]).failed(4, "refused user 'alice'")

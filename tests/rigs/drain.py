@@ -140,9 +140,7 @@ class Drains:
         slow = self._put(self._large, "paced/slow", SLOW_PACE, PATIENT)
         paced = [
             self._put(self._source, "paced/put", PACE, ONCE),
-            Paced(
-                self._host, "get", PACED_BYTES, PACE, ONCE, lambda c, look: c.get("paced/get", back, on_progress=look)
-            ),
+            Paced(self._host, "get", PACED_BYTES, PACE, ONCE, get),
         ]
         with ExitStack() as stack:
             idle = [Connection.open(self._host.profile(), ONCE) for _ in range(IDLE)]

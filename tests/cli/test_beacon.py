@@ -13,7 +13,7 @@ import pytest
 from ftpy.config.client import Profile, save_profile
 from ftpy.config.server import Beacon
 from tests.cli.desk import Desk
-from tests.rig import Host, running
+from tests.rig import Host, held_port, running
 
 GENEROUS = {"answers_per_second": 10_000, "most_answers_per_second": 10_000}
 
@@ -21,8 +21,7 @@ GENEROUS = {"answers_per_second": 10_000, "most_answers_per_second": 10_000}
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """Its beacon has the port of its server, as usual."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{held_port(tmp_path_factory)}"
     beacon = Beacon(listen=[address], name="attic", **GENEROUS)
     with running(tmp_path_factory.mktemp("beacon") / "host", listen=address, beacon=beacon) as made:
         yield made

@@ -254,7 +254,7 @@ def test_who_follows_loses_nothing_when_connections_break(host: Host, tmp_path: 
             put(client, tmp_path, "first")
             (first,) = client.events()
             follower = Follower(host.client(address=proxy.address), first.cursor)
-            names = [f"f{number}" for number in range(40)]
+            names = [f"f{number}" for number in range(60)]
             put(client, tmp_path, *names, "last")
         follower.join(30)
         assert [str(event.path) for event in follower.seen] == [*names, "last"]

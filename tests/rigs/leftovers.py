@@ -35,7 +35,7 @@ class Mark:
             if name.isdigit():
                 try:
                     with open(f"/proc/{name}/environ", "rb") as environ, open(f"/proc/{name}/cmdline", "rb") as line:
-                        said = line.read().replace(b"\0", b" ").decode()
+                        said = os.fsdecode(line.read().replace(b"\0", b" "))  # others' may hold any bytes
                         if wanted in environ.read().split(b"\0"):  # asked last: what dies in between has none left
                             found.append(said)
                 except OSError:

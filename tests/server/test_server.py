@@ -126,6 +126,11 @@ def send_noise(live: Connection) -> None:
     assert isinstance(live.channel.receive(), FailureReply)
 
 
+def handlers() -> list[weakref.ref[RequestHandler]]:
+    """All that there are in memory."""
+    return [weakref.ref(found) for found in gc.get_objects() if isinstance(found, RequestHandler)]
+
+
 ENDINGS = [Connection.close, reset, reset_in_a_body, ask_for_nothing, send_noise]
 
 
@@ -142,7 +147,7 @@ def test_an_ended_session_is_freed_without_the_collector(
         try:
             with connected(host) as live:
                 live.call(StatRequest(id=live.next_id(), path=""), StatReply)
-                (session,) = [weakref.ref(found) for found in gc.get_objects() if isinstance(found, RequestHandler)]
+                (session,) = eventually(lambda: len(found := handlers()) == 1 and found)
                 end(live)
             eventually(lambda: session() is None)
         finally:

@@ -170,10 +170,10 @@ class RequestHandler(socketserver.BaseRequestHandler):
 
     def dismiss(self, reason: str = "the user was removed or changed") -> None:
         """From any thread: end the session, and say why."""
-        if not self.dismissed:
-            self.dismissed = True
+        first, self.dismissed = not self.dismissed, True
+        self.abandon()  # before anything else: what stops because of this is no answer
+        if first:
             self._note(logging.WARNING, "session-ended", reason=reason)
-        self.abandon()
 
     def abandon(self) -> None:
         """From another thread: break the connection, wherever it is, in the TLS handshake too.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -163,6 +164,25 @@ def test_nothing_is_changed_for_a_session_that_was_ended_while_it_waited(
     host: Host, end: Callable[[Host], None], verb: str
 ) -> None:
     check_nothing_changes(host, verb, lambda: end(host))
+
+
+def test_a_session_is_broken_before_it_is_told_that_it_ended(host: Host) -> None:
+    """So what stops because of that is no answer, however long the log takes."""
+    broken = []
+
+    def told(record: logging.LogRecord) -> bool:
+        if getattr(record, "event", None) == "session-ended":
+            broken.append(live.channel.receive(silence_seconds=5) is None)
+        return True
+
+    log = logging.getLogger("ftpy.server")
+    with session(host) as live:
+        log.addFilter(told)
+        try:
+            kick(host)
+        finally:
+            log.removeFilter(told)
+    assert broken == [True]
 
 
 @pytest.mark.parametrize("verb", CHANGES)

@@ -79,7 +79,7 @@ def locked(path: str) -> Iterator[None]:
     import fcntl
 
     lock = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.lock")
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         _keep_owner(path, lock)
         fcntl.flock(descriptor, fcntl.LOCK_EX)

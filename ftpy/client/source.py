@@ -31,7 +31,7 @@ class Source(Closing):
 
     def __init__(self, path: str, digest: DigestName) -> None:
         self.path = path
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         try:
             self._descriptor = os.open(path, flags)
         except OSError as error:

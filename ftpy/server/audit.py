@@ -44,7 +44,6 @@ _FLAGS = (
     os.O_WRONLY
     | os.O_APPEND
     | os.O_CREAT
-    | getattr(os, "O_CLOEXEC", 0)
     | getattr(os, "O_NOFOLLOW", 0)
     | getattr(os, "O_NONBLOCK", 0)  # a FIFO that nobody reads must not keep the server waiting
 )

@@ -93,7 +93,7 @@ class Ruleset:
 
     def allow(self, path: str, rights: int) -> None:
         """Keep ``rights`` on a file, or on a directory and all below it; links are followed now, once."""
-        beneath = os.open(path, os.O_PATH | os.O_CLOEXEC)  # type: ignore[attr-defined,unused-ignore]
+        beneath = os.open(path, os.O_PATH)  # type: ignore[attr-defined,unused-ignore]
         try:
             if not stat.S_ISDIR(os.fstat(beneath).st_mode):
                 rights &= _FILE

@@ -24,15 +24,14 @@ from ftpy.storage.base import Closing
 Door = Literal["openat2", "walk", "path"]
 """How directories are reached: one system call; one per component; by path where there are no directory fds."""
 
-_O_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
 _O_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _O_BINARY = getattr(os, "O_BINARY", 0)
 _O_PATH: int | None = getattr(os, "O_PATH", None)
-_DIRECTORY_FLAGS = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _O_NOFOLLOW | _O_CLOEXEC
-_UPWARD_FLAGS = _DIRECTORY_FLAGS | (_O_PATH or 0)  # what is above need not be readable
+_DIRECTORY_FLAGS = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _O_NOFOLLOW
+_UPWARD_FLAGS = _O_PATH or os.O_RDONLY  # "..", which is a directory, and need not be readable
 # O_NONBLOCK: opening a FIFO must not wait for its other end.
-_READ_FLAGS = os.O_RDONLY | _O_NOFOLLOW | getattr(os, "O_NONBLOCK", 0) | _O_CLOEXEC | _O_BINARY
-_CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | _O_NOFOLLOW | _O_CLOEXEC | _O_BINARY
+_READ_FLAGS = os.O_RDONLY | _O_NOFOLLOW | getattr(os, "O_NONBLOCK", 0) | _O_BINARY
+_CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | _O_NOFOLLOW | _O_BINARY
 _APPEND_FLAGS = os.O_RDWR | os.O_APPEND | _READ_FLAGS
 _WRITE_FLAGS = os.O_RDWR | _READ_FLAGS
 
@@ -48,7 +47,7 @@ def best_door() -> Door:
     """The best way that this system has."""
     if os.open not in os.supports_dir_fd:
         return "path"
-    root = os.open("/", _DIRECTORY_FLAGS | getattr(os, "O_PATH", 0))
+    root = os.open("/", _UPWARD_FLAGS)
     try:
         syscalls.close(syscalls.open_directory_beneath(root, b"."))
     except OSError as error:

@@ -15,7 +15,7 @@ from ftpy.storage.beneath import Directory
 
 _REPARSE_POINT = 0x400
 """FILE_ATTRIBUTE_REPARSE_POINT: symlinks, junctions, mount points of Windows."""
-_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
 
 

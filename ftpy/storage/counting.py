@@ -302,7 +302,7 @@ class CountedUsage(Usage):
     def _holding(self, *, shared: bool) -> Iterator[None]:
         with ExitStack() as held:
             try:
-                fd = os.open(self._state / "usage.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                fd = os.open(self._state / "usage.lock", os.O_RDWR | os.O_CREAT, 0o600)
                 held.callback(syscalls.close, fd)
                 lock(fd, shared=shared)
             except OSError as error:

@@ -109,7 +109,7 @@ class Database:
 
         SQLite waits for no other that does the first: the file is locked at once then, whatever ``busy_seconds``.
         """
-        folder, deadline = os.open(self._file.parent, os.O_RDONLY | os.O_CLOEXEC), time.monotonic() + self._busy_seconds
+        folder, deadline = os.open(self._file.parent, os.O_RDONLY), time.monotonic() + self._busy_seconds
         try:
             while not lock(folder, wait=False):
                 if time.monotonic() > deadline:

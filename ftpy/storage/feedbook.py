@@ -309,7 +309,7 @@ class FeedBook(Closing):
             try:
                 with ExitStack() as turn:
                     for name, shared, stack in (("events.turn", False, turn), ("events.lock", not alone, held)):
-                        fd = os.open(self._state / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                        fd = os.open(self._state / name, os.O_RDWR | os.O_CREAT, 0o600)
                         stack.callback(syscalls.close, fd)
                         lock(fd, shared=shared)
             except OSError as error:

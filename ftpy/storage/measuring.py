@@ -19,7 +19,7 @@ from ftpy.storage.places import PREVIOUS, TREES
 from ftpy.storage.trash import TRASH
 from ftpy.storage.usage import weight
 
-_FLAGS = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+_FLAGS = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
 _UNENTERED = (FileNotFoundError, NotADirectoryError, PermissionError)
 """Gone since it was listed, replaced, or nobody's, like lost+found."""
 

@@ -53,7 +53,7 @@ _GETVERSION = 0x80007601 | ctypes.sizeof(ctypes.c_long) << 16
 _ARENA_MAX, HEAPS = -8, 4
 """M_ARENA_MAX of malloc.h, and ours: enough that threads seldom wait for one another."""
 
-_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)  # which os.open always sets by itself
 _RESOLVE = _BENEATH | _NO_SYMLINKS | _NO_MAGICLINKS
 _DIRECTORY_HOW = _OpenHow(_NOFOLLOW | getattr(os, "O_DIRECTORY", 0), 0, _RESOLVE)
 _FILE_HOW = _OpenHow(_NOFOLLOW | getattr(os, "O_NONBLOCK", 0), 0, _RESOLVE)

@@ -19,6 +19,7 @@ import pytest
 from ftpy.files import RemotePath
 from ftpy.storage import syscalls
 from ftpy.storage.beneath import Beneath, Directory, Door, best_door
+from tests.storage.contract import open_files
 
 RACE_SECONDS = 0.7
 """How long each flip race runs; the naive control loses within a few milliseconds."""
@@ -106,6 +107,18 @@ def code_of(work: Callable[[], object]) -> int | None:
     return refused.value.errno
 
 
+@contextmanager
+def as_somebody() -> Iterator[None]:
+    """Not as root, to whom every folder is open."""
+    mine = os.geteuid()
+    if mine == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(mine)
+
+
 # -------------------------------------------------------------------- directories
 
 
@@ -141,6 +154,14 @@ def test_a_folder_that_was_moved_out_of_the_root_is_below_nothing_in_it(nested: 
     with nested.open_dir(path("dir/deep")) as deep, nested.open_dir(path("dir")) as folder:
         os.rename(tmp_path / "root" / "dir" / "deep", tmp_path / "deep")
         assert not deep.is_below(folder, nested.root)
+
+
+def test_what_is_above_a_folder_need_not_be_readable_to_be_found(nested: Beneath, tmp_path: Path) -> None:
+    with nested.open_dir(path("dir/deep")) as deep, nested.open_dir(path("dir")) as folder:
+        (tmp_path / "root" / "dir").chmod(0o111)
+        with as_somebody():
+            assert deep.is_below(folder, nested.root)
+            assert not folder.is_below(deep, nested.root)
 
 
 def test_a_folder_whose_parent_cannot_be_found_is_taken_to_be_below(
@@ -299,6 +320,26 @@ def test_directory_is_refused_where_a_file_is_due(beneath: Beneath) -> None:
     with beneath.open_dir(path("")) as directory:
         os.close(directory.create("new"))
         assert code_of(lambda: directory.rename("new", directory, "dir")) == errno.EISDIR
+
+
+def test_a_folder_that_may_be_passed_but_not_listed_leads_on_where_one_call_reaches_all(root: Path) -> None:
+    if best_door() != "openat2":
+        pytest.skip("this kernel or sandbox has no openat2(2)")
+    (root / "dir").chmod(0o111)
+    with Beneath(root) as beneath, as_somebody():
+        assert code_of(lambda: beneath.open_dir(path("dir"))) == errno.EACCES
+        with beneath.open_dir(path("dir/deep")) as directory:
+            assert directory.names() == []
+        fd, found = beneath.open_file(path("dir/file"))
+        with open(fd, "rb") as file:
+            assert found.st_size == len(file.read()) == len(b"inside")
+
+
+def test_a_door_that_is_closed_holds_no_descriptor(root: Path, door: Door) -> None:
+    before = open_files()
+    with Beneath(root, door=door):
+        pass
+    assert open_files() == before
 
 
 def test_file_is_created_read_and_moved(beneath: Beneath, root: Path) -> None:

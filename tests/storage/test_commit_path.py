@@ -702,6 +702,7 @@ KEY = OperationKey(OWNER, "0" * 32)
 ALONE: dict[str, Callable[[LocalStorage, KnownVersion], Callable[[], object]]] = {
     "put by digest": lambda storage, _: _put(storage, condition=digest(b"old")),
     "put by version": lambda storage, version: _put(storage, condition=version),
+    "put by inode": lambda storage, _: _put(storage, condition=inode_of(storage._beneath.lstat(path("a")))),
     "put in an operation": lambda storage, _: _put(storage, operation=KEY),
     "commit by digest": lambda storage, _: _commit(storage, condition=digest(b"old")),
     "commit by version": lambda storage, version: _commit(storage, condition=version),

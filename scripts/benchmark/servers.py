@@ -34,7 +34,7 @@ def processor_seconds(stat: Sequence[str]) -> float:
 def process_stat(pid: int) -> list[str] | None:
     """/proc/PID/stat from the third field (state) on; None where there is no such process, or no /proc."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        text = os.fsdecode(Path(f"/proc/{pid}/stat").read_bytes())
     except OSError:
         return None
     return text.rpartition(")")[2].split()  # the second field is a name and may hold anything

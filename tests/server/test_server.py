@@ -38,7 +38,7 @@ from ftpy.storage.positional import read_at
 from ftpy.wire.bases import FailureReply
 from ftpy.wire.fields import Trailer, digest_of
 from ftpy.wire.messages import CommitRequest, PartReply, PartRequest, PutRequest, StatReply, StatRequest, UploadReply
-from tests.rig import AS_ROOT, ENVIRONMENT, FAST, Daemon, Fault, Host, Proxy, eventually, running
+from tests.rig import AS_ROOT, ENVIRONMENT, FAST, Daemon, Fault, Host, Proxy, eventually, held_port, running
 
 MIB = 1024 * 1024
 ONCE = Transfer(stall_seconds=5, connect_seconds=5, retries=0)
@@ -314,7 +314,7 @@ def test_several_addresses_are_all_served_and_all_stopped(tmp_path: Path) -> Non
     import msgspec
 
     host = Host(tmp_path / "host", tls=False)
-    listen = ["127.0.0.1:0", "127.0.0.1:0", f"unix:{tmp_path / 'socket'}"]
+    listen = [*(f"127.0.0.1:{held_port(host)}" for _ in range(2)), f"unix:{tmp_path / 'socket'}"]
     service = Service(msgspec.structs.replace(host.config, listen=listen))
     addresses = [str(address) for address in service.start()]
     for address in addresses:

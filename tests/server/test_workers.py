@@ -119,7 +119,14 @@ class Crew(Daemon):
                 os.kill(pid, signal.SIGCONT)
 
     def all_gone(self) -> bool:
-        return not any(map(alive, self.workers))
+        return not any(alive(pid) and self._is_ours(pid) for pid in self.workers)
+
+    def _is_ours(self, pid: int) -> bool:
+        """Not a newcomer, of another test, that was given its number."""
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            line = Path(f"/proc/{pid}/cmdline").read_bytes()
+            return not line or os.fsencode(self._config) in line  # none: it is about to go
+        return False
 
     def __exit__(self, *_: object) -> None:
         super().__exit__()

@@ -255,7 +255,8 @@ class LiveUpload:
             size, follower = self._close_to_parts(digest.name, file_size)
             try:
                 self._verify(digest, size, follower)
-                return self._publish(digest, size, wanted, quota)
+                with translating(wanted.path):
+                    return self._publish(digest, size, wanted, quota)
             finally:
                 self._closed_to_parts = False
 
@@ -309,7 +310,6 @@ class LiveUpload:
         planned = [arrived(place, os.fstat(self._files.data))] if wanted.tree is None else []
         exclusive = compares or wanted.operation is not None
         with (
-            translating(wanted.path),
             self._publisher.publication(exclusive=exclusive) as publication,
             self._keeping(publication, condition, quota, wanted.operation) as (keeping, kept),
             self._publisher.feed.recording(planned) as record,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
+import itertools
 import os
 import re
 import resource
@@ -53,6 +53,7 @@ from ftpy.storage.uploadbase import PART_BYTES, Upload
 from ftpy.storage.uploadfiles import UploadFiles
 from ftpy.storage.uploads import LocalUpload
 from ftpy.storage.versions import inode_of
+from tests.capabilities import without_overriding
 from tests.rig import eventually
 from tests.storage.contract import (
     MTIME,
@@ -955,7 +956,8 @@ def test_what_cannot_be_looked_at_is_not_said_to_be_there(storage: LocalStorage,
         with pytest.raises(PermissionDenied):
             storage.open_upload(OWNER, new_file("d/new", 5, "absent"))
 
-    without_overriding(begin)
+    with without_overriding():
+        begin()
     (root / "d").chmod(0o700)
 
 
@@ -964,6 +966,31 @@ def test_interrupted_upload_takes_no_part_even_before_the_first(storage: LocalSt
         storage.interrupt()
         with pytest.raises(ShuttingDown):
             upload.part(0, PART_BYTES)
+
+
+def test_every_look_at_an_upload_that_fails_in_its_commit_is_told_as_such(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = os.fstat
+    for number in itertools.count(1):
+        with storage.open_upload(OWNER, new_file(f"d/{number}", len(DATA))) as upload, monkeypatch.context() as patch:
+            assert isinstance(upload, LocalUpload)
+            send_missing(upload, DATA)
+            left = [number]
+
+            def fails_once(fd: int, data: int = upload.live._files.data, left: list[int] = left) -> os.stat_result:
+                left[0] -= fd == data
+                if fd == data and left[0] == 0:
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
+                return look(fd)
+
+            patch.setattr(os, "fstat", fails_once)
+            try:
+                upload.commit(digest(DATA), None)
+            except IoError:
+                continue
+        break
+    assert number > 2
 
 
 def test_upload_below_a_file_is_refused_at_its_commit_and_stays(storage: LocalStorage, root: Path) -> None:
@@ -977,28 +1004,6 @@ def test_upload_below_a_file_is_refused_at_its_commit_and_stays(storage: LocalSt
     assert read(storage, "d/big") == DATA
 
 
-def without_overriding(work: Callable[[], object]) -> None:
-    """Do it in a thread that modes stop even where it is root: without two of its capabilities(7)."""
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            libc = ctypes.CDLL(None, use_errno=True)
-            header = (ctypes.c_uint32 * 2)(0x20080522, 0)
-            words = (ctypes.c_uint32 * 6)()
-            assert libc.capget(header, words) == 0
-            words[0] &= ~(1 << 1 | 1 << 2)  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
-            assert libc.capset(header, words) == 0
-            work()
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join(30)
-    assert failed == []
-
-
 @pytest.mark.parametrize(("mode", "then"), [(0o444, 0o644), (0o555, 0o755)], ids=["r--", "r-x"])
 def test_data_that_has_a_read_only_files_mode_already_is_gone_on_with(
     storage: LocalStorage, root: Path, mode: int, then: int
@@ -1008,11 +1013,8 @@ def test_data_that_has_a_read_only_files_mode_already_is_gone_on_with(
         data = data_of(root, upload.id)
     data.chmod(mode)
 
-    def go_on() -> None:
-        with storage.open_upload(OWNER, FILE) as upload:
-            assert send_missing(upload, DATA) == [1, 2]
-
-    without_overriding(go_on)
+    with without_overriding(), storage.open_upload(OWNER, FILE) as upload:
+        assert send_missing(upload, DATA) == [1, 2]
     assert data.stat().st_mode & 0o777 == then
 
 

@@ -217,7 +217,7 @@ def furnish(world: World) -> None:
         "link-in": Path("folder/file"),
         "link-in-folder": Path("folder"),
         "link-self": Path("link-self"),
-        "link-proc": Path("/proc/self/root"),
+        "link-proc": Path(f"/proc/self/root{outside}"),
     }.items():
         (root / name).symlink_to(target)
     os.mkfifo(root / "fifo")

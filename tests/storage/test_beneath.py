@@ -19,6 +19,7 @@ import pytest
 from ftpy.files import RemotePath
 from ftpy.storage import syscalls
 from ftpy.storage.beneath import Beneath, Directory, Door, best_door
+from tests.capabilities import without_overriding
 from tests.storage.contract import open_files
 
 RACE_SECONDS = 0.7
@@ -60,7 +61,7 @@ def root(tmp_path: Path) -> Path:
         "link_up": "../outside/file",
         "link_self": "link_self",
         "link_dir": outside,
-        "link_proc": "/proc/self/root",
+        "link_proc": f"/proc/self/root{outside}",  # a magic link on the way; no further, for mutants do follow it
     }
     for name, target in targets.items():
         for where in (root, root / "dir"):
@@ -107,18 +108,6 @@ def code_of(work: Callable[[], object]) -> int | None:
     return refused.value.errno
 
 
-@contextmanager
-def as_somebody() -> Iterator[None]:
-    """Not as root, to whom every folder is open."""
-    mine = os.geteuid()
-    if mine == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(mine)
-
-
 # -------------------------------------------------------------------- directories
 
 
@@ -159,9 +148,25 @@ def test_a_folder_that_was_moved_out_of_the_root_is_below_nothing_in_it(nested: 
 def test_what_is_above_a_folder_need_not_be_readable_to_be_found(nested: Beneath, tmp_path: Path) -> None:
     with nested.open_dir(path("dir/deep")) as deep, nested.open_dir(path("dir")) as folder:
         (tmp_path / "root" / "dir").chmod(0o111)
-        with as_somebody():
+        with without_overriding():
             assert deep.is_below(folder, nested.root)
             assert not folder.is_below(deep, nested.root)
+
+
+def test_no_look_leaves_a_descriptor_open(nested: Beneath) -> None:
+    with nested.open_dir(path("dir/deep")) as deep, nested.open_dir(path("other")) as other:
+        before = open_files()
+        assert not deep.is_below(other, nested.root)
+        nested.root.chmod_directory("other", 0o750)
+        assert open_files() == before
+
+
+def test_chmod_directory_needs_no_right_in_what_it_changes(nested: Beneath, tmp_path: Path) -> None:
+    other = tmp_path / "root" / "other"
+    other.chmod(0)
+    with without_overriding():
+        nested.root.chmod_directory("other", 0o750)
+    assert other.stat().st_mode & 0o777 == 0o750
 
 
 def test_a_folder_whose_parent_cannot_be_found_is_taken_to_be_below(
@@ -304,6 +309,22 @@ def test_unlink_removes_the_symlink_and_not_its_target(beneath: Beneath, root: P
     assert not (root / "dir" / leaf).is_symlink()
 
 
+@pytest.mark.parametrize("leaf", ["file", *LEAVES])
+def test_link_gives_it_another_name_to_a_symlink_itself(beneath: Beneath, leaf: str) -> None:
+    with beneath.open_dir(path("dir")) as directory:
+        beneath.root.link(leaf, directory, "new")
+        assert os.path.samestat(directory.lstat("new"), beneath.root.lstat(leaf))
+        assert code_of(lambda: beneath.root.link(leaf, directory, "file")) == errno.EEXIST
+
+
+def test_rmdir_removes_an_empty_directory_alone(beneath: Beneath, root: Path) -> None:
+    with beneath.open_dir(path("dir")) as directory:
+        directory.rmdir("deep")
+        assert code_of(lambda: directory.rmdir("deep")) == errno.ENOENT
+    assert code_of(lambda: beneath.root.rmdir("dir")) == errno.ENOTEMPTY
+    assert not (root / "dir" / "deep").exists()
+
+
 @pytest.mark.parametrize("leaf", ["fifo", "socket"])
 def test_special_file_is_refused_at_once(beneath: Beneath, leaf: str) -> None:
     began = time.monotonic()
@@ -326,7 +347,7 @@ def test_a_folder_that_may_be_passed_but_not_listed_leads_on_where_one_call_reac
     if best_door() != "openat2":
         pytest.skip("this kernel or sandbox has no openat2(2)")
     (root / "dir").chmod(0o111)
-    with Beneath(root) as beneath, as_somebody():
+    with Beneath(root) as beneath, without_overriding():
         assert code_of(lambda: beneath.open_dir(path("dir"))) == errno.EACCES
         with beneath.open_dir(path("dir/deep")) as directory:
             assert directory.names() == []
@@ -356,6 +377,33 @@ def test_file_is_created_read_and_moved(beneath: Beneath, root: Path) -> None:
     assert (root / "dir/deep/moved").stat().st_mode & 0o777 == 0o640
 
 
+def test_modes_that_nobody_names_are_those_that_the_system_gives(beneath: Beneath, root: Path) -> None:
+    (root / "touched").touch()
+    (root / "made").mkdir()
+    os.close(beneath.root.create("new"))
+    beneath.root.mkdir("folder")
+    for new, like in (("new", "touched"), ("folder", "made")):
+        assert beneath.lstat(path(new)).st_mode == beneath.lstat(path(like)).st_mode
+
+
+def test_what_is_appended_comes_last_wherever_the_descriptor_stands(beneath: Beneath, root: Path) -> None:
+    with open(beneath.root.open_for_append("journal", create=True), "rb+", buffering=0) as journal:
+        journal.write(b"a")
+        journal.seek(0)
+        journal.write(b"b")
+    assert (root / "journal").read_bytes() == b"ab"
+    assert (root / "journal").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_directory_that_is_closed_again_closes_nothing_else(beneath: Beneath) -> None:
+    directory = beneath.open_dir(path("dir"))
+    directory.close()
+    with open(os.devnull) as later:  # has its number now
+        directory.close()
+        os.fstat(later.fileno())
+        os.fstat(0)
+
+
 def test_rename_noreplace_works_where_the_kernel_has_none(
     beneath: Beneath, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -367,14 +415,17 @@ def test_rename_noreplace_works_where_the_kernel_has_none(
         os.close(directory.create("new"))
         assert code_of(lambda: directory.rename_noreplace("new", directory, "file")) == errno.EEXIST
         directory.rename_noreplace("new", directory, "newer")
-        assert "new" not in directory.names()
+        directory.rename_noreplace("link_out", directory, "link")
+        assert {"new", "link_out"}.isdisjoint(directory.names())
+    assert (root / "link").is_symlink()
     assert (root / "file").read_bytes() == b"inside"
     assert (root / "newer").stat().st_nlink == 1
 
 
 @pytest.mark.parametrize("door", ["openat2", "walk"], indirect=True)
+@pytest.mark.parametrize("code", [errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP])
 def test_rename_noreplace_works_where_there_are_no_links_either(
-    beneath: Beneath, root: Path, monkeypatch: pytest.MonkeyPatch
+    beneath: Beneath, root: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     def refused(code: int) -> Callable[..., None]:
         def refuse(*_: object, **__: object) -> None:
@@ -383,7 +434,7 @@ def test_rename_noreplace_works_where_there_are_no_links_either(
         return refuse
 
     monkeypatch.setattr(syscalls, "rename_noreplace", refused(errno.ENOSYS))
-    monkeypatch.setattr(os, "link", refused(errno.EPERM))
+    monkeypatch.setattr(os, "link", refused(code))
     with beneath.open_dir(path("")) as directory:
         os.close(directory.create("new"))
         for there in ("file", *LEAVES):
@@ -412,14 +463,17 @@ def test_descriptors_return_to_base_when_everything_is_refused(beneath: Beneath)
         for leaf in (*LEAVES, "fifo", "socket", "none"):
             for work in (beneath.open_dir, beneath.open_file):
                 with pytest.raises(OSError):
-                    work(path(f"dir/deep/../{leaf}".replace("deep/../", "")))
+                    work(path(f"dir/{leaf}"))
                 with pytest.raises(OSError):
                     work(path(f"{leaf}/a/b"))
+        for leaf in ("dir", "fifo", "socket"):
+            with pytest.raises(OSError):
+                beneath.open_file(path(leaf))
 
     refuse_all()
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_files()
     refuse_all()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_files() == before
 
 
 # -------------------------------------------------------------------- races

@@ -105,7 +105,6 @@ class ServerHandshake:
             raise ProtocolError(f"the binding must be {channel.binding} here")
         if len(b64decode(message.client_nonce)) != NONCE_BYTES:
             raise ProtocolError(f"a nonce has {NONCE_BYTES} bytes")
-        self.user = message.user
         self.message = Challenge(server_nonce=b64encode(nonce))
         self._transcript = transcript(channel, hello, encode(self.message))
 

@@ -61,6 +61,17 @@ def test_durable_covers_only_the_lines_that_it_names(journal: Journal) -> None:
     assert [parts[0].durable, parts[1].durable] == [True, False]
 
 
+def test_durable_covers_no_line_of_which_it_leaves_out_a_byte() -> None:
+    for missing, durable in ((0, True), (1, False)):
+        contents = parse(part_line(0) + f"S {len(part_line(0)) - missing}\n".encode())
+        assert contents.parts[0].durable is durable
+
+
+@pytest.mark.parametrize(("digest", "name"), [(HEX, "blake3"), ("ab" * 16, "xxh128")])
+def test_digest_of_a_part_is_known_by_its_length(digest: str, name: str) -> None:
+    assert StoredPart(8, digest).digest_name == name
+
+
 def test_durable_that_names_more_than_came_before_covers_no_later_line() -> None:
     contents = parse(part_line(0) + b"S 99999\n" + part_line(1))
     assert [part.durable for part in contents.parts.values()] == [True, False]

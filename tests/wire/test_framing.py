@@ -127,6 +127,7 @@ def test_feed_refuses_more_than_there_is_space():
         (b"abc" + frame(b"t"), True),
         (b"abc" + frame(b"t") + b"more", True),
         (b"abc" + bytes(4), False),
+        (b"abc" + frame(b"t" * 10), True),
         (b"abc" + frame(b"t" * 11), False),
     ],
 )

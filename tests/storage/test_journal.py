@@ -15,6 +15,7 @@ from msgspec import structs
 from ftpy.files import RemotePath
 from ftpy.storage.base import Condition, KnownDigest, KnownVersion, NewFile, StagedTree
 from ftpy.storage.journal import Journal, Meta, StoredPart, parse
+from ftpy.storage.operations import OperationKey
 
 HEX = "ab" * 32
 META = Meta("alice", NewFile(RemotePath.parse("d/\udcffé"), 100, -5, 0o640, "blake3", KnownDigest("md5", "0" * 32)), 8)
@@ -170,6 +171,12 @@ def test_part_is_read_as_it_was_noted_whichever_its_digest(tmp_path: Path, diges
     with (tmp_path / "journal").open("w+b", buffering=0) as file:
         Journal(file.fileno()).part(3, StoredPart(8, digest))
         assert parse((tmp_path / "journal").read_bytes()).parts == {3: StoredPart(8, digest)}
+
+
+def test_operation_is_read_as_it_was_noted(journal: Journal) -> None:
+    meta = replace(META, file=structs.replace(META.file, operation=OperationKey("alice", "0" * 32)))
+    journal.meta(meta)
+    assert parse(text_of(journal)).meta == meta
 
 
 def test_first_half_of_a_torn_digest_is_no_digest() -> None:

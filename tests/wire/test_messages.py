@@ -373,6 +373,14 @@ def test_trailer_is_refused_when_it_has_not_exactly_one_digest(names):
         codec.decode(json.dumps(digests).encode(), Trailer)
 
 
+def test_digest_is_md5_when_none_is_named():
+    assert messages.DigestRequest(id=1, path="a").digest == "md5"
+
+
+def test_what_a_kernel_does_not_tell_of_a_line_is_0():
+    assert codec.decode(b"{}", messages.Line) == messages.Line(busy_ns=0, window_ns=0, resent=0)
+
+
 def test_part_is_verified_by_blake3_when_it_names_no_digest():
     part = codec.decode_request(f'{{"cmd":"part","id":1,"upload":"{ID}","part":0,"length":1}}'.encode())
     assert part.digest == "blake3"

@@ -48,12 +48,12 @@ def eventually(holds: Callable[[], Any], seconds: float = 30.0) -> Any:
 def held_port(holder: object) -> int:
     """A port for servers of ours: nobody else is given it as long as ``holder`` lives, also where none listens there.
 
-    It is below those that systems give out, so nobody is given that number of UDP either. Only Linux lets a server bind
-    to what is held like that; elsewhere it is given back at once.
+    It is below those that systems give out, so nobody is given that number of UDP either, and below those of the bench
+    (``free_port``). Only Linux lets a server bind to what is held like that; elsewhere it is given back at once.
     """
     while True:
         with socket.socket() as holding, contextlib.suppress(OSError):
-            holding.bind(("127.0.0.1", 10_000 + secrets.randbelow(22_000)))
+            holding.bind(("127.0.0.1", 10_000 + secrets.randbelow(11_000)))
             holding.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # now: nobody else may hold it
             port = int(holding.getsockname()[1])
             if sys.platform == "linux":

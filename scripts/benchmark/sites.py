@@ -101,7 +101,7 @@ def free_port() -> int:
     """A port that nobody has just now, below those that systems give out, so that nobody is given it meanwhile."""
     while True:
         with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", random.randrange(10_000, 32_000)))
+            probe.bind(("127.0.0.1", random.randrange(21_000, 32_000)))
             return int(probe.getsockname()[1])
 
 

@@ -305,6 +305,11 @@ def test_unknown_verb_with_null_length_has_no_body():
 # ---------------------------------------------------------------- the largest of each fits a frame
 
 
+def test_nothing_more_comes_for_an_unknown_verb():
+    unknown = codec.decode_request(b'{"cmd":"frobnicate","id":1}')
+    assert isinstance(unknown, UnknownRequest) and not unknown.takes_more
+
+
 def test_largest_list_of_missing_parts_fits_a_header():
     every_other = [(number, number) for number in range(1, MOST_PARTS, 2)]
     reply = UploadReply(id=2**53 - 1, upload=ID, part_size=2**63 - 1, missing=every_other)

@@ -169,11 +169,12 @@ class RequestHandler(socketserver.BaseRequestHandler):
             raise ShuttingDown
 
     def dismiss(self, reason: str = "the user was removed or changed") -> None:
-        """From any thread: end the session, and say why."""
-        first, self.dismissed = not self.dismissed, True
-        self.abandon()  # before anything else: what stops because of this is no answer
-        if first:
+        """From any thread: say why, and end the session."""
+        if not self.dismissed:
             self._note(logging.WARNING, "session-ended", reason=reason)
+        # Only now, and at once: what stops because of this must find the connection broken, and is no answer.
+        self.dismissed = True
+        self.abandon()
 
     def abandon(self) -> None:
         """From another thread: break the connection, wherever it is, in the TLS handshake too.

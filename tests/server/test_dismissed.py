@@ -22,6 +22,7 @@ from ftpy.wire.fields import Trailer, digest_of
 from ftpy.wire.messages import (
     CommitRequest,
     DigestRequest,
+    MkdirReply,
     MkdirRequest,
     MvRequest,
     PartReply,
@@ -166,13 +167,13 @@ def test_nothing_is_changed_for_a_session_that_was_ended_while_it_waited(
     check_nothing_changes(host, verb, lambda: end(host))
 
 
-def test_a_session_is_broken_before_it_is_told_that_it_ended(host: Host) -> None:
-    """So what stops because of that is no answer, however long the log takes."""
-    broken = []
+def test_a_session_is_whole_until_it_is_broken_however_long_the_log_takes(host: Host) -> None:
+    """So nothing that stops because of its end is told as an answer."""
+    made = []
 
     def told(record: logging.LogRecord) -> bool:
         if getattr(record, "event", None) == "session-ended":
-            broken.append(live.channel.receive(silence_seconds=5) is None)
+            made.append(live.call(MkdirRequest(id=live.next_id(), path="folder"), MkdirReply))
         return True
 
     log = logging.getLogger("ftpy.server")
@@ -182,7 +183,8 @@ def test_a_session_is_broken_before_it_is_told_that_it_ended(host: Host) -> None
             kick(host)
         finally:
             log.removeFilter(told)
-    assert broken == [True]
+        assert live.channel.receive(silence_seconds=20) is None
+    assert len(made) == 1 and (host.root / "folder").is_dir()
 
 
 @pytest.mark.parametrize("verb", CHANGES)

@@ -28,7 +28,7 @@ _O_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _O_BINARY = getattr(os, "O_BINARY", 0)
 _O_PATH: int | None = getattr(os, "O_PATH", None)
 _DIRECTORY_FLAGS = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _O_NOFOLLOW
-_UPWARD_FLAGS = _O_PATH or os.O_RDONLY  # "..", which is a directory, and need not be readable
+_UPWARD_FLAGS = _O_PATH or os.O_RDONLY  # of "/", "." and "..": directories in any case, which need not be readable
 # O_NONBLOCK: opening a FIFO must not wait for its other end.
 _READ_FLAGS = os.O_RDONLY | _O_NOFOLLOW | getattr(os, "O_NONBLOCK", 0) | _O_BINARY
 _CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | _O_NOFOLLOW | _O_BINARY

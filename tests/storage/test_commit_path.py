@@ -10,7 +10,7 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -947,17 +947,11 @@ def test_file_that_is_assured_is_synced_and_all_names_on_its_way(
     assert synced == [f"{root}/d/e/a", str(root), f"{root}/d", f"{root}/d/e"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="capabilities")
 def test_what_cannot_be_looked_at_is_not_said_to_be_there(storage: LocalStorage, root: Path) -> None:
     put(storage, "d/a", b"x")
     (root / "d").chmod(0)
-
-    def begin() -> None:
-        with pytest.raises(PermissionDenied):
-            storage.open_upload(OWNER, new_file("d/new", 5, "absent"))
-
-    with without_overriding():
-        begin()
+    with without_overriding(), pytest.raises(PermissionDenied):
+        storage.open_upload(OWNER, new_file("d/new", 5, "absent"))
     (root / "d").chmod(0o700)
 
 
@@ -976,11 +970,12 @@ def test_every_look_at_an_upload_that_fails_in_its_commit_is_told_as_such(
         with storage.open_upload(OWNER, new_file(f"d/{number}", len(DATA))) as upload, monkeypatch.context() as patch:
             assert isinstance(upload, LocalUpload)
             send_missing(upload, DATA)
-            left = [number]
+            data, looks = upload.live._files.data, itertools.count(1)
 
-            def fails_once(fd: int, data: int = upload.live._files.data, left: list[int] = left) -> os.stat_result:
-                left[0] -= fd == data
-                if fd == data and left[0] == 0:
+            def fails_once(
+                fd: int, data: int = data, looks: Iterator[int] = looks, last: int = number
+            ) -> os.stat_result:
+                if fd == data and next(looks) == last:
                     raise OSError(errno.EIO, os.strerror(errno.EIO))
                 return look(fd)
 

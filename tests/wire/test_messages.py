@@ -302,12 +302,12 @@ def test_unknown_verb_with_null_length_has_no_body():
     assert codec.decode_request(b'{"cmd":"teleport","id":1,"length":null}').body_length is None
 
 
-# ---------------------------------------------------------------- the largest of each fits a frame
-
-
 def test_nothing_more_comes_for_an_unknown_verb():
     unknown = codec.decode_request(b'{"cmd":"frobnicate","id":1}')
     assert isinstance(unknown, UnknownRequest) and not unknown.takes_more
+
+
+# ---------------------------------------------------------------- the largest of each fits a frame
 
 
 def test_largest_list_of_missing_parts_fits_a_header():

@@ -20,12 +20,27 @@ def links(pid: int) -> list[str]:
 
 @contextlib.contextmanager
 def descriptors_left(count: int, pid: int | None = None) -> Iterator[None]:
-    """A process, this one unless another is named, can open ``count`` files more and no further one, until the end."""
-    pid = pid or os.getpid()
-    limits = soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    free = (number for number in range(soft) if not os.path.lexists(f"/proc/{pid}/fd/{number}"))
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (next(itertools.islice(free, count, None)), hard))
-    try:
-        yield
-    finally:
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+    """A process, this one unless another is named, can open ``count`` files more and no further one, until the end.
+
+    What this process closes meanwhile makes room again, whatever its number.
+    """
+    with contextlib.ExitStack() as filled:
+        if pid is None:
+            _fill(filled)
+        pid = pid or os.getpid()
+        limits = soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        free = (number for number in range(soft) if not os.path.lexists(f"/proc/{pid}/fd/{number}"))
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (next(itertools.islice(free, count, None)), hard))
+        try:
+            yield
+        finally:
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+
+
+def _fill(filled: contextlib.ExitStack) -> None:
+    """Leave no free number below the highest one: the limit would be there, and what lies above it makes no room."""
+    listed = (f"/proc/self/fd/{entry}" for entry in os.listdir("/proc/self/fd"))
+    highest = max(int(os.path.basename(path)) for path in listed if os.path.lexists(path))
+    while (number := os.dup(0)) < highest:
+        filled.callback(os.close, number)
+    os.close(number)

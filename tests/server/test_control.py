@@ -438,6 +438,10 @@ def test_it_answers_where_another_thread_takes_the_descriptor_that_was_spared(
                 taken.append(os.dup(0))
 
         eventually(lambda: answered(tmp_path))
+        with dial(tmp_path) as first:  # until its end is closed there as well, so that no number becomes free later
+            first.sendall(frame(encode(StatusQuestion())))
+            while first.recv(1000):
+                pass
         end.settimeout(10)
         try:
             with descriptors_left(0), monkeypatch.context() as patched:

@@ -10,6 +10,7 @@ import io
 import logging
 import os
 import random
+import socket
 import sys
 import threading
 import time
@@ -150,6 +151,7 @@ class Bench:
         self._serve([])
         self._names = set(files_below(self.host.root))
         self._base = (sys.maxsize, sys.maxsize)
+        self._open: dict[int, str] = {}
 
     def __enter__(self) -> Bench:
         return self
@@ -255,25 +257,48 @@ class Bench:
         self.served = max(self.served, seconds)
 
     def rest(self) -> None:
-        """Nothing is under way: what this process holds now is what it may hold after each case."""
-        until(lambda: not self._connections())
-        self._base = _usage()
+        """Nothing is under way: what this process holds now is what it may hold after each case.
+
+        Not even the thread of a connection that has ended: counted in, it would hide one that is left.
+        """
+        until(lambda: not any("process_request" in thread.name for thread in threading.enumerate()))
+        self._base, self._open = _usage(), _opened()
 
     def _check_rest(self) -> list[str]:
-        """Whether threads or descriptors are left."""
+        """Whether threads or descriptors are left; told once."""
 
         def rests() -> bool:
             return all(now <= base for now, base in zip(_usage(), self._base, strict=True))
 
         if until(rests, pause_seconds=PAUSE_SECONDS):
             return []
+        left = [_described(*opened) for opened in sorted(_opened().items() - self._open.items())]
         names = sorted(thread.name for thread in threading.enumerate())
-        return [f"threads and descriptors are left, {_usage()} where {self._base} is the base: {names}"]
+        told = f"threads and descriptors are left, {_usage()} where {self._base} is the base: {left}, {names}"
+        self.rest()
+        return [told]
 
 
 def _usage() -> tuple[int, int]:
     """Threads and descriptors of this process."""
     return threading.active_count(), len(os.listdir("/proc/self/fd")) if HAS_PROC else 0
+
+
+def _opened() -> dict[int, str]:
+    """What each descriptor of this process leads to."""
+    found = {}
+    for number in map(int, os.listdir("/proc/self/fd") if HAS_PROC else ()):
+        with contextlib.suppress(FileNotFoundError):  # that of the listing itself
+            found[number] = os.readlink(f"/proc/self/fd/{number}")
+    return found
+
+
+def _described(number: int, what: str) -> str:
+    """The same with a socket's addresses."""
+    if not what.startswith("socket:"):
+        return what
+    with socket.socket(fileno=os.dup(number)) as sock:
+        return f"{what} {sock!r}"
 
 
 # ------------------------------------------------------------------ what is done to it

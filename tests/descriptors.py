@@ -9,12 +9,12 @@ import resource
 from collections.abc import Iterator
 
 
-def links(pid: int) -> list[str]:
-    """What the descriptors of a process lead to, but for those that are closed meanwhile."""
-    found = []
-    for entry in os.listdir(f"/proc/{pid}/fd"):
+def links(pid: int) -> dict[int, str]:
+    """What each descriptor of a process leads to, but for those that are closed meanwhile."""
+    found = {}
+    for number in map(int, os.listdir(f"/proc/{pid}/fd")):
         with contextlib.suppress(FileNotFoundError):
-            found.append(os.readlink(f"/proc/{pid}/fd/{entry}"))
+            found[number] = os.readlink(f"/proc/{pid}/fd/{number}")
     return found
 
 
@@ -39,8 +39,7 @@ def descriptors_left(count: int, pid: int | None = None) -> Iterator[None]:
 
 def _fill(filled: contextlib.ExitStack) -> None:
     """Leave no free number below the highest one: the limit would be there, and what lies above it makes no room."""
-    listed = (f"/proc/self/fd/{entry}" for entry in os.listdir("/proc/self/fd"))
-    highest = max(int(os.path.basename(path)) for path in listed if os.path.lexists(path))
+    highest = max(links(os.getpid()))
     while (number := os.dup(0)) < highest:
         filled.callback(os.close, number)
     os.close(number)

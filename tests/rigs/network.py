@@ -26,6 +26,7 @@ from ftpy.client.client import Client
 from ftpy.config.client import Transfer
 from ftpy.config.server import Limits
 from ftpy.errors import FtpyError
+from tests.descriptors import links
 from tests.rig import Fault, Faults, Host
 from tests.rigs.acts import ACTS, SMALL, Act, files_below
 from tests.rigs.breaking import PASS, Breaker, contexts_of
@@ -286,15 +287,11 @@ def _usage() -> tuple[int, int]:
 
 def _opened() -> dict[int, str]:
     """What each descriptor of this process leads to."""
-    found = {}
-    for number in map(int, os.listdir("/proc/self/fd") if HAS_PROC else ()):
-        with contextlib.suppress(FileNotFoundError):  # that of the listing itself
-            found[number] = os.readlink(f"/proc/self/fd/{number}")
-    return found
+    return links(os.getpid()) if HAS_PROC else {}
 
 
 def _described(number: int, what: str) -> str:
-    """The same with a socket's addresses."""
+    """What a descriptor leads to, with a socket's addresses."""
     if not what.startswith("socket:"):
         return what
     with socket.socket(fileno=os.dup(number)) as sock:

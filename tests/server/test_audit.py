@@ -388,7 +388,7 @@ def _nobody_writes_to(file: Path, daemon: Daemon) -> bool:
     assert daemon.process is not None
     pid = daemon.process.pid
     pids = [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
-    return all(str(file) not in links(one) for one in pids)
+    return all(str(file) not in links(one).values() for one in pids)
 
 
 def test_reopen_keeps_the_old_file_where_the_new_one_cannot_be(host: Host, caplog: pytest.LogCaptureFixture) -> None:

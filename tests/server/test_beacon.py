@@ -258,7 +258,7 @@ def holders(daemon: Daemon, address: str) -> list[int]:
     # A set: one is listed twice where another socket is opened between two reads of the list.
     (inode,) = {line.split()[9] for line in lines if line.split()[1].endswith(f":{port:04X}")}
     children = Path(f"/proc/{daemon.process.pid}/task/{daemon.process.pid}/children").read_text().split()
-    return [int(pid) for pid in children if f"socket:[{inode}]" in links(pid)]
+    return [int(pid) for pid in children if f"socket:[{inode}]" in links(pid).values()]
 
 
 def test_beacon_takes_other_settings_when_it_is_told(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from ftpy.errors import ConnectionLost
 from ftpy.server.server import Service
+from tests.descriptors import links
 from tests.rig import Host, eventually, running
 from tests.rigs.peer import Answer, RawPeer
 
@@ -96,13 +97,7 @@ def test_who_puts_into_a_root_that_was_replaced_comes_back_to_the_new_one(
 
 def open_folders(below: Path) -> set[str]:
     """Open folders of this process that are, or were, below a folder."""
-    found = set()
-    for fd in os.listdir("/proc/self/fd"):
-        try:
-            found.add(os.readlink(f"/proc/self/fd/{fd}"))
-        except FileNotFoundError:  # the one of the listing
-            continue
-    return {path for path in found if path.startswith(str(below))}
+    return {path for path in links(os.getpid()).values() if path.startswith(str(below))}
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs Linux's /proc")

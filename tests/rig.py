@@ -16,6 +16,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -51,14 +52,19 @@ def held_port(holder: object) -> int:
     It is below those that systems give out, so nobody is given that number of UDP either, and below those of the bench
     (``free_port``). Only Linux lets a server bind to what is held like that; elsewhere it is given back at once.
     """
+    port, let_go = _held()
+    weakref.finalize(holder, let_go)
+    return port
+
+
+def _held() -> tuple[int, Callable[[], None]]:
+    """The port, and what gives it back."""
     while True:
         with socket.socket() as holding, contextlib.suppress(OSError):
             holding.bind(("127.0.0.1", 10_000 + secrets.randbelow(11_000)))
             holding.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # now: nobody else may hold it
             port = int(holding.getsockname()[1])
-            if sys.platform == "linux":
-                weakref.finalize(holder, os.close, holding.detach())
-            return port
+            return port, partial(os.close, holding.detach()) if sys.platform == "linux" else lambda: None
 
 
 def is_free(address: str) -> bool:
@@ -96,7 +102,11 @@ class Host:
     address: str = ""
 
     def __post_init__(self) -> None:
-        self.listen = self.listen or f"127.0.0.1:{held_port(self)}"
+        self._let_port_go: Callable[[], Any] = lambda: None
+        if not self.listen:
+            port, let_go = _held()
+            self.listen = f"127.0.0.1:{port}"
+            self._let_port_go = weakref.finalize(self, let_go)
         self.root = self.folder / "files"
         self.root.mkdir(parents=True)
         self.accounts = Accounts.create(self.folder / "users.json")
@@ -149,6 +159,11 @@ class Host:
         """Drain and stop: whether all connections ended."""
         service, self.service = self.service, None
         return service.stop() if service else True
+
+    def close(self) -> None:
+        """Stop it for good: its port is given back now, and not when this has been collected as garbage."""
+        self.stop()
+        self._let_port_go()
 
     def swept(self) -> None:
         """Wait for the server's first sweep, which comes in its own time and makes a lock in the storage."""

@@ -48,6 +48,7 @@ from ftpy.wire.bases import Request
 from ftpy.wire.events import EventsRequest
 from ftpy.wire.messages import DigestRequest, LsRequest, PartRequest, PutRequest, StatRequest
 from ftpy.wire.operations import OperationsRequest
+from tests.descriptors import open_files
 from tests.rig import eventually
 from tests.rigs.disks import SmallDisk
 from tests.rigs.lying import Answer, LyingServer, Talk, failure, framed, honestly, lying
@@ -104,11 +105,11 @@ def test_a_tree_that_fails_lets_go_of_its_large_files(tmp_path: Path) -> None:
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "large").write_bytes(b"l" * 5000)
     with lying({}, tell) as server, client_of(server) as client:
-        before = os.listdir("/proc/self/fd")
+        before = open_files()
         with pytest.raises(ConnectionFailed):
             client.put_tree(tmp_path / "here", "there")
         assert "ftpy-digest" not in [thread.name for thread in threading.enumerate()]
-        eventually(lambda: len(os.listdir("/proc/self/fd")) <= len(before))
+        eventually(lambda: open_files() <= before)
 
 
 def waits_for_work() -> bool:

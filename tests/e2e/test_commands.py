@@ -30,6 +30,7 @@ from ftpy.errors import (
 )
 from ftpy.wire.commands import CancelMessage, InputMessage, RunReply, RunRequest
 from ftpy.wire.messages import StatReply, StatRequest
+from tests.descriptors import open_files
 from tests.rig import FAST, Host, eventually, running
 from tests.rigs.leftovers import VARIABLE, Mark
 
@@ -494,9 +495,6 @@ def _is_busy(client: Client) -> bool:
 
 
 def test_no_descriptor_is_left_open_at_any_end(host, mark):
-    def open_files() -> int:
-        return len(os.listdir("/proc/self/fd"))
-
     def once() -> None:
         with host.client() as client:
             run(client, "both")

@@ -22,6 +22,7 @@ from ftpy.config.server import Limits
 from ftpy.errors import LocalFileError, NotADirectory, NotFound, PermissionDenied, TargetExists
 from ftpy.files import FileInfo, RemotePath
 from ftpy.storage.local import LocalStorage
+from tests.descriptors import open_files
 from tests.rig import FAST, Fault, Host, Proxy, eventually, running
 
 MIB = 1024 * 1024
@@ -542,9 +543,9 @@ def test_memory_and_descriptors_do_not_grow_with_a_tree(tmp_path: Path, plain_ho
 
     def on_told(_: Told) -> None:
         nonlocal most
-        most = max(most, len(os.listdir("/proc/self/fd")))
+        most = max(most, open_files())
 
-    before, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
+    before, threads = open_files(), threading.active_count()
     with plain_host.client() as client:
         client.put_tree(source, "tree", TreeOptions(on_told=on_told))
         client.get_tree("tree", tmp_path / "back", TreeOptions(on_told=on_told))

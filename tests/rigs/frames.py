@@ -30,6 +30,7 @@ from ftpy.wire.framing import HANDSHAKE_HEADER_BYTES, HEADER_BYTES, FrameBuffer
 from ftpy.wire.handshake import Challenge, Hello, Limits, Proof, Welcome
 from ftpy.wire.messages import REPLIES, GetReply, GetRequest, PutRequest
 from ftpy.wire.session import Session, Side
+from tests.descriptors import open_files
 from tests.rig import FAST, Host, eventually
 from tests.rigs.processes import memory_of
 from tests.wire.wire_strategies import KINDS, structs, unknown_requests
@@ -396,7 +397,7 @@ def defects() -> Iterator[list[str]]:
 
 def usage() -> tuple[int, int]:
     """Descriptors and threads of this process."""
-    return len(os.listdir("/proc/self/fd")), threading.active_count()
+    return open_files(), threading.active_count()
 
 
 def flood(host: Host, count: int, number: int, headers: Sequence[bytes] | None = None) -> Live:

@@ -26,7 +26,7 @@ from ftpy.client.client import Client
 from ftpy.config.client import Transfer
 from ftpy.config.server import Limits
 from ftpy.errors import FtpyError
-from tests.descriptors import links
+from tests.descriptors import links, open_files
 from tests.rig import Fault, Faults, Host
 from tests.rigs.acts import ACTS, SMALL, Act, files_below
 from tests.rigs.breaking import PASS, Breaker, contexts_of
@@ -160,7 +160,7 @@ class Bench:
     def __exit__(self, *_: object) -> None:
         for breaker in self.breakers.values():
             breaker.close()
-        self.host.stop()
+        self.host.close()
         logging.getLogger("ftpy").removeHandler(self._errors)
 
     def measure(self, act: str, *, within: bool = False) -> list[tuple[int, int]]:
@@ -282,7 +282,7 @@ class Bench:
 
 def _usage() -> tuple[int, int]:
     """Threads and descriptors of this process."""
-    return threading.active_count(), len(os.listdir("/proc/self/fd")) if HAS_PROC else 0
+    return threading.active_count(), open_files()
 
 
 def _opened() -> dict[int, str]:

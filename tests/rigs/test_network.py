@@ -16,6 +16,8 @@ from ftpy.server import handlers, reading
 from ftpy.storage import following
 from ftpy.transport.channel import Channel
 from ftpy.wire.fields import Trailer
+from tests.descriptors import open_files, settled_files
+from tests.rig import eventually
 from tests.rigs.fields import field_at
 from tests.rigs.network import KINDS, Case, Rig
 
@@ -65,6 +67,15 @@ def test_every_place_of_a_small_transfer_is_broken(rig: Rig) -> None:
                 for way, sent in ((0, up), (1, down)):
                     places = {c.fault.after for c in cases if (c.act, c.tls, c.way) == (act, encrypted, way)}
                     assert places >= set(range(sent))
+
+
+def test_a_rig_that_has_ended_holds_no_descriptor(memory: Path) -> None:
+    """Those of a control, which nobody has collected yet, would be found left by what runs after it."""
+    before = settled_files()
+    with Rig(memory / "ended") as ended:
+        assert open_files() > before
+    eventually(lambda: open_files() <= before)
+    assert ended.report.violations == []
 
 
 def test_a_byte_is_told_by_the_field_that_it_is_in() -> None:

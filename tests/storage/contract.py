@@ -85,11 +85,6 @@ def part_of(upload: Upload, data: bytes, number: int) -> bytes:
     return data[number * upload.part_size : (number + 1) * upload.part_size]
 
 
-def open_files() -> int:
-    """Descriptors of this process, where they can be counted."""
-    return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
-
-
 def send(upload: Upload, number: int, piece: bytes, *, claim: str | None = None) -> None:
     with upload.part(number, len(piece)) as part:
         done = 0

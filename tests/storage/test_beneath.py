@@ -20,7 +20,7 @@ from ftpy.files import RemotePath
 from ftpy.storage import syscalls
 from ftpy.storage.beneath import Beneath, Directory, Door, best_door
 from tests.capabilities import without_overriding
-from tests.storage.contract import open_files
+from tests.descriptors import open_files, settled_files
 
 RACE_SECONDS = 0.7
 """How long each flip race runs; the naive control loses within a few milliseconds."""
@@ -155,7 +155,7 @@ def test_what_is_above_a_folder_need_not_be_readable_to_be_found(nested: Beneath
 
 def test_no_look_leaves_a_descriptor_open(nested: Beneath) -> None:
     with nested.open_dir(path("dir/deep")) as deep, nested.open_dir(path("other")) as other:
-        before = open_files()
+        before = settled_files()
         assert not deep.is_below(other, nested.root)
         nested.root.chmod_directory("other", 0o750)
         assert open_files() == before
@@ -358,7 +358,7 @@ def test_a_folder_that_may_be_passed_but_not_listed_leads_on_where_one_call_reac
 
 
 def test_a_door_that_is_closed_holds_no_descriptor(root: Path, door: Door) -> None:
-    before = open_files()
+    before = settled_files()
     with Beneath(root, door=door):
         pass
     assert open_files() == before
@@ -472,7 +472,7 @@ def test_descriptors_return_to_base_when_everything_is_refused(beneath: Beneath)
                 beneath.open_file(path(leaf))
 
     refuse_all()
-    before = open_files()
+    before = settled_files()
     refuse_all()
     assert open_files() == before
 

@@ -54,6 +54,7 @@ from ftpy.storage.uploadfiles import UploadFiles
 from ftpy.storage.uploads import LocalUpload
 from ftpy.storage.versions import inode_of
 from tests.capabilities import without_overriding
+from tests.descriptors import open_files, settled_files
 from tests.rig import eventually
 from tests.storage.contract import (
     MTIME,
@@ -62,7 +63,6 @@ from tests.storage.contract import (
     digest,
     names,
     new_file,
-    open_files,
     part_of,
     path,
     put,
@@ -106,10 +106,10 @@ def test_door_is_openat2_where_a_sandbox_refuses_only_the_folder(monkeypatch: py
 
 def test_door_is_not_guessed_when_the_system_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(syscalls, "open_directory_beneath", failing(errno.ENFILE))
-    before = len(os.listdir("/proc/self/fd"))
+    before = settled_files()
     with pytest.raises(OSError, match="Too many open files"):
         best_door()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_files() == before
 
 
 def test_walk_takes_over_while_a_rename_is_under_way(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -483,7 +483,7 @@ def data_of(root: Path, upload_id: str) -> Path:
 def test_upload_that_is_not_given_to_who_asks_stays_closed(storage: LocalStorage, root: Path) -> None:
     with storage.open_upload(OWNER, FILE) as upload:
         send(upload, 0, part_of(upload, DATA, 0))
-    before = open_files()
+    before = settled_files()
     for owner, wanted in (("bob", upload.id), (OWNER, f"../uploads/{upload.id}")):
         with pytest.raises(UnknownUpload):
             storage.find_upload(owner, wanted)
@@ -824,12 +824,12 @@ def test_upload_that_finds_no_room_when_it_is_resumed_lets_go_and_keeps_what_it_
 ) -> None:
     with storage.open_upload(OWNER, FILE) as upload:
         send(upload, 0, part_of(upload, DATA, 0))
-    before = len(os.listdir("/proc/self/fd"))
+    before = settled_files()
     with monkeypatch.context() as full:
         full.setattr(syscalls, "reserve", failing(errno.ENOSPC))
         with pytest.raises(NoSpace):
             storage.open_upload(OWNER, FILE)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_files() == before
     with storage.open_upload(OWNER, FILE) as upload:
         assert send_missing(upload, DATA) == [1, 2]
 
@@ -1030,7 +1030,7 @@ def who_finishes(storage: LocalStorage) -> tuple[threading.Thread, list[list[int
 
 def test_upload_that_was_dropped_while_another_came_is_begun_anew_for_it(storage: LocalStorage) -> None:
     put(storage, "other", b"x")  # digests are remembered from then on, in a file that stays open
-    before = open_files()
+    before = settled_files()
     upload = storage.open_upload(OWNER, FILE)
     send(upload, 0, part_of(upload, DATA, 0))
     live = storage._uploads._live[upload.id]

@@ -27,6 +27,7 @@ from ftpy.storage.local import LocalStorage
 from ftpy.storage.measuring import measure
 from ftpy.storage.operations import OperationKey
 from ftpy.storage.uploadbase import STREAM_PART_BYTES
+from tests.descriptors import open_files, settled_files
 from tests.storage.contract import OWNER, content, digest, new_file, path
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "preadv"), reason="no server runs here")
@@ -689,8 +690,8 @@ def test_a_close_that_fails_while_a_tree_is_measured_costs_no_descriptor(
         close(fd)
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    before = len(os.listdir("/proc/self/fd"))
+    before = settled_files()
     monkeypatch.setattr(os, "close", failing)
     assert measure(str(tmp_path)) == (0, 5)
     monkeypatch.undo()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_files() == before

@@ -42,6 +42,7 @@ from ftpy.storage.remembered import _LOOK, _LOOK_ALL, Remembered
 from ftpy.storage.treebase import Trees
 from ftpy.storage.uploadbase import MOST_PARTS, PART_BYTES, PartWriter, Upload, part_size_for
 from ftpy.storage.versions import Digests, Version
+from tests.descriptors import open_files, settled_files
 from tests.paths import NOT_PORTABLE
 from tests.rig import eventually
 from tests.storage.contract import (
@@ -52,7 +53,6 @@ from tests.storage.contract import (
     digest,
     names,
     new_file,
-    open_files,
     path,
     put,
     read,
@@ -279,7 +279,7 @@ def test_listing_yields_its_first_entries_before_all_names_are_looked_at(
 
 def test_listing_that_is_left_early_closes_what_it_opened(local: LocalStorage) -> None:
     put(local, "a/b/c/d", b"x")
-    before = open_files()
+    before = settled_files()
     for stop in range(4):
         listed = local.ls(path(""), recursive=True)
         for _ in range(stop):
@@ -304,7 +304,7 @@ def test_staging_area_is_private_and_its_names_tell_nothing(local: LocalStorage,
 def test_staging_area_that_others_can_enter_is_refused(root: Path, tmp_path: Path, name: str, mode: int) -> None:
     LocalStorage(root, tmp_path / "state").close()
     (root / name).chmod(mode)
-    before = open_files()
+    before = settled_files()
     with pytest.raises(PermissionDenied, match=f"{name} in the root is not the server's alone.*{mode:04o}"):
         LocalStorage(root, tmp_path / "state")
     assert open_files() == before
@@ -320,7 +320,7 @@ def test_staging_area_of_another_user_is_refused(root: Path, tmp_path: Path) -> 
 
 def test_no_descriptor_stays_open_when_the_root_is_of_no_use(root: Path, tmp_path: Path) -> None:
     (root / ".ftpy").write_bytes(b"")
-    before = open_files()
+    before = settled_files()
     with pytest.raises(NotADirectory):
         LocalStorage(root, tmp_path / "state")
     assert open_files() == before
@@ -517,7 +517,7 @@ def test_a_listing_that_fails_anywhere_says_so_and_leaves_nothing_open(
         found: os.stat_result = real(*what, **how)
         return found
 
-    before, number = open_files(), 0
+    before, number = settled_files(), 0
     while left[0] <= 0:  # the last time none was left to fail
         number += 1
         left[0] = number
@@ -704,12 +704,12 @@ def test_a_file_that_cannot_be_looked_at_leaves_no_descriptor(
     local: LocalStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(local, "a", b"x")
-    before = sorted(os.listdir("/proc/self/fd")) if sys.platform == "linux" else []
+    before = settled_files()
     with monkeypatch.context() as broken:
         broken.setattr(os, "fstat", Failing(errno.EIO))
         with pytest.raises(IoError):
             local.open(path("a"))
-    assert sorted(os.listdir("/proc/self/fd") if sys.platform == "linux" else []) == before
+    assert open_files() == before
 
 
 def test_a_staged_file_that_cannot_be_removed_is_no_failure_of_its_own(

@@ -19,6 +19,7 @@ from ftpy.errors import IoError, NotADirectory, NotEmpty, NotFound, PermissionDe
 from ftpy.storage.base import Removed
 from ftpy.storage.local import LocalStorage
 from ftpy.storage.usage import Usage
+from tests.descriptors import open_files, settled_files
 from tests.rigs.trees import facts_of
 from tests.storage.contract import names, path, put
 from tests.storage.contract_changes import rm
@@ -91,9 +92,9 @@ def test_rm_clears_a_tree_that_is_deeper_than_any_path(local: LocalStorage, root
         if number % 100 == 0:
             os.close(os.open("f", os.O_CREAT | os.O_WRONLY, dir_fd=at))
     os.close(at)
-    before = len(os.listdir("/proc/self/fd"))
+    before = settled_files()
     assert rm(local, "d", recursive=True) == Removed(files=1 + DEPTH // 100, folders=1 + DEPTH, size=1)
-    assert out_of_sight(root) == [] and len(os.listdir("/proc/self/fd")) == before
+    assert out_of_sight(root) == [] and open_files() == before
 
 
 # -------------------------------------------------------------------- out of sight first, and for good

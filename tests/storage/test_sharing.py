@@ -34,7 +34,7 @@ from ftpy.storage.remote import RemoteUpload
 from ftpy.storage.sharing import DescriptorsLost, Link
 from ftpy.storage.uploadbase import PART_BYTES, Upload
 from ftpy.storage.versions import Version
-from tests.descriptors import descriptors_left
+from tests.descriptors import descriptors_left, open_files, settled_files
 from tests.rig import eventually
 from tests.storage.contract import (
     OWNER,
@@ -331,7 +331,7 @@ def test_defect_in_the_owner_is_told_without_detail_and_harms_nobody(
 
 def test_descriptors_and_threads_return_to_base_after_remote_hands(storages: list[LocalStorage]) -> None:
     def usage() -> tuple[int, int]:
-        return len(os.listdir("/dev/fd")), threading.active_count()
+        return open_files(), threading.active_count()
 
     def once() -> None:
         with storages[0].open_upload(OWNER, FILE), storages[1].open_upload(OWNER, FILE) as there:
@@ -359,10 +359,10 @@ def test_a_message_whose_open_files_find_no_room_is_told_apart_and_the_next_one_
     with here, there, open(tmp_path / "file", "wb") as file:
         here.send("both", [file.fileno(), file.fileno()])
         here.send("next", [file.fileno()])
-        before = os.listdir("/dev/fd")
+        before = settled_files()
         with descriptors_left(room), pytest.raises(DescriptorsLost) as lost:
             there.receive()
-        assert lost.value.message == "both" and os.listdir("/dev/fd") == before
+        assert lost.value.message == "both" and open_files() == before
         message, (descriptor,) = there.receive()
         os.close(descriptor)
         assert message == "next"

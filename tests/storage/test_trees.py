@@ -32,6 +32,7 @@ from ftpy.storage.feedbook import FeedBook
 from ftpy.storage.local import LocalStorage
 from ftpy.storage.treebase import Census, Swapped
 from ftpy.storage.treefolder import Folder
+from tests.descriptors import open_files, settled_files
 from tests.storage.contract import OWNER, path, put
 from tests.storage.contract_trees import NEW, OLD, census_of, content_of, fill, put_in, put_tree, stage_tree
 from tests.storage.test_counting import Counted
@@ -184,13 +185,13 @@ def test_a_sync_that_fails_after_the_exchange_brings_the_old_tree_back(local: Lo
 def test_a_rollback_that_fails_leaves_nothing_open(local: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     for content in (OLD, NEW):
         put_tree(local, content)
-    before = len(os.listdir("/proc/self/fd"))
+    before = settled_files()
     failing = OSError(errno.EIO, os.strerror(errno.EIO))
     monkeypatch.setattr(Folder, "tree", lambda _: (_ for _ in ()).throw(failing))
     for _ in range(3):
         with pytest.raises(IoError):
             local.trees.rollback(path("site"))
-    assert len(os.listdir("/proc/self/fd")) == before and content_of(local) == NEW
+    assert open_files() == before and content_of(local) == NEW
 
 
 def test_a_swap_is_done_also_where_what_it_replaced_cannot_be_put_away_at_once(

@@ -23,6 +23,7 @@ from ftpy.storage.base import MIB
 from ftpy.storage.local import LocalStorage
 from ftpy.storage.uploadbase import PART_BYTES
 from ftpy.storage.uploadfiles import UploadFiles
+from tests.descriptors import open_files, settled_files
 from tests.rig import eventually
 from tests.storage.contract import (
     OWNER,
@@ -30,7 +31,6 @@ from tests.storage.contract import (
     digest,
     names,
     new_file,
-    open_files,
     part_of,
     put,
     read,
@@ -135,7 +135,7 @@ def test_upload_begins_anew_when_half_of_it_is_lost(storage: LocalStorage, root:
         "data gone": data.unlink,
         "data short": lambda: os.truncate(data, PART_BYTES),
     }[damage]()
-    before = open_files()
+    before = settled_files()
     with pytest.raises(UnknownUpload):
         storage.find_upload(OWNER, upload_id)
     assert open_files() == before
@@ -296,14 +296,14 @@ def test_upload_is_found_again_when_no_thread_could_be_started(
         raise RuntimeError("can't start new thread")
 
     half_sent(storage, 0)
-    before = len(os.listdir("/proc/self/fd"))
+    before = settled_files()
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", refuse)
         with pytest.raises(Busy):
             storage.open_upload(OWNER, FILE)
         with storage.open_upload(OWNER, new_file("other", 3)) as upload, pytest.raises(Busy):
             send(upload, 0, b"abc")
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_files() == before
     with storage.open_upload(OWNER, new_file("other", 3)) as upload:
         send_missing(upload, b"abc")
         upload.commit(digest(b"abc"), None)

@@ -249,8 +249,8 @@ class FileGet(Closing):
         try:
             return self._get.request(connection, offset, partial.etag, count)
         except Changed:
-            partial.drop()
-            partial.close()
+            with partial:
+                partial.drop()
             self._partials.drop()  # those of other versions are no better
             raise
         except BaseException:

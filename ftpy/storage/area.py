@@ -83,13 +83,14 @@ class Area(Closing):
 
     def close(self) -> None:
         """Let go of the token and the directories."""
-        if self._lock is not None:
-            # Who has the root around ours may have removed it.
-            self.staged.unlink(self._token + _LOCK_SUFFIX, missing_ok=True)
-            syscalls.close(self._lock)
-            self._lock = None
-        for directory in (self.staged, self.uploads, self.top):
-            directory.close()
+        with ExitStack() as closing:
+            for directory in (self.staged, self.uploads, self.top):
+                closing.callback(directory.close)
+            if self._lock is not None:
+                closing.callback(syscalls.close, self._lock)
+                self._lock = None
+                # Who has the root around ours may have removed it.
+                self.staged.unlink(self._token + _LOCK_SUFFIX, missing_ok=True)
 
     def new_name(self) -> tuple[int, str]:
         """A number that grows, and the name of a new staged file."""

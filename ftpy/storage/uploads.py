@@ -252,9 +252,16 @@ class Uploads:
     def _find_open(self, asked: Asked) -> LocalUpload | None:
         with self._lock:
             live = self._live.get(asked.id)
-            if live is None or live.gone or not live.is_open:
+            # One that is being opened or closed is not open: its descriptors may be another file's before they are
+            # sent. Who asks looks again.
+            if live is None or not live.lifecycle.acquire(blocking=False):
                 return None
-            live.holders += 1
+            try:
+                if live.gone or not live.is_open:
+                    return None
+                live.holders += 1
+            finally:
+                live.lifecycle.release()
         return self._opened(live, asked)
 
     def look_after_remote(self) -> None:

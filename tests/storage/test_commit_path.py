@@ -222,6 +222,19 @@ def test_process_that_begins_while_another_sweeps_is_not_taken_for_dead(
             assert [ours for ours, _ in area.owned(area.staged)] == [True]
 
 
+def test_area_whose_lock_cannot_be_taken_away_lets_go_of_its_descriptors_all_the_same(root: Path) -> None:
+    with Beneath(root) as beneath:
+        before = settled_files()
+        area = Area(beneath)
+        lock = root / ".ftpy" / "staged" / f"{area._token}.lock"
+        lock.unlink()
+        lock.mkdir()
+        with pytest.raises(OSError):
+            area.close()
+        assert open_files() == before
+        area.close()
+
+
 def test_group_put_in_place_tells_only_what_failed(root: Path) -> None:
     with Beneath(root) as beneath, Area(beneath) as area:
         small = SmallFiles(area, Publisher(beneath, area, lambda *_: ""), None)

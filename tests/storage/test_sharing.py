@@ -14,6 +14,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -31,7 +32,7 @@ from ftpy.storage.journal import parse
 from ftpy.storage.local import LocalStorage
 from ftpy.storage.remembered import Remembered
 from ftpy.storage.remote import RemoteUpload
-from ftpy.storage.sharing import DescriptorsLost, Link
+from ftpy.storage.sharing import Asked, DescriptorsLost, Link
 from ftpy.storage.uploadbase import PART_BYTES, Upload
 from ftpy.storage.versions import Version
 from tests.descriptors import descriptors_left, open_files, settled_files
@@ -206,6 +207,40 @@ def test_owner_keeps_an_upload_open_for_hands_of_others(storages: list[LocalStor
         third.commit(digest(DATA), None)
     there.close()
     assert read(storages[0], "d/big") == DATA
+
+
+def test_no_hand_is_given_on_an_upload_that_is_being_closed(
+    storages: list[LocalStorage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closing, asked, go_on = threading.Event(), threading.Event(), threading.Event()
+    here = storages[0].open_upload(OWNER, FILE)
+    assert isinstance(here, uploads.LocalUpload)
+    close, find_open = here.live.close, uploads.Uploads._find_open
+
+    def close_late() -> None:
+        closing.set()
+        assert go_on.wait(30)
+        close()
+
+    def find(owner: uploads.Uploads, wanted: Asked) -> uploads.LocalUpload | None:
+        try:
+            return find_open(owner, wanted)
+        finally:
+            asked.set()
+
+    monkeypatch.setattr(here.live, "close", close_late)
+    monkeypatch.setattr(uploads.Uploads, "_find_open", find)
+    with ThreadPoolExecutor(2) as threads:
+        closed = threads.submit(here.close)
+        assert closing.wait(30)
+        opened = threads.submit(storages[1].open_upload, OWNER, FILE)
+        assert asked.wait(30)
+        go_on.set()
+        closed.result(30)
+        with opened.result(30) as there:
+            send_missing(there, DATA)
+            there.commit(digest(DATA), None)
+    assert read(storages[2], "d/big") == DATA
 
 
 def test_a_remote_hand_that_let_go_is_forgotten(storages: list[LocalStorage]) -> None:

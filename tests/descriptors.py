@@ -8,10 +8,12 @@ import itertools
 import os
 from collections.abc import Iterator
 
+_FOLDERS = ("/proc/self/fd", "/dev/fd")
+
 
 def open_files() -> int:
     """How many descriptors this process has open; 0 where it cannot be told."""
-    return len(os.listdir("/dev/fd")) if os.path.isdir("/dev/fd") else 0
+    return next((len(os.listdir(folder)) for folder in _FOLDERS if os.path.isdir(folder)), 0)
 
 
 def settled_files() -> int:
@@ -39,6 +41,7 @@ def descriptors_left(count: int, pid: int | None = None) -> Iterator[None]:
 
     with contextlib.ExitStack() as filled:
         if pid is None:
+            gc.collect()  # what it finds later would make room as well
             _fill(filled)
         pid = pid or os.getpid()
         limits = soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)

@@ -95,18 +95,23 @@ class Landing(Closing):
     def close(self) -> None:
         """Close it, and take the staging area away unless another get or a server is at work in it."""
         groups, self.groups = self.groups, False
-        if groups:
-            self.area.close()
-            # A staging area in use is not empty: whoever uses it keeps a lock file in it.
-            with contextlib.suppress(OSError), self._beneath.root.open_dir(AREA) as top:
-                top.rmdir("staged")
-                top.rmdir("uploads")
-                for name in top.names():
-                    if name not in ("lock", TRASH):
-                        top.rmdir(name)
-                top.unlink("lock", missing_ok=True)
-                self._beneath.root.rmdir(AREA)
-        self._opened.close()
+        with self._opened:
+            if groups:
+                # What cannot be taken away now is swept by the next get.
+                with contextlib.suppress(OSError):
+                    self.area.close()
+                    self._take_area_away()
+
+    def _take_area_away(self) -> None:
+        """Raises OSError where it is in use: it is not empty then, for whoever uses it keeps a lock file in it."""
+        with self._beneath.root.open_dir(AREA) as top:
+            top.rmdir("staged")
+            top.rmdir("uploads")
+            for name in top.names():
+                if name not in ("lock", TRASH):
+                    top.rmdir(name)
+            top.unlink("lock", missing_ok=True)
+        self._beneath.root.rmdir(AREA)
 
     def name(self, path: RemotePath) -> str:
         """What ``path`` is called on this side."""

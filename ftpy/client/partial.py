@@ -10,9 +10,9 @@ from ftpy.client.ranges import Journal, Range
 from ftpy.digests import hexdigest
 from ftpy.errors import LocalFileError
 from ftpy.files import RESERVED_PREFIX, RemotePath
+from ftpy.storage import syscalls
 from ftpy.storage.base import Closing
 from ftpy.storage.beneath import Directory
-from ftpy.storage.syscalls import fsync
 
 try:
     import fcntl
@@ -97,7 +97,7 @@ class Partial(Closing):
             os.fchmod(self.descriptor, mode)
         if os.utime in os.supports_fd:
             os.utime(self.descriptor, ns=(mtime_ns, mtime_ns))
-        fsync(self.descriptor)
+        syscalls.fsync(self.descriptor)
         if os.name == "nt":
             self.close()  # an open file cannot be renamed there
         check()  # not before, the disk may take minutes
@@ -124,9 +124,9 @@ class Partial(Closing):
         """Close it; it stays for the next get."""
         if self.journal is not None:
             self.journal.close()
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-            self.descriptor = -1
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            syscalls.close(descriptor)
 
 
 class Partials:

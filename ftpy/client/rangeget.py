@@ -58,9 +58,13 @@ class RangedGet(Closing):
         self.pieces: Pieces[Range] = Pieces(cut(missing, max(RANGE_BYTES, self._size // MOST_RANGES)))
         descriptor = self.partial.descriptor
         self._follower = Follower(self._digest, lambda at, view: read_at(descriptor, at, view))
-        for one in self._known:
-            self._follower.announce(*one)
-        self._gauge.begin(sum(one.length for one in self._known))
+        try:
+            for one in self._known:
+                self._follower.announce(*one)
+            self._gauge.begin(sum(one.length for one in self._known))
+        except BaseException:
+            self._follower.close()  # before the partial, which its thread reads
+            raise
 
     @property
     def received(self) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from ftpy.digests import hexdigest
+from ftpy.storage import syscalls
 from ftpy.storage.base import MIB
 
 RANGE_BYTES = 8 * MIB
@@ -103,9 +104,9 @@ class Journal:
 
     def close(self) -> None:
         """Close the file."""
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-            self.descriptor = -1
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            syscalls.close(descriptor)
 
 
 def _text(known: Known) -> str:

@@ -87,10 +87,14 @@ class LiveUpload:
             self.meta, stored = self._files.open(owner, file, quota)
         self._book = PartBook(self.meta.file.file_size, self.meta.part_size, stored)
         self._syncing.begin(sum(part.length for part in stored.values() if not part.durable))
-        self.is_open = True
         if stored:
-            with self._lock:
-                self._follow(self.meta.file.digest)
+            try:
+                with self._lock:
+                    self._follow(self.meta.file.digest)
+            except BaseException:
+                self._files.close()
+                raise
+        self.is_open = True
 
     def close(self) -> None:
         """Close files and threads; what is stored stays."""
@@ -129,8 +133,9 @@ class LiveUpload:
             if file != self.meta.file:
                 if self._files.journal.size > MOST_RENEWED_BYTES:
                     raise InvalidRequest("the upload was put again in other ways too often; abort it and begin anew")
-                self.meta = replace(self.meta, file=file)
-                self._files.journal.meta(self.meta)
+                renewed = replace(self.meta, file=file)
+                self._files.journal.meta(renewed)
+                self.meta = renewed
             else:
                 self._files.journal.touch()
 

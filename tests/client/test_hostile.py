@@ -48,7 +48,7 @@ from ftpy.wire.bases import Request
 from ftpy.wire.events import EventsRequest
 from ftpy.wire.messages import DigestRequest, LsRequest, PartRequest, PutRequest, StatRequest
 from ftpy.wire.operations import OperationsRequest
-from tests.descriptors import open_files
+from tests.descriptors import open_files, settled_files
 from tests.rig import eventually
 from tests.rigs.disks import SmallDisk
 from tests.rigs.lying import Answer, LyingServer, Talk, failure, framed, honestly, lying
@@ -105,7 +105,7 @@ def test_a_tree_that_fails_lets_go_of_its_large_files(tmp_path: Path) -> None:
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "large").write_bytes(b"l" * 5000)
     with lying({}, tell) as server, client_of(server) as client:
-        before = open_files()
+        before = settled_files()
         with pytest.raises(ConnectionFailed):
             client.put_tree(tmp_path / "here", "there")
         assert "ftpy-digest" not in [thread.name for thread in threading.enumerate()]

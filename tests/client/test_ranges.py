@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ftpy.client.pieces import Gauge, Pieces
 from ftpy.client.ranges import Journal, Range, cut, disjoint, gaps
+from tests.descriptors import open_files, settled_files
 
 ranges = st.builds(Range, st.integers(0, 60), st.integers(1, 20))
 known = st.dictionaries(ranges, st.none() | st.just("ab" * 32), max_size=8)
@@ -43,6 +46,19 @@ def test_of_ranges_that_overlap_one_is_believed(found: dict[Range, str | None], 
     assert len(bytes_) == len(set(bytes_)) and all(byte < size for byte in bytes_)
     assert believed.items() <= found.items()
     assert not found or min(found).end > size or min(found) in believed
+
+
+def test_a_journal_whose_close_fails_is_closed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, journal, close = settled_files(), opened(tmp_path / "x"), os.close
+
+    def failing(descriptor: int) -> None:
+        close(descriptor)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "close", failing)
+    journal.close()
+    journal.close()
+    assert open_files() == before
 
 
 def opened(path: Path) -> Journal:

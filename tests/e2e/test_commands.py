@@ -30,7 +30,7 @@ from ftpy.errors import (
 )
 from ftpy.wire.commands import CancelMessage, InputMessage, RunReply, RunRequest
 from ftpy.wire.messages import StatReply, StatRequest
-from tests.descriptors import open_files
+from tests.descriptors import open_files, settled_files
 from tests.rig import FAST, Host, eventually, running
 from tests.rigs.leftovers import VARIABLE, Mark
 
@@ -507,7 +507,7 @@ def test_no_descriptor_is_left_open_at_any_end(host, mark):
 
     once()
     eventually(lambda: len(host.service.session_rows()) == 0)
-    before = open_files()
+    before = settled_files()
     for _ in range(3):
         once()
     eventually(lambda: open_files() <= before)

@@ -77,6 +77,22 @@ def test_every_connection_does_something(host: Host, tmp_path: Path) -> None:
     assert (tmp_path / "target").read_bytes() == data
 
 
+def test_a_get_whose_progress_raises_as_it_begins_leaves_no_thread(host: Host, tmp_path: Path) -> None:
+    make(host.root / "x", 20 * MIB)
+    before = set(threading.enumerate())
+
+    told: list[Progress] = []
+
+    def broken(progress: Progress) -> None:
+        if progress in told:  # how far it was before, where what is left is shared out
+            raise ZeroDivisionError
+        told.append(progress)
+
+    with over(host, 4) as client, pytest.raises(ZeroDivisionError):
+        client.get("x", tmp_path / "target", on_progress=broken)
+    eventually(lambda: not [t for t in set(threading.enumerate()) - before if t.name == "ftpy-digest"])
+
+
 def test_progress_over_several_connections_comes_one_at_a_time_and_only_grows(host: Host, tmp_path: Path) -> None:
     make(tmp_path / "source", 64 * MIB)
     seen: list[Progress] = []

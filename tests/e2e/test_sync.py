@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -364,7 +365,7 @@ def test_a_pull_leaves_alone_what_is_saved_here_while_the_disk_writes_its_replac
         (local / "saved").write_bytes(b"an editor saves so")
         (local / "saved").replace(local / "top")
 
-    monkeypatch.setattr(partial, "fsync", slow)
+    monkeypatch.setattr(partial, "syscalls", SimpleNamespace(fsync=slow, close=os.close))
     result = pull(plain_host, local)
     assert [(type(told.error), told.path) for told in result.failures] == [(LocalFileError, RemotePath(("d", "top")))]
     assert (local / "top").read_bytes() == b"an editor saves so"

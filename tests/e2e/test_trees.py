@@ -22,7 +22,7 @@ from ftpy.config.server import Limits
 from ftpy.errors import LocalFileError, NotADirectory, NotFound, PermissionDenied, TargetExists
 from ftpy.files import FileInfo, RemotePath
 from ftpy.storage.local import LocalStorage
-from tests.descriptors import open_files
+from tests.descriptors import open_files, settled_files
 from tests.rig import FAST, Fault, Host, Proxy, eventually, running
 
 MIB = 1024 * 1024
@@ -408,6 +408,17 @@ def test_the_staging_area_of_a_get_is_gone_at_the_end_and_spared_where_another_i
         assert sorted(path.name for path in back.iterdir()) == ["f"]
 
 
+def test_a_staging_area_that_cannot_be_taken_away_is_no_error_and_keeps_nothing_open(tmp_path: Path) -> None:
+    from ftpy.client.landing import Landing
+
+    before, landing = settled_files(), Landing(str(tmp_path / "back"))
+    (lock,) = (tmp_path / "back" / ".ftpy" / "staged").iterdir()
+    lock.unlink()
+    lock.mkdir()
+    landing.close()
+    assert open_files() == before
+
+
 def test_what_a_killed_get_left_staged_is_swept_by_the_next(tmp_path: Path, plain_host: Host) -> None:
     (plain_host.root / "tree").mkdir()
     back = tmp_path / "back"
@@ -545,7 +556,7 @@ def test_memory_and_descriptors_do_not_grow_with_a_tree(tmp_path: Path, plain_ho
         nonlocal most
         most = max(most, open_files())
 
-    before, threads = open_files(), threading.active_count()
+    before, threads = settled_files(), threading.active_count()
     with plain_host.client() as client:
         client.put_tree(source, "tree", TreeOptions(on_told=on_told))
         client.get_tree("tree", tmp_path / "back", TreeOptions(on_told=on_told))

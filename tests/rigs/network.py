@@ -6,6 +6,7 @@ Server, client and proxy are in this process, so that a case takes milliseconds.
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import logging
 import os
@@ -260,8 +261,9 @@ class Bench:
     def rest(self) -> None:
         """Nothing is under way: what this process holds now is what it may hold after each case.
 
-        Not even the thread of a connection that has ended: counted in, it would hide one that is left.
+        Neither the thread of a connection that has ended nor garbage: counted in, it would hide one that is left.
         """
+        gc.collect()
         until(lambda: not any("process_request" in thread.name for thread in threading.enumerate()))
         self._base, self._open = _usage(), _opened()
 

@@ -397,7 +397,7 @@ def test_descriptors_and_threads_return_to_base(root: Path, tmp_path: Path) -> N
             names(storage)
 
     work()
-    descriptors, threads = open_files(), threading.active_count()
+    descriptors, threads = settled_files(), threading.active_count()
     work()
     eventually(lambda: open_files() <= descriptors and threading.active_count() <= threads)
 

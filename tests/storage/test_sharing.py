@@ -230,6 +230,7 @@ def test_no_hand_is_given_on_an_upload_that_is_being_closed(
 
     monkeypatch.setattr(here.live, "close", close_late)
     monkeypatch.setattr(uploads.Uploads, "_find_open", find)
+    monkeypatch.setattr(uploads, "HANDOVER_SECONDS", 30.0)
     with ThreadPoolExecutor(2) as threads:
         closed = threads.submit(here.close)
         assert closing.wait(30)
@@ -241,6 +242,30 @@ def test_no_hand_is_given_on_an_upload_that_is_being_closed(
             send_missing(there, DATA)
             there.commit(digest(DATA), None)
     assert read(storages[2], "d/big") == DATA
+
+
+def test_an_upload_whose_first_hand_finds_no_thread_is_opened_by_the_next_and_found_by_others(
+    storages: list[LocalStorage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with storages[0].open_upload(OWNER, FILE) as upload:
+        send(upload, 0, part_of(upload, DATA, 0))
+    start_thread, opening = following.start_thread, threading.Event()
+
+    def refuse(*_: object) -> threading.Thread:
+        monkeypatch.setattr(following, "start_thread", start_thread)
+        opening.set()
+        eventually(lambda: storages[0]._uploads._live[upload.id].holders == 2)
+        raise Busy("no more threads can be started")
+
+    monkeypatch.setattr(following, "start_thread", refuse)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(storages[0].open_upload, OWNER, FILE)
+        assert opening.wait(30)
+        second = threads.submit(storages[0].open_upload, OWNER, FILE)
+        with pytest.raises(Busy):
+            first.result(30)
+        with second.result(30), storages[1].open_upload(OWNER, FILE) as there:
+            assert isinstance(there, RemoteUpload) and there.missing() == [(1, 4)]
 
 
 def test_a_remote_hand_that_let_go_is_forgotten(storages: list[LocalStorage]) -> None:
@@ -374,10 +399,12 @@ def test_descriptors_and_threads_return_to_base_after_remote_hands(storages: lis
             there.abort()
 
     once()
+    eventually(lambda: not storages[0]._uploads._guests)
+    gc.collect()
     base = usage()
     for _ in range(20):
         once()
-    eventually(lambda: usage() <= base)
+    eventually(lambda: all(now <= before for now, before in zip(usage(), base, strict=True)))
 
 
 # ------------------------------------------------------------------ a process without descriptors

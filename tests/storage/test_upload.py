@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -20,6 +21,7 @@ from ftpy.errors import Busy, DigestMismatch, InvalidRequest, IoError, NoSpace, 
 from ftpy.storage import reserving, syncing, syscalls
 from ftpy.storage import upload as upload_module
 from ftpy.storage.base import MIB
+from ftpy.storage.journal import Journal, parse
 from ftpy.storage.local import LocalStorage
 from ftpy.storage.uploadbase import PART_BYTES
 from ftpy.storage.uploadfiles import UploadFiles
@@ -287,6 +289,24 @@ def test_file_of_unknown_length_does_not_grow_while_it_is_committed(
     assert isinstance(refused[0], Busy)
     assert info.size == 5
     assert (root / "x").read_bytes() == b"hello"
+
+
+def test_a_put_in_another_way_that_could_not_be_noted_is_noted_the_next_time(
+    storage: LocalStorage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = structs.replace(FILE, mode=0o600)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with storage.open_upload(OWNER, FILE) as upload:
+        with monkeypatch.context() as full:
+            full.setattr(Journal, "meta", refuse)
+            with pytest.raises(NoSpace):
+                storage.open_upload(OWNER, other)
+        storage.open_upload(OWNER, other).close()
+        meta = parse(journal_of(root, upload.id).read_bytes()).meta
+        assert meta is not None and meta.file.mode == 0o600
 
 
 def test_upload_is_found_again_when_no_thread_could_be_started(

@@ -244,6 +244,14 @@ def test_no_hand_is_given_on_an_upload_that_is_being_closed(
     assert read(storages[2], "d/big") == DATA
 
 
+def test_no_hand_is_given_on_an_upload_that_is_gone(storages: list[LocalStorage]) -> None:
+    owner = storages[0]._uploads
+    with storages[0].open_upload(OWNER, FILE) as upload:
+        upload.abort()
+        assert owner._find_open(Asked(upload.id, OWNER)) is None
+    assert owner._live == {}
+
+
 def test_an_upload_whose_first_hand_finds_no_thread_is_opened_by_the_next_and_found_by_others(
     storages: list[LocalStorage], monkeypatch: pytest.MonkeyPatch
 ) -> None:

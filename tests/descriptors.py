@@ -11,15 +11,25 @@ from collections.abc import Iterator
 _FOLDERS = ("/proc/self/fd", "/dev/fd")
 
 
+def open_numbers() -> set[str]:
+    """Which descriptors this process has open; none where it cannot be told."""
+    return next((set(os.listdir(folder)) for folder in _FOLDERS if os.path.isdir(folder)), set())
+
+
 def open_files() -> int:
-    """How many descriptors this process has open; 0 where it cannot be told."""
-    return next((len(os.listdir(folder)) for folder in _FOLDERS if os.path.isdir(folder)), 0)
+    """How many they are."""
+    return len(open_numbers())
+
+
+def settled_numbers() -> set[str]:
+    """Which are open once garbage is collected: what holds one there would let go of it between two looks."""
+    gc.collect()
+    return open_numbers()
 
 
 def settled_files() -> int:
-    """The same once garbage is collected: what holds a descriptor there would let go of it between two looks."""
-    gc.collect()
-    return open_files()
+    """How many those are."""
+    return len(settled_numbers())
 
 
 def links(pid: int) -> dict[int, str]:

@@ -115,8 +115,11 @@ def test_beacon_over_ipv6_is_in_the_group_on_every_interface_and_found_there(
 
 
 def test_beacon_is_off_by_default(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
     with running(tmp_path / "host") as host:
         assert host.service is not None and host.service.beacon_rows() == []
+        came = {thread.name for thread in set(threading.enumerate()) - before}
+        assert [name for name in came if name.startswith("ftpy-accept")] == [f"ftpy-accept {host.address}"]
 
 
 def settled(host: Host, count: int) -> BeaconRow:

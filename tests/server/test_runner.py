@@ -17,7 +17,7 @@ from ftpy.errors import Busy, CommandFailed, ConfigError
 from ftpy.server.orders import Began, Ended, Refused, Runner, encode, start_runner
 from ftpy.server.runner import MOST_DEATHS
 from ftpy.toml import to_toml
-from tests.descriptors import descriptors_left, open_files, settled_files
+from tests.descriptors import descriptors_left, open_numbers, settled_numbers
 from tests.rig import eventually
 from tests.rigs.leftovers import Mark
 
@@ -57,11 +57,11 @@ def test_supervisor_says_that_it_began_and_how_it_ended(runner):
 
 
 def test_run_is_busy_and_leaves_nothing_open_when_there_are_too_few_descriptors_for_its_ends(runner):
-    before = settled_files()
+    before = settled_numbers()
     for room in range(8):
         with descriptors_left(room), pytest.raises(Busy, match="too many files open"):
             runner.run("true", [], "alice")
-        assert open_files() == before
+        assert open_numbers() == before
     with descriptors_left(8), runner.run("true", [], "alice") as running:
         assert isinstance(running.hear(), Began)
 

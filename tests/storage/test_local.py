@@ -42,7 +42,7 @@ from ftpy.storage.remembered import _LOOK, _LOOK_ALL, Remembered
 from ftpy.storage.treebase import Trees
 from ftpy.storage.uploadbase import MOST_PARTS, PART_BYTES, PartWriter, Upload, part_size_for
 from ftpy.storage.versions import Digests, Version
-from tests.descriptors import open_files, settled_files
+from tests.descriptors import open_files, open_numbers, settled_files, settled_numbers
 from tests.paths import NOT_PORTABLE
 from tests.rig import eventually
 from tests.storage.contract import (
@@ -704,12 +704,12 @@ def test_a_file_that_cannot_be_looked_at_leaves_no_descriptor(
     local: LocalStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(local, "a", b"x")
-    before = settled_files()
+    before = settled_numbers()
     with monkeypatch.context() as broken:
         broken.setattr(os, "fstat", Failing(errno.EIO))
         with pytest.raises(IoError):
             local.open(path("a"))
-    assert open_files() == before
+    assert open_numbers() == before
 
 
 def test_a_staged_file_that_cannot_be_removed_is_no_failure_of_its_own(

@@ -35,7 +35,7 @@ from ftpy.storage.remote import RemoteUpload
 from ftpy.storage.sharing import Asked, DescriptorsLost, Link
 from ftpy.storage.uploadbase import PART_BYTES, Upload
 from ftpy.storage.versions import Version
-from tests.descriptors import descriptors_left, open_files, settled_files
+from tests.descriptors import descriptors_left, open_files, open_numbers, settled_numbers
 from tests.rig import eventually
 from tests.storage.contract import (
     OWNER,
@@ -429,10 +429,10 @@ def test_a_message_whose_open_files_find_no_room_is_told_apart_and_the_next_one_
     with here, there, open(tmp_path / "file", "wb") as file:
         here.send("both", [file.fileno(), file.fileno()])
         here.send("next", [file.fileno()])
-        before = settled_files()
+        before = settled_numbers()
         with descriptors_left(room), pytest.raises(DescriptorsLost) as lost:
             there.receive()
-        assert lost.value.message == "both" and open_files() == before
+        assert lost.value.message == "both" and open_numbers() == before
         message, (descriptor,) = there.receive()
         os.close(descriptor)
         assert message == "next"

@@ -122,6 +122,7 @@ def _split(name: str) -> tuple[str, ...]:
 
 
 def unknown(message: str, name: str, known: Iterable[str]) -> str:
+    """``message``, and the one of the ``known`` that ``name`` comes near, else all of them."""
     import difflib
 
     names = list(known)
@@ -130,6 +131,7 @@ def unknown(message: str, name: str, known: Iterable[str]) -> str:
 
 
 def listed(names: Iterable[str]) -> str:
+    """``names`` in a line, fit for a terminal."""
     return ", ".join(display(name) for name in names)
 
 

@@ -240,6 +240,7 @@ def prepare_decoder(kind: type) -> None:
 
 
 def dial(address: str, deadline: Deadline) -> socket.socket:
+    """A socket connected to ``address``, TCP or Unix, before ``deadline``. Raises ConnectionFailed, ConfigError."""
     target = parse_address(address)
     try:
         if target.kind == "unix":

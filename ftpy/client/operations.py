@@ -84,7 +84,9 @@ class Operations(Base):
 
 def chosen(prefix: str, found: list[str]) -> str:
     """The one id that begins with ``prefix``. Raises UnknownOperation."""
-    if len(prefix) < LEAST_PREFIX or not found:
+    if len(prefix) < LEAST_PREFIX:
+        raise UnknownOperation(f"'{prefix}': at least {LEAST_PREFIX} digits of an operation's id are needed")
+    if not found:
         raise UnknownOperation(f"{prefix}: {UnknownOperation.sentence()}")
     if len(found) > 1:
         raise UnknownOperation(f"{prefix}: {len(found)} operations begin with that; more of its digits are needed")

@@ -96,8 +96,9 @@ def test_a_pull_is_undone_by_its_id_alone(desk: Desk, root: Path) -> None:
     done = desk("sync", "--pull", "--delete", "--json", "src", "d").objects[-1]
     assert names(desk.folder / "src") == names(root / "d")
     assert any("sync --pull src d: 1 added, 1 deleted" in line for line in desk("undo").out.splitlines())
-    for few in ("", done["operation"][:3], "z" * 32):
-        desk("undo", "--forget", few).failed(1, "There is no such operation" if len(few) > 3 else "operation")
+    for few in ("", done["operation"][:3]):
+        desk("undo", "--forget", few).failed(1, f"'{few}': at least 4 digits of an operation's id are needed")
+    desk("undo", "--forget", "z" * 32).failed(1, "There is no such operation")
     assert desk("undo", done["operation"][:8]).code == 0
     assert names(desk.folder / "src") == set("0123456789")
 

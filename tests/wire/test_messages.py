@@ -51,6 +51,14 @@ EVERY_KIND = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name
 # ---------------------------------------------------------------- round trips
 
 
+def test_a_decoder_is_made_before_or_for_the_first_one_that_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for make in (codec.prepare, lambda kind: codec.decode(b"{}", kind)):
+        monkeypatch.setattr(codec, "_decoders", {})
+        assert not codec.is_prepared(messages.Line)
+        make(messages.Line)
+        assert codec.is_prepared(messages.Line)
+
+
 @EVERY_KIND
 @settings(max_examples=15)
 @given(data=st.data())

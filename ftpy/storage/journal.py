@@ -7,8 +7,9 @@
     X <number>                   what was said of this part before is void
     S <bytes>                    every line that ends within the first <bytes> is durable, data and all
 
-A line counts only if all of it matches: torn, zero-filled and odd lines are passed over. ``S`` is written after
-the data's sync and before the journal's own, so wherever an ``S`` can be read, what it covers is there.
+A line counts only if all of it matches: torn, zero-filled and odd lines are passed over. What was torn is ended by
+``-`` before anything is written behind it, so that it swallows nothing and never counts later either. ``S`` is written
+after the data's sync and before the journal's own, so wherever an ``S`` can be read, what it covers is there.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ _DURABLE = re.compile(rb"S ([1-9][0-9]{0,18})")
 _META = re.compile(rb"M (\{.*\})")
 _HEX = re.compile(r"[0-9a-f]+")
 _TREE = re.compile(r"[0-9a-f]{32}")
+_END_OF_TORN = b"-\n"  # no line ends so: also one that lacks nothing but its end stays void
 
 # The data's size never changes while parts come in, so its times need not be synced with it.
 sync_data = getattr(os, "fdatasync", syscalls.fsync)
@@ -104,6 +106,7 @@ class Journal:
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.size = 0
+        self._torn = False
 
     def read(self) -> Contents:
         """What it says; from then on it can be appended to."""
@@ -111,14 +114,13 @@ class Journal:
         while piece := os.pread(self.fd, 1 << 20, len(text)):
             text += piece
         self.size = len(text)
-        if text and not text.endswith(b"\n"):
-            self._append(b"\n")  # a torn line must not swallow the next one
+        self._torn = bool(text) and not text.endswith(b"\n")
         return parse(text)
 
     def clear(self) -> None:
         """Forget everything."""
         os.ftruncate(self.fd, 0)
-        self.size = 0
+        self.size, self._torn = 0, False
 
     def meta(self, meta: Meta) -> None:
         """Note what the upload is for, from now on."""
@@ -144,9 +146,12 @@ class Journal:
         os.utime(self.fd)
 
     def _append(self, line: bytes) -> None:
+        if self._torn:
+            line = _END_OF_TORN + line
         written = os.write(self.fd, line)
         self.size += written
-        if written != len(line):
+        self._torn = written != len(line)
+        if self._torn:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 

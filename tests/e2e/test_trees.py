@@ -312,8 +312,10 @@ def test_a_lost_connection_loses_no_file_of_a_tree(tmp_path: Path, plain_host: H
     with plain_host.client() as direct:
         if verb == "get":
             direct.put_tree(source, "tree")
-    proxy = Proxy(plain_host.address, faults, faults, (Fault(), Fault()))
-    with plain_host.client(address=proxy.address) as client:
+    with (
+        Proxy(plain_host.address, faults, faults, (Fault(), Fault())) as proxy,
+        plain_host.client(address=proxy.address) as client,
+    ):
         result = client.put_tree(source, "tree") if verb == "put" else client.get_tree("tree", tmp_path / "back")
     assert result.failed == 0 and proxy.connections > 1
     assert portrait(plain_host.root / "tree" if verb == "put" else tmp_path / "back") == portrait(source)
@@ -350,8 +352,10 @@ def test_if_absent_does_not_take_its_own_files_for_others_when_their_answers_wer
     source.mkdir()
     for number in range(50):
         (source / f"{number}").write_bytes(b"%d" % number)
-    proxy = Proxy(plain_host.address, (Fault(), Fault("cut", 1_500)), (Fault(), Fault()))
-    with plain_host.client(address=proxy.address) as client:
+    with (
+        Proxy(plain_host.address, (Fault(), Fault("cut", 1_500)), (Fault(), Fault())) as proxy,
+        plain_host.client(address=proxy.address) as client,
+    ):
         result = client.put_tree(source, "tree", TreeOptions(if_absent=True))
         assert counts(result) == {"files": 50} and proxy.connections == 2
         (source / "0").write_bytes(b"other")
@@ -369,8 +373,10 @@ def test_a_flipped_bit_in_a_tree_is_sent_again(tmp_path: Path, plain_host: Host)
     for way, verb in ((0, "put"), (1, "get")):
         faults = [Fault(), Fault()]
         faults[way] = Fault("flip", 400_000)
-        proxy = Proxy(plain_host.address, (faults[0], faults[1]))
-        with plain_host.client(address=proxy.address) as client:
+        with (
+            Proxy(plain_host.address, (faults[0], faults[1])) as proxy,
+            plain_host.client(address=proxy.address) as client,
+        ):
             move = {
                 "put": lambda c: c.put_tree(source, "tree"),
                 "get": lambda c: c.get_tree("there", tmp_path / "back"),
@@ -483,8 +489,10 @@ def test_a_listing_that_is_cut_goes_on_where_it_was(tmp_path: Path, plain_host: 
     for number in range(3_000):
         (plain_host.root / f"tree/{number:05}").touch()
     cut = (Fault(), Fault("cut", 200_000))
-    proxy = Proxy(plain_host.address, cut, cut, (Fault(), Fault()))
-    with plain_host.client(address=proxy.address) as client:
+    with (
+        Proxy(plain_host.address, cut, cut, (Fault(), Fault())) as proxy,
+        plain_host.client(address=proxy.address) as client,
+    ):
         path = client.stat("tree").path
         with listing.Listing(path, client._connected(), client._new_line()) as read:
             assert [info.path.name for info in read] == [f"{number:05}" for number in range(3_000)]
@@ -499,11 +507,12 @@ def test_a_tree_survives_a_listing_that_breaks_and_connections_that_fail(tmp_pat
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree" / "new").write_text("new")
     in_the_listing, in_the_handshake = [(Fault(), Fault("cut", after)) for after in (200_000, 20)]
-    proxy = Proxy(plain_host.address, in_the_listing, *[in_the_handshake] * 3, (Fault(), Fault()))
-    with plain_host.client(address=proxy.address) as client:
+    with (
+        Proxy(plain_host.address, in_the_listing, *[in_the_handshake] * 3, (Fault(), Fault())) as proxy,
+        plain_host.client(address=proxy.address) as client,
+    ):
         assert client.put_tree(tmp_path / "tree", "tree", TreeOptions()).failures == []
     assert (plain_host.root / "tree" / "new").read_text() == "new"
-    proxy.close()
 
 
 def test_a_listing_without_end_is_given_up_before_it_fills_the_disk(
@@ -573,9 +582,11 @@ def test_a_tree_moves_over_several_connections_and_the_loss_of_one_loses_no_file
     for number in range(4):
         (source / f"large{number}").write_bytes(os.urandom(3 * MIB + number))
     cut = (Fault("cut", after), Fault("cut", after)) if after else (Fault(), Fault())
-    proxy = Proxy(plain_host.address, (Fault(), Fault()), cut, (Fault(), Fault()))
     transfer = structs.replace(FAST, streams=3)
-    with plain_host.client(address=proxy.address, transfer=transfer) as client:
+    with (
+        Proxy(plain_host.address, (Fault(), Fault()), cut, (Fault(), Fault())) as proxy,
+        plain_host.client(address=proxy.address, transfer=transfer) as client,
+    ):
         assert client.put_tree(source, "tree").failed == 0
         assert proxy.connections >= 3
         assert client.get_tree("tree", tmp_path / "back").failed == 0

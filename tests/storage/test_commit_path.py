@@ -145,20 +145,23 @@ def test_chmod_sets_the_bits_of_a_file(root: Path) -> None:
 # -------------------------------------------------------------------- the journal
 
 
-def test_line_that_the_disk_takes_only_in_part_is_a_failure_and_swallows_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("taken", [1, 3, 70])
+def test_line_that_the_disk_takes_only_in_part_is_a_failure_and_swallows_nothing(tmp_path: Path, taken: int) -> None:
     fd = os.open(tmp_path / "journal", os.O_RDWR | os.O_CREAT | os.O_APPEND)
-    journal = Journal(fd)
+    journal, part = Journal(fd), StoredPart(5, "ab" * 32)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (3, hard))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (taken, hard))
         with pytest.raises(OSError, match="No space left"):
-            journal.void(7)
+            journal.part(7, part)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert journal.size == os.fstat(fd).st_size == 3
-    journal.read()
-    journal.part(1, StoredPart(5, "ab" * 32))
-    assert journal.read().parts == {1: StoredPart(5, "ab" * 32)}
+    assert journal.size == os.fstat(fd).st_size == taken
+    journal.part(1, part)
+    journal.part(2, part)
+    assert Journal(fd).read().parts == {1: part, 2: part}
+    journal.void(1)
+    assert Journal(fd).read().parts == {2: part}
     assert journal.size == os.fstat(fd).st_size
     os.close(fd)
 
@@ -1239,17 +1242,6 @@ def test_storage_that_ends_welcomes_nobody(storage: LocalStorage) -> None:
         storage.welcome(theirs)
     for link in (mine, theirs):
         link.close()
-
-
-def test_line_that_lacks_only_its_end_counts_as_soon_as_it_has_one(tmp_path: Path) -> None:
-    line = b"P 3 5 " + b"ab" * 32
-    (tmp_path / "journal").write_bytes(line)
-    fd = os.open(tmp_path / "journal", os.O_RDWR | os.O_APPEND)
-    journal = Journal(fd)
-    assert journal.read().parts == {}
-    assert journal.read().parts == {3: StoredPart(5, "ab" * 32)}
-    assert os.fstat(fd).st_size == journal.size == len(line) + 1
-    os.close(fd)
 
 
 def test_folder_that_another_makes_meanwhile_is_gone_into(

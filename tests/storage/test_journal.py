@@ -114,13 +114,18 @@ def test_line_that_is_not_whole_is_passed_over(line: bytes) -> None:
     assert contents.meta is None
 
 
-def test_torn_line_does_not_swallow_the_next(journal: Journal) -> None:
+@pytest.mark.parametrize("torn", ["P 1 8 abab", f"P 1 8 {HEX}", "X 0", "S 71", "P 1 8 abab-\nP 1 8"])
+def test_torn_line_swallows_nothing_and_never_counts(journal: Journal, torn: str) -> None:
     journal.part(0, StoredPart(8, HEX))
-    os.write(journal.fd, b"P 1 8 abab")
+    os.write(journal.fd, torn.encode())
     again = Journal(journal.fd)
     assert [*again.read().parts] == [0]
     again.part(2, StoredPart(8, HEX))
     assert [*Journal(journal.fd).read().parts] == [0, 2]
+    again.part(3, StoredPart(8, HEX))
+    assert Journal(journal.fd).read().parts == dict.fromkeys([0, 2, 3], StoredPart(8, HEX))
+    again.durable(again.size)
+    assert all(part.durable for part in Journal(journal.fd).read().parts.values())
     assert again.size == len(text_of(journal))
 
 

@@ -230,6 +230,20 @@ def test_meta_with_a_mode_that_is_just_too_large_is_passed_over(journal: Journal
         assert parse(text_of(journal).replace(b'"mode":416', b'"mode":' + mode)).meta is None
 
 
+def test_line_behind_a_whole_one_or_none_stands_as_it_is(journal: Journal) -> None:
+    line, part = part_line(0), StoredPart(8, HEX)
+    journal.part(0, part)
+    assert text_of(journal) == line
+    journal.clear()
+    for written in range(3):
+        assert text_of(journal) == line * written
+        journal.read()
+        journal.part(0, part)
+    journal.clear()
+    journal.part(0, part)
+    assert text_of(journal) == line
+
+
 def test_journal_that_was_cleared_counts_from_its_beginning(journal: Journal) -> None:
     journal.part(0, StoredPart(8, HEX))
     journal.clear()

@@ -361,7 +361,7 @@ class FileGet(Closing):
             partial.publish(self._leaf, mode=mode, mtime_ns=mtime_ns, replace=self._replaces, check=self._check)
         except FileExistsError:
             raise TargetExists(f"{display(self._target)}: {TargetExists.sentence()}") from None
-        self._partials.drop()
+        self._partials.drop(but=reply.etag)  # of this one there is none but what another get has just begun
         return Fetched(
             path=self._get.path,
             target=self._target,

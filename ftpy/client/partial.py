@@ -20,8 +20,14 @@ except ImportError:  # Windows: two gets of one file at once are told apart by t
     fcntl = None  # type: ignore[assignment]
 
 
+IN_USE = "another ftpy is fetching it already"
+
 WHOLE, RANGED, JOURNAL = ".partial", ".ranged", ".ranges"
 """Suffixes: bytes from the first on without a gap; bytes with gaps, never taken for the first; which of them count."""
+
+
+class _Gone(Exception):
+    """What was opened has lost its name: it was published, dropped, or is called otherwise now."""
 
 
 class Partial(Closing):
@@ -79,12 +85,21 @@ class Partial(Closing):
         self._name = name
 
     def _take(self) -> None:
-        if fcntl is not None:
-            try:
-                fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise LocalFileError("another ftpy is fetching it already") from None
-        _check_owner(self._name, self.descriptor)
+        _take(self._directory, self._name, self.descriptor)
+        if self._name.endswith(WHOLE) and self._has_ranged():
+            self.drop()
+            raise _Gone
+
+    def _has_ranged(self) -> bool:
+        """Whether a partial of the same version has got ranges since none was found: that one counts.
+
+        None gets them from now on: only who holds one without may give it that name.
+        """
+        try:
+            self._directory.lstat(self._stem + RANGED)
+        except FileNotFoundError:
+            return False
+        return True
 
     @property
     def size(self) -> int:
@@ -139,8 +154,10 @@ class Partials:
 
     def any(self) -> Partial | None:
         """One to go on with. Raises LocalFileError when another get holds it, or it is another user's."""
-        names = self._names()
-        return self._taken(names[0]) if names else None
+        while names := self._names():
+            with contextlib.suppress(_Gone):
+                return self._taken(names[0])
+        return None
 
     @property
     def ranged(self) -> bool:
@@ -148,31 +165,44 @@ class Partials:
         return any(name.endswith(RANGED) for name in self._names()[:1])
 
     def begin(self, etag: str) -> Partial:
-        """A new, empty one."""
+        """A new, empty one. Raises LocalFileError when another get has begun meanwhile."""
         name = f"{self._prefix}{etag}{WHOLE}"
-        return Partial(self._directory, name, self._directory.create(name, 0o600))
+        try:
+            return Partial(self._directory, name, self._directory.create(name, 0o600))
+        except (FileExistsError, _Gone):
+            raise LocalFileError(IN_USE) from None
 
     def drop(self, *, but: str | None = None) -> None:
         """Remove all that no other get holds, ``but`` those of this version."""
         for name in self._names():
             if but is not None and name.startswith(self._prefix + but):
                 continue
-            with contextlib.suppress(FileNotFoundError, LocalFileError), self._taken(name) as partial:
+            with contextlib.suppress(_Gone, LocalFileError), self._taken(name) as partial:
                 partial.drop()
+        journals = self._names(JOURNAL)  # before the others: it comes after the partial that it is of
         left = {os.path.splitext(name)[0] for name in self._names()}
-        for name in self._names(JOURNAL):  # of a get that was killed between two steps
+        for name in journals:  # of a get that was killed between two steps
             if os.path.splitext(name)[0] not in left:
                 self._directory.unlink(name, missing_ok=True)
 
     def _taken(self, name: str) -> Partial:
-        return Partial(self._directory, name, self._open(name))
+        try:
+            descriptor = self._open(name)
+        except FileNotFoundError:
+            raise _Gone from None
+        return Partial(self._directory, name, descriptor)
 
     def _open(self, name: str) -> int:
         try:
             return self._directory.open_for_write(name)
         except PermissionError:
-            # Given its final, read-only mode by a get that was killed before the rename.
-            self._directory.chmod(name, 0o600)
+            # Given its final, read-only mode by a get that was killed before the rename, or is just about to do that.
+            descriptor = self._directory.open_file(name)
+            try:
+                _take(self._directory, name, descriptor)
+                os.fchmod(descriptor, 0o600)
+            finally:
+                syscalls.close(descriptor)
             return self._directory.open_for_write(name)
 
     def _names(self, *suffixes: str) -> list[str]:
@@ -181,6 +211,23 @@ class Partials:
             for name in self._directory.names()
             if name.startswith(self._prefix) and name.endswith(suffixes or (WHOLE, RANGED))
         )
+
+
+def _take(directory: Directory, name: str, descriptor: int) -> None:
+    """Lock what was opened by this name. Raises LocalFileError, and _Gone where it is not called that any more."""
+    if fcntl is not None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LocalFileError(IN_USE) from None
+    try:
+        found = directory.lstat(name)
+    except FileNotFoundError:
+        raise _Gone from None
+    # What was published between open and lock is the target, and its old name may be another get's partial by now.
+    if not os.path.samestat(os.fstat(descriptor), found):
+        raise _Gone
+    _check_owner(name, descriptor)
 
 
 def _check_owner(name: str, descriptor: int) -> None:

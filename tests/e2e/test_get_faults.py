@@ -5,16 +5,20 @@ from __future__ import annotations
 import fcntl
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
+from msgspec import structs
 
 from ftpy.errors import Changed, LocalFileError
 from ftpy.files import RemotePath
 from ftpy.server import reading, verbs
 from ftpy.server.context import Context
+from ftpy.storage.beneath import Directory
 from ftpy.wire.messages import GetRequest
+from tests.e2e.test_streams import interrupted
 from tests.e2e.test_transfer import cut_off, make, partials
-from tests.rig import Host
+from tests.rig import FAST, Host
 
 MIB = 1024 * 1024
 
@@ -45,6 +49,33 @@ def test_a_partial_that_another_get_holds_is_left_alone(host: Host, tmp_path: Pa
         with host.client() as client, pytest.raises(LocalFileError, match="another ftpy"):
             client.get("x", tmp_path / "here" / "x")
     assert partial.exists()
+
+
+@pytest.mark.parametrize("streams", [1, 4])
+def test_a_get_that_opens_a_partial_which_another_publishes_writes_nothing_into_it(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streams: int
+) -> None:
+    data = make(host.root / "x", 40 * MIB)
+    left = cut_get(host, tmp_path / "here") if streams == 1 else interrupted(host, tmp_path / "here", 6 * MIB)
+    target, transfer = tmp_path / "here" / "x", structs.replace(FAST, streams=streams)
+    real, published = Directory.open_for_write, list[BinaryIO]()
+
+    def late(directory: Directory, leaf: str) -> int:
+        descriptor = real(directory, leaf)
+        monkeypatch.setattr(Directory, "open_for_write", real)
+        with host.client(transfer=transfer) as other:
+            assert other.get("x", target, force=True).resumed > 0
+        os.utime(target, ns=(1, 1))
+        published.append(open(target, "rb"))  # noqa: SIM115
+        return descriptor
+
+    monkeypatch.setattr(Directory, "open_for_write", late)
+    with host.client(transfer=transfer) as client:
+        client.get("x", target, force=True)
+    with published[0] as file:
+        status = os.fstat(file.fileno())
+    assert not left.exists() and (status.st_nlink, status.st_mtime_ns) == (0, 1)
+    assert target.read_bytes() == data and partials(tmp_path / "here") == []
 
 
 def test_partials_of_older_versions_go_when_the_file_is_in_place(host: Host, tmp_path: Path) -> None:

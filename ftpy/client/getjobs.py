@@ -143,6 +143,8 @@ class GetJobs:
         status, replaces = self._status(below, folders), False
         name, alone = self._landing.name(below), info.size > self._inline_bytes or not self._landing.groups
         if status is not None:
+            if not (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+                raise LocalFileError(f"{display(name)}: not a regular file")
             alike = stat.S_ISREG(status.st_mode) and status.st_size == info.size
             if alike and self._identical(info, name, status):
                 self._tell("identical", info, below)

@@ -140,7 +140,10 @@ class FileGet(Closing):
         self._get, self._target, self._notify = get, target, notify
         self._replaces, self._looks = force or if_changed, if_changed or not force
         self._if_changed = if_changed
-        parent, self._leaf = os.path.split(os.path.abspath(target))
+        try:
+            parent, self._leaf = os.path.split(os.path.abspath(target))
+        except OSError as error:  # the current folder is gone
+            raise local_error(target, error) from None
         try:
             self._directory = directory or Beneath(parent).root
         except OSError as error:
@@ -198,12 +201,27 @@ class FileGet(Closing):
             return None
         if stat.S_ISDIR(status.st_mode):
             raise LocalFileError(f"{display(self._target)}: a directory")
+        if not self._is_file(status):
+            raise LocalFileError(f"{display(self._target)}: not a regular file")
         if not self._looks:
             return None
         found = self._identical(connection, status)
         if found is None and not self._replaces:
             raise TargetExists(f"{display(self._target)}: {TargetExists.sentence()}")
         return found
+
+    def _is_file(self, status: os.stat_result) -> bool:
+        """Whether what is here may give way to a file: one itself, or a link, unless it leads to a device or the like.
+
+        Without ``/dev/stdout`` or a queue in its place others would write to a file that nobody reads.
+        """
+        if not stat.S_ISLNK(status.st_mode):
+            return stat.S_ISREG(status.st_mode)
+        try:
+            end = os.stat(self._target).st_mode
+            return (stat.S_ISREG(end) or stat.S_ISDIR(end)) and not os.readlink(self._target).startswith("/proc/")
+        except OSError:
+            return True  # it leads nowhere
 
     def _identical(self, connection: Connection, status: os.stat_result) -> Fetched | None:
         """The result where what is here, of this status, is what the server has."""

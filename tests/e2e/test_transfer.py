@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import os
+import socket
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -245,6 +246,38 @@ def test_get_keeps_a_different_file_and_recognises_the_same(host: Host, tmp_path
         assert not client.get("x", target, force=True).identical
         assert client.get("x", target).identical
     assert target.read_bytes() == data and partials(tmp_path) == []
+
+
+def test_get_replaces_by_force_a_link_and_nothing_that_is_no_file(host: Host, tmp_path: Path) -> None:
+    data, elsewhere = make(host.root / "x", 100_000), tmp_path / "elsewhere"
+    elsewhere.write_bytes(b"mine")
+    os.mkfifo(tmp_path / "queue")
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as listener:
+        listener.bind(str(tmp_path / "socket"))
+    links = {"to-file": elsewhere, "to-folder": tmp_path, "to-nothing": tmp_path / "nothing"}
+    with host.client() as client, open(elsewhere, "rb") as file:
+        kept = {"to-queue": tmp_path / "queue", "to-open-file": Path(f"/proc/self/fd/{file.fileno()}")}
+        for name, end in (links | kept).items():
+            (tmp_path / name).symlink_to(end)
+        for name in ("queue", "socket", *kept):
+            before = (tmp_path / name).lstat().st_mode
+            for force, if_changed in ((False, False), (True, False), (False, True)):
+                with pytest.raises(LocalFileError, match=f"{name}: not a regular file"):
+                    client.get("x", tmp_path / name, force=force, if_changed=if_changed)
+            assert (tmp_path / name).lstat().st_mode == before
+        for name in links:
+            client.get("x", tmp_path / name, force=True)
+            assert not (tmp_path / name).is_symlink() and (tmp_path / name).read_bytes() == data
+    assert elsewhere.read_bytes() == b"mine" and partials(tmp_path) == []
+
+
+def test_a_current_folder_that_is_gone_is_one_line(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(host.root / "x", 10)
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with host.client() as client, pytest.raises(LocalFileError, match=r"^x: No such file or directory$"):
+        client.get("x", "x")
 
 
 def test_get_tells_bit_rot(host: Host, tmp_path: Path) -> None:

@@ -591,3 +591,18 @@ def test_a_tree_moves_over_several_connections_and_the_loss_of_one_loses_no_file
         assert proxy.connections >= 3
         assert client.get_tree("tree", tmp_path / "back").failed == 0
     assert portrait(plain_host.root / "tree") == portrait(tmp_path / "back") == portrait(source)
+
+
+def test_a_tree_replaces_by_force_nothing_that_is_no_file(host: Host, tmp_path: Path) -> None:
+    (host.root / "tree").mkdir()
+    for name, size in (("large", 4 * 1024 * 1024), ("small", 10), ("other", 10)):
+        (host.root / "tree" / name).write_bytes(bytes(size))
+    here = tmp_path / "here"
+    here.mkdir()
+    for name in ("large", "small"):
+        os.mkfifo(here / name)
+    with host.client() as client:
+        result = client.get_tree("tree", here, TreeOptions(force=True))
+    errors = sorted(str(failure.error) for failure in result.failures)
+    assert errors == [f"{here / name}: not a regular file" for name in ("large", "small")]
+    assert (here / "large").is_fifo() and (here / "small").is_fifo() and (here / "other").is_file()

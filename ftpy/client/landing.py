@@ -19,8 +19,10 @@ from ftpy.storage.publishing import Publisher
 from ftpy.storage.staging import SmallFiles
 from ftpy.storage.trash import TRASH
 
-AREA_TRIES = 5
-"""How often a staging area is entered that another get, which ends just now, takes away."""
+AREA_TRIES = 9
+"""How often a staging area is entered that other gets, which end just now, take away."""
+AREA_PAUSE_SECONDS = 0.001
+"""First wait between two tries, which doubles: a quarter of a second in all."""
 
 
 def no_wider(mode: int, now: int) -> int:
@@ -69,9 +71,10 @@ class Landing(Closing):
             self._opened = opened.pop_all()
 
     def _enter(self) -> Area:
-        for _ in range(AREA_TRIES - 1):
+        for failures in range(AREA_TRIES - 1):
             with contextlib.suppress(FileNotFoundError):
                 return Area(self._beneath)
+            time.sleep(AREA_PAUSE_SECONDS * 2**failures)
         return Area(self._beneath)
 
     def _now_ns(self, *, dry_run: bool) -> int:

@@ -45,6 +45,8 @@ class Get(Struct):
     digest: DigestName
     on_progress: OnProgress
     listed: FileInfo | None = None
+    size: int | None = None
+    """What the caller knows of its size already: where there is no space for it, no bytes are asked for."""
 
     @property
     def etag(self) -> str | None:
@@ -150,6 +152,8 @@ class FileGet(Closing):
             raise local_error(parent, error) from None
         self._partials = Partials(self._directory, get.path, self._leaf)
         self._resumed: int | None = None
+        self._size = get.listed.size if get.listed is not None else get.size
+        """What it has before a reply tells, as far as that is known."""
         self.received = 0
         """Bytes written on this side so far; grows, so that whoever retries knows that something moves."""
 
@@ -227,6 +231,7 @@ class FileGet(Closing):
         """The result where what is here, of this status, is what the server has."""
         get = self._get
         there = get.look(connection)
+        self._size = there.file_size
         if not stat.S_ISREG(status.st_mode) or there.file_size != status.st_size:
             return None
         try:
@@ -255,16 +260,28 @@ class FileGet(Closing):
         """All that is missing, by one request."""
         partial = self._partials.any()
         if partial is None:
+            self._check_space(self._size)
             reply = self._get.request(connection, 0, self._get.etag)
-            partial = self._partials.begin(reply.etag)
+            partial = self._begin(reply)
         else:
             reply = self._go_on(partial, connection, partial.size)
         with partial:
             return self._receive_and_commit(connection, reply, partial)
 
+    def _begin(self, reply: GetReply) -> Partial:
+        """A new partial, unless there is no space for what it is to hold."""
+        self._check_space(reply.file_size)
+        return self._partials.begin(reply.etag)
+
+    def _check_space(self, size: int | None, here: int = 0) -> None:
+        if size is not None:
+            check_space(self._directory.fd, size - here)
+
     def _go_on(self, partial: Partial, connection: Connection, offset: int, count: int | None = None) -> GetReply:
         """Ask for more of the version that a partial is of. Raises Changed when that is gone, and it with it."""
         try:
+            if count is None:
+                self._check_space(self._size, offset)
             return self._get.request(connection, offset, partial.etag, count)
         except Changed:
             with partial:
@@ -312,8 +329,9 @@ class FileGet(Closing):
         get, partial = self._get, self._partials.any()
         with contextlib.ExitStack() as opened:
             if partial is None:
+                self._check_space(self._size)
                 reply = get.request(connection, 0, get.etag, PROBE_BYTES)
-                partial = opened.enter_context(self._partials.begin(reply.etag))
+                partial = opened.enter_context(self._begin(reply))
                 self._resumed = self._resumed or 0
                 if reply.length == reply.file_size:
                     return self._receive_and_commit(connection, reply, partial)
@@ -329,7 +347,6 @@ class FileGet(Closing):
 
     def _receive_beginning(self, connection: Connection, reply: GetReply, descriptor: int) -> None:
         """The first bytes, which are verified as a part of the whole only."""
-        check_space(descriptor, reply.file_size)
         buffer = memoryview(bytearray(BUFFER_BYTES))
         at = 0
         while at < reply.length:

@@ -44,6 +44,8 @@ class Partial(Closing):
         self._stem = os.path.splitext(name)[0]
         self.etag = self._stem.rpartition("-")[2]
         self.journal: Journal | None = None
+        self._is_ours = False
+        """Whether its name means it, and nobody else may change that."""
         try:
             self._take()
             if name.endswith(RANGED):
@@ -86,6 +88,7 @@ class Partial(Closing):
 
     def _take(self) -> None:
         _take(self._directory, self._name, self.descriptor)
+        self._is_ours = True
         if self._name.endswith(WHOLE) and self._has_ranged():
             self.drop()
             raise _Gone
@@ -114,15 +117,18 @@ class Partial(Closing):
             os.utime(self.descriptor, ns=(mtime_ns, mtime_ns))
         syscalls.fsync(self.descriptor)
         if os.name == "nt":
+            self._is_ours = False
             self.close()  # an open file cannot be renamed there
         check()  # not before, the disk may take minutes
         directory = self._directory
         (directory.rename if replace else directory.rename_noreplace)(self._name, directory, leaf)
+        self._is_ours = False
         directory.sync()
         self._drop_journal()
 
     def drop(self) -> None:
         """Remove it."""
+        self._is_ours = False
         if os.name == "nt":
             self.close()
         with contextlib.suppress(FileNotFoundError):
@@ -136,12 +142,17 @@ class Partial(Closing):
             self._directory.unlink(self._stem + JOURNAL, missing_ok=True)
 
     def close(self) -> None:
-        """Close it; it stays for the next get."""
-        if self.journal is not None:
-            self.journal.close()
-        descriptor, self.descriptor = self.descriptor, -1
-        if descriptor >= 0:
-            syscalls.close(descriptor)
+        """Close it; it stays for the next get, unless nothing has come."""
+        ours, self._is_ours = self._is_ours, False
+        try:
+            if ours and not self.size:
+                self.drop()
+        finally:
+            if self.journal is not None:
+                self.journal.close()
+            descriptor, self.descriptor = self.descriptor, -1
+            if descriptor >= 0:
+                syscalls.close(descriptor)
 
 
 class Partials:
@@ -237,8 +248,8 @@ def _check_owner(name: str, descriptor: int) -> None:
 
 
 def check_space(descriptor: int, count: int) -> None:
-    """Know that the disk is full before the body comes. Raises LocalFileError."""
-    if hasattr(os, "fstatvfs"):
+    """Know that the disk is full before the body comes; of a file or a folder on it. Raises LocalFileError."""
+    if hasattr(os, "fstatvfs") and descriptor >= 0:  # a folder without a descriptor
         status = os.fstatvfs(descriptor)
         if count > status.f_bavail * status.f_frsize:
             raise LocalFileError(f"the disk has no space for {count:,} bytes")

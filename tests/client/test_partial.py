@@ -141,7 +141,8 @@ def test_a_mode_that_a_get_has_just_given_is_not_taken_back_by_another(
 def test_a_read_only_mode_of_a_get_that_was_killed_is_in_nobodys_way(
     gets: tuple[Partials, Partials], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gets[0].begin(ETAG).close()
+    with gets[0].begin(ETAG) as first:
+        os.write(first.descriptor, b"1")
     (left,) = tmp_path.iterdir()
     left.chmod(0o400)
     real = Directory.open_for_write
@@ -161,6 +162,7 @@ def test_a_journal_without_a_partial_goes_and_one_that_comes_meanwhile_stays(
     gets: tuple[Partials, Partials], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with gets[0].begin(ETAG) as first:
+        os.write(first.descriptor, b"1")
         first.use_ranges()
     (ranged,) = tmp_path.glob("*.ranged")
     ranged.unlink()
@@ -185,3 +187,24 @@ def test_a_journal_without_a_partial_goes_and_one_that_comes_meanwhile_stays(
     gets[1].drop()
     assert names(tmp_path) == ["ranged", "ranges"]
     begun[0].close()
+
+
+@pytest.mark.parametrize("ranged", [False, True])
+def test_an_empty_partial_goes_when_it_is_closed_and_an_empty_file_stays(
+    gets: tuple[Partials, Partials], tmp_path: Path, *, ranged: bool
+) -> None:
+    first = gets[0].begin(ETAG)
+    if ranged:
+        first.use_ranges()
+    first.close()
+    first.close()
+    assert names(tmp_path) == []
+    publish(gets[0].begin(ETAG))
+    assert names(tmp_path) == ["x"]
+
+
+def test_an_empty_partial_that_another_get_holds_stays(gets: tuple[Partials, Partials], tmp_path: Path) -> None:
+    with gets[0].begin(ETAG):
+        with pytest.raises(LocalFileError, match="another ftpy"):
+            gets[1].any()
+        assert names(tmp_path) == ["partial"]

@@ -10,6 +10,8 @@ from typing import BinaryIO
 import pytest
 from msgspec import structs
 
+from ftpy.client.getting import FileGet, Get
+from ftpy.client.results import Progress, ignore
 from ftpy.errors import Changed, LocalFileError
 from ftpy.files import RemotePath
 from ftpy.server import reading, verbs
@@ -18,7 +20,7 @@ from ftpy.storage.beneath import Directory
 from ftpy.wire.messages import GetRequest
 from tests.e2e.test_streams import interrupted
 from tests.e2e.test_transfer import cut_off, make, partials
-from tests.rig import FAST, Host
+from tests.rig import FAST, Host, Proxy
 
 MIB = 1024 * 1024
 
@@ -104,20 +106,61 @@ def test_a_file_that_changes_all_the_time_is_given_up(
     assert partials(tmp_path) == []
 
 
+def fill(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have no space on any disk for what this side receives."""
+    status = os.statvfs_result((4096, 4096, 100, 1, 1, 10, 10, 10, 0, 255))
+    monkeypatch.setattr("ftpy.client.partial.os.fstatvfs", lambda _: status)
+
+
+@pytest.mark.parametrize("streams", [1, 3])
 def test_no_space_here_is_one_error_and_nothing_is_left(
-    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streams: int
 ) -> None:
-    make(host.root / "x", 2 * MIB)
+    make(host.root / "x", 3 * MIB)
+    with host.client(transfer=structs.replace(FAST, streams=streams)) as client:
+        with monkeypatch.context() as patched:
+            fill(patched)
+            with pytest.raises(LocalFileError, match="no space"):
+                client.get("x", tmp_path / "t")
+            assert partials(tmp_path) == []
+        assert client.get("x", tmp_path / "t").size == 3 * MIB  # the connection is in step again
 
-    def full(_: int) -> os.statvfs_result:
-        return os.statvfs_result((4096, 4096, 100, 1, 1, 10, 10, 10, 0, 255))
 
-    with monkeypatch.context() as patched, host.client() as client:
-        patched.setattr("ftpy.client.partial.os.fstatvfs", full)
+@pytest.mark.parametrize("streams", [1, 3])
+@pytest.mark.parametrize("resumed", [False, True])
+def test_where_the_size_is_known_no_space_costs_no_connection(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, resumed: bool, streams: int
+) -> None:
+    make(host.root / "x", 20 * MIB)
+    if resumed:
+        cut_get(host, tmp_path / "here")
+    else:
+        (tmp_path / "here").mkdir()
+    fill(monkeypatch)
+    transfer = structs.replace(FAST, streams=streams)
+    wanted = Get(RemotePath.parse("x"), "md5", ignore, size=20 * MIB)
+    with (
+        Proxy(host.address) as proxy,
+        host.client(address=proxy.address, transfer=transfer) as client,
+        FileGet(wanted, str(tmp_path / "here" / "x"), force=False, notify=print) as get,
+    ):
         with pytest.raises(LocalFileError, match="no space"):
-            client.get("x", tmp_path / "t")
-        patched.undo()
-        assert client.get("x", tmp_path / "t").size == 2 * MIB  # the connection is in step again
+            get.fetch(client._streams)
+        assert client.stat("x").size == 20 * MIB
+        assert proxy.connections == 1 and proxy.passed[1] < MIB // 4
+    assert bool(partials(tmp_path / "here")) == resumed
+
+
+def test_a_get_that_fails_before_anything_came_leaves_nothing(host: Host, tmp_path: Path) -> None:
+    make(host.root / "x", 20 * MIB)
+
+    def fail(progress: Progress) -> None:
+        if progress.phase == "receiving":
+            raise ZeroDivisionError
+
+    with host.client() as client, pytest.raises(ZeroDivisionError):
+        client.get("x", tmp_path / "t", on_progress=fail)
+    assert partials(tmp_path) == []
 
 
 def test_a_path_and_a_target_name_their_own_partials(tmp_path: Path) -> None:
@@ -127,7 +170,8 @@ def test_a_path_and_a_target_name_their_own_partials(tmp_path: Path) -> None:
     with Beneath(tmp_path) as beneath:
         etag = "0" * 32
         for path, leaf in (("a", "x"), ("b", "x"), ("a", "y")):
-            Partials(beneath.root, RemotePath.parse(path), leaf).begin(etag).close()
+            with Partials(beneath.root, RemotePath.parse(path), leaf).begin(etag) as partial:
+                os.write(partial.descriptor, b"1")
         assert len(partials(tmp_path)) == 3
         Partials(beneath.root, RemotePath.parse("a"), "x").drop()
         assert len(partials(tmp_path)) == 2

@@ -166,6 +166,7 @@ class FileGet(Closing):
         with self._translated():
             identical = lines.persist(self._look_at_target)
             if identical is not None:
+                self._partials.drop()  # also what a get that was killed left once this was in place
                 return identical
             if self._get.etag is not None:
                 self._partials.drop(but=self._get.etag)

@@ -81,12 +81,15 @@ class Landing(Closing):
         """The time of this very moment, on the clock that the file system keeps."""
         if dry_run:
             return time.time_ns()
-        probe = f"{RESERVED_PREFIX}-now-{os.urandom(8).hex()}"
-        os.close(self._beneath.root.create(probe, 0o600))
+        if self.groups:  # in the staging area what a get that is killed leaves is swept
+            directory, probe = self.area.staged, self.area.new_name()[1]
+        else:
+            directory, probe = self._beneath.root, f"{RESERVED_PREFIX}-now-{os.urandom(8).hex()}"
+        os.close(directory.create(probe, 0o600))
         try:
-            return self._beneath.root.lstat(probe).st_ctime_ns
+            return directory.lstat(probe).st_ctime_ns
         finally:
-            self._beneath.root.unlink(probe)
+            directory.unlink(probe)
 
     def came_meanwhile(self, status: os.stat_result) -> bool:
         """Whether something that is here came or was changed after this began: by us or by others, never known before.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -46,3 +49,20 @@ def test_it_is_waited_for_less_than_half_a_second(tmp_path: Path, monkeypatch: p
     with pytest.raises(LocalFileError, match="No such file"):
         Landing(str(tmp_path))
     assert 0.1 < sum(others.pauses) < 0.5
+
+
+KILLED = """
+import os, signal, sys
+from ftpy.client.landing import Landing
+from ftpy.storage.beneath import Directory
+Directory.unlink = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+Landing(sys.argv[1])
+"""
+
+
+def test_what_a_get_that_is_killed_as_it_begins_leaves_goes_with_the_next(tmp_path: Path) -> None:
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
+    assert killed.returncode == -signal.SIGKILL and list(tmp_path.iterdir()) != []
+    with Landing(str(tmp_path)):
+        pass
+    assert list(tmp_path.iterdir()) == []

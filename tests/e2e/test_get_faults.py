@@ -11,6 +11,7 @@ import pytest
 from msgspec import structs
 
 from ftpy.client.getting import FileGet, Get
+from ftpy.client.partial import Partial, Partials
 from ftpy.client.results import Progress, ignore
 from ftpy.errors import Changed, LocalFileError
 from ftpy.files import RemotePath
@@ -106,6 +107,20 @@ def test_a_file_that_changes_all_the_time_is_given_up(
     assert partials(tmp_path) == []
 
 
+def test_a_journal_of_a_get_that_was_killed_at_the_very_end_goes_when_the_file_is_found(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(host.root / "x", 5 * MIB)
+    with host.client(transfer=structs.replace(FAST, streams=3)) as client:
+        with monkeypatch.context() as patched:
+            patched.setattr(Partial, "_drop_journal", lambda _: None)
+            patched.setattr(Partials, "drop", lambda *_, **__: None)
+            client.get("x", tmp_path / "x")
+        (left,) = partials(tmp_path)
+        assert left.endswith(".ranges") and client.get("x", tmp_path / "x").identical
+    assert partials(tmp_path) == []
+
+
 def fill(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have no space on any disk for what this side receives."""
     status = os.statvfs_result((4096, 4096, 100, 1, 1, 10, 10, 10, 0, 255))
@@ -164,7 +179,6 @@ def test_a_get_that_fails_before_anything_came_leaves_nothing(host: Host, tmp_pa
 
 
 def test_a_path_and_a_target_name_their_own_partials(tmp_path: Path) -> None:
-    from ftpy.client.partial import Partials
     from ftpy.storage.beneath import Beneath
 
     with Beneath(tmp_path) as beneath:

@@ -12,9 +12,10 @@ from contextlib import ExitStack
 from ftpy.client.source import local_error
 from ftpy.errors import AlreadyExists, Changed, FtpyError, LocalFileError, RequestError, TargetExists
 from ftpy.files import RESERVED_PREFIX, RemotePath, display
-from ftpy.storage.area import AREA, Area
+from ftpy.storage.area import AREA, LOCK, Area
 from ftpy.storage.base import Closing, KnownDigest, KnownInode, NewDirectory, NewFile, Staged
 from ftpy.storage.beneath import Beneath, Directory
+from ftpy.storage.locking import TURN
 from ftpy.storage.publishing import Publisher
 from ftpy.storage.staging import SmallFiles
 from ftpy.storage.trash import TRASH
@@ -114,9 +115,10 @@ class Landing(Closing):
             top.rmdir("staged")
             top.rmdir("uploads")
             for name in top.names():
-                if name not in ("lock", TRASH):
+                if name not in (LOCK, TURN + LOCK, TRASH):
                     top.rmdir(name)
-            top.unlink("lock", missing_ok=True)
+            for name in (LOCK, TURN + LOCK):
+                top.unlink(name, missing_ok=True)
         self._beneath.root.rmdir(AREA)
 
     def name(self, path: RemotePath) -> str:

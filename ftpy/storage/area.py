@@ -21,6 +21,8 @@ from ftpy.storage.positional import write_at
 AREA = ".ftpy"
 STAGED, UPLOADS = "staged", "uploads"
 """Its folders for small files and for uploads."""
+LOCK = "lock"
+"""Its file that is locked by who publishes."""
 _PRIVATE = 0o700
 _LOCK_SUFFIX = ".lock"
 

@@ -30,7 +30,7 @@ from ftpy.storage.base import Closing
 from ftpy.storage.beneath import Beneath
 from ftpy.storage.database import Database
 from ftpy.storage.feed import Cursor, Feed, Happening, Plan, Record
-from ftpy.storage.locking import lock
+from ftpy.storage.locking import lock_in_turn
 
 log = logging.getLogger("ftpy.storage")
 
@@ -138,7 +138,7 @@ class FeedBook(Closing):
         look = plan if callable(plan) else lambda: plan
         entry: _Entry | None
         with ExitStack() as held:
-            held.callback(self._tell_of_loss)
+            held.callback(self._tell_of_loss, wait=needed)
             try:
                 held.enter_context(self._holding(alone=alone))
                 if alone:
@@ -194,11 +194,15 @@ class FeedBook(Closing):
                 self._write(lambda _: None)
         self._notify()
 
-    def _tell_of_loss(self) -> None:
-        """Once the lock is free again: who removed need not have had it."""
+    def _tell_of_loss(self, *, wait: bool) -> None:
+        """Once the lock is free again: who removed need not have had it.
+
+        Nor does who removes ``wait`` for it: what it took away still counts, and others may have to count anew before
+        they let go of the lock.
+        """
         if self._lost:
             with suppress(RequestError):  # it has been said; who comes next tries again
-                self.settle()
+                self.settle(wait=wait)
 
     def _notify(self) -> None:
         with self._changed:
@@ -230,11 +234,14 @@ class FeedBook(Closing):
 
     # ---------------------------------------------------------------- settling
 
-    def settle(self) -> int:
-        """Look what became of what dead processes were about to do: how many groups there were. Raises IoError."""
+    def settle(self, *, wait: bool = True) -> int:
+        """Look what became of what dead processes were about to do: how many groups there were.
+
+        Raises IoError; also where the lock is not free and it is not to ``wait``.
+        """
         if not self._pending() and not self._lost:
             return 0
-        with self._holding(alone=True):
+        with self._holding(alone=True, wait=wait):
             return self._settle()
 
     def _settle(self) -> int:
@@ -303,18 +310,19 @@ class FeedBook(Closing):
     # ---------------------------------------------------------------- lock and database
 
     @contextmanager
-    def _holding(self, *, alone: bool) -> Iterator[None]:
-        """The lock. Who wants it alone is waited for by all who come later: else they would keep it out for ever."""
-        with ExitStack() as held:
-            try:
-                with ExitStack() as turn:
-                    for name, shared, stack in (("events.turn", False, turn), ("events.lock", not alone, held)):
-                        fd = os.open(self._state / name, os.O_RDWR | os.O_CREAT, 0o600)
-                        stack.callback(syscalls.close, fd)
-                        lock(fd, shared=shared)
-            except OSError as error:
-                raise IoError(f"events cannot be written: {error.strerror}") from error
+    def _holding(self, *, alone: bool, wait: bool = True) -> Iterator[None]:
+        """The lock."""
+        try:
+            fd = lock_in_turn(self._opened, "events.lock", shared=not alone, wait=wait)
+        except OSError as error:
+            raise IoError(f"events cannot be written: {error.strerror}") from error
+        try:
             yield
+        finally:
+            syscalls.close(fd)
+
+    def _opened(self, name: str) -> int:
+        return os.open(self._state / name, os.O_RDWR | os.O_CREAT, 0o600)
 
     def _safely(self, work: Callable[[sqlite3.Connection], T], *, durable: bool = False) -> T:
         """Do ``work`` in one transaction (lock held); a broken database is set aside, once. Raises IoError, NoSpace."""

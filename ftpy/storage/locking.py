@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+from collections.abc import Callable
 
 from ftpy.storage import syscalls
 from ftpy.storage.beneath import Directory
 
 with contextlib.suppress(ImportError):  # Windows: no storage opens there, but its modules can be read
     import fcntl
+
+
+TURN = "turn."
+"""What the name of a file begins with whose lock says who is next at another one's."""
 
 
 def lock(fd: int, *, shared: bool = False, wait: bool = True) -> bool:
@@ -22,6 +28,26 @@ def lock(fd: int, *, shared: bool = False, wait: bool = True) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def lock_in_turn(opened: Callable[[str], int], name: str, *, shared: bool, wait: bool = True) -> int:
+    """Open and lock a file: its descriptor. Who wants it alone is waited for by all who come later.
+
+    Else those who share it, coming and going, would keep it out for ever: flock(2) keeps no order. So nobody may lock
+    it twice. ``opened`` opens a file by its name. Raises OSError; BlockingIOError where it is not to ``wait``.
+    """
+    fd = opened(name)
+    try:
+        turn = opened(TURN + name)
+        try:
+            if not (lock(turn, wait=wait) and lock(fd, shared=shared, wait=wait)):
+                raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK))
+        finally:
+            syscalls.close(turn)
+    except BaseException:
+        syscalls.close(fd)
+        raise
+    return fd
 
 
 def open_locked(directory: Directory, name: str, *, create: bool) -> int | None:

@@ -8,16 +8,17 @@ import stat
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 from ftpy.errors import AlreadyExists, Changed, NotFound, RequestError, UnknownTree
 from ftpy.files import RemotePath, display
 from ftpy.storage import syscalls, wanted
-from ftpy.storage.area import AREA, Area
+from ftpy.storage.area import AREA, LOCK, Area
 from ftpy.storage.base import Closing, Condition, KnownDigest, KnownInode, KnownVersion, NewDirectory, Quota
 from ftpy.storage.beneath import Beneath, Directory
 from ftpy.storage.feed import NOBODYS, Feed
-from ftpy.storage.locking import lock
+from ftpy.storage.locking import lock_in_turn
 from ftpy.storage.record import Identity
 from ftpy.storage.refusals import refusal
 from ftpy.storage.usage import ROOT, Usage, weight
@@ -201,9 +202,9 @@ class Publisher(Closing):
         The lock is shared among those that only put, in any thread and process, unless what they replace counts. Raises
         OSError, RequestError.
         """
-        fd = self._area.top.open_for_append("lock", create=True)
+        opened = partial(self._area.top.open_for_append, create=True)
+        fd = lock_in_turn(opened, LOCK, shared=not (exclusive or self.usage.counts))
         try:
-            lock(fd, shared=not (exclusive or self.usage.counts))
             wanted.check()  # here: it may have taken long to come here
             if self._check is not None:
                 self._check()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import itertools
 import os
 import re
@@ -43,7 +44,7 @@ from ftpy.storage.beneath import Beneath, Directory, best_door
 from ftpy.storage.following import Follower
 from ftpy.storage.journal import Journal, StoredPart
 from ftpy.storage.local import LocalStorage
-from ftpy.storage.locking import lock
+from ftpy.storage.locking import lock, lock_in_turn
 from ftpy.storage.operations import OperationKey
 from ftpy.storage.publishing import Publisher
 from ftpy.storage.sharing import Link
@@ -753,6 +754,51 @@ def test_who_looks_before_it_changes_waits_for_those_who_publish(storage: LocalS
         os.close(publishing_now)
     thread.join(20)
     assert not thread.is_alive()
+
+
+def test_who_publishes_alone_is_waited_for_by_those_who_come_later(storage: LocalStorage, root: Path) -> None:
+    """However many there are: without a turn they would keep it out for ever."""
+    put(storage, "folder/b", b"b")
+    done: list[str] = []
+
+    def removes() -> None:
+        storage.rm(path("folder"), recursive=True)
+        done.append("removed")
+
+    def puts() -> None:
+        put(storage, "a", b"a")
+        done.append("put")
+
+    publishing_now, turn = (os.open(root / ".ftpy" / name, os.O_RDWR) for name in ("lock", "turn.lock"))
+    try:
+        assert lock(publishing_now, shared=True)
+        threads = [threading.Thread(target=removes), threading.Thread(target=puts)]
+        threads[0].start()
+        eventually(lambda: not lock(turn, wait=False) or fcntl.flock(turn, fcntl.LOCK_UN))
+        threads[1].start()
+        threads[1].join(0.2)
+        assert done == []
+    finally:
+        os.close(publishing_now)
+        os.close(turn)
+    for thread in threads:
+        thread.join(20)
+    assert done == ["removed", "put"]
+
+
+@pytest.mark.parametrize("held", ["lock", "turn.lock"])
+def test_who_is_not_to_wait_for_a_lock_is_told_and_keeps_nothing_open(tmp_path: Path, held: str) -> None:
+    def opened(name: str) -> int:
+        return os.open(tmp_path / name, os.O_RDWR | os.O_CREAT, 0o600)
+
+    other = opened(held)
+    assert lock(other)
+    before = open_files()
+    with pytest.raises(BlockingIOError):
+        lock_in_turn(opened, "lock", shared=True, wait=False)
+    assert open_files() == before
+    os.close(other)
+    os.close(lock_in_turn(opened, "lock", shared=True, wait=False))
 
 
 def test_a_staged_file_that_somebody_has_removed_is_gone_as_well(

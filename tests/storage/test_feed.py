@@ -547,6 +547,30 @@ def test_who_begins_anew_is_told_of_all_that_was_under_way_then(world: World, mo
         world.told(here)
 
 
+def test_who_removes_does_not_wait_until_a_loss_can_be_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it took away still counts, and who has come meanwhile may be about to count anew."""
+    put(world.storage, "folder/a", b"1")
+    _, here = world.book.ends()
+    tell = world.book._tell_of_loss
+    with FeedBook(world.state) as others, ExitStack() as under_way:
+
+        def later(**how: bool) -> None:
+            come = [published(path("x"))]
+            under_way.enter_context(others.recording(str(world.top / "root"), come, alone=False, needed=True))
+            tell(**how)
+
+        with monkeypatch.context() as failing:
+            failing.setattr(world.book, "_write", refuse)
+            failing.setattr(world.book, "_tell_of_loss", later)
+            removing = threading.Thread(target=lambda: world.storage.rm(path("folder"), recursive=True))
+            removing.start()
+            removing.join(20)
+            assert not removing.is_alive()
+    put(world.storage, "b", b"1")
+    with pytest.raises(CursorTooOld):
+        world.told(here)
+
+
 @pytest.mark.parametrize("trouble", ["gone", "not mounted", "unreadable"])
 def test_readers_are_told_to_begin_anew_where_it_cannot_be_looked_what_happened(
     world: World, monkeypatch: pytest.MonkeyPatch, trouble: str
@@ -571,7 +595,7 @@ def test_readers_are_told_to_begin_anew_where_it_cannot_be_looked_what_happened(
 
 
 def test_nothing_is_put_when_the_lock_of_the_feed_cannot_be_had(world: World) -> None:
-    (world.state / "events.turn").mkdir()
+    (world.state / "turn.events.lock").mkdir()
     with pytest.raises(IoError):
         put(world.storage, "a", b"1")
     assert on_disk(world) == set()

@@ -161,8 +161,9 @@ VERBS: dict[type[Request], Verb] = {
     # Which commands a user may run is said by each command's own settings.
     CommandsRequest: Verb(running.handle_commands),
     RunRequest: Verb(running.handle_run),
-    StageRequest: Verb(trees.handle_stage, (Need("write"),), replaces_all=_named),
-    SwapRequest: Verb(trees.handle_swap, (Need("write"),), replaces_all=_named),
+    # What is in the tree was put there under the rights of that time: those of now hold wherever it may lie.
+    StageRequest: Verb(trees.handle_stage, (Need("write", below=_always),), replaces_all=_named),
+    SwapRequest: Verb(trees.handle_swap, (Need("write", below=_always),), replaces_all=_named),
     DiscardRequest: Verb(trees.handle_discard, (Need("write"),)),
     RollbackRequest: Verb(
         trees.handle_rollback, tuple(Need(right, below=_always) for right in ("write", "replace", "delete"))

@@ -7,6 +7,7 @@ import shutil
 import signal
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ from ftpy.files import RemotePath
 from ftpy.server import verbs
 from ftpy.wire.trees import RollbackRequest, StageRequest
 from tests.rig import Daemon, Fault, Host, Proxy, eventually, is_free, running
+from tests.rigs.peer import RawPeer
 
 MIB = 1024 * 1024
 AT_ONCE = TreeOptions(atomic=True)
@@ -248,10 +250,23 @@ def test_a_rule_below_a_tree_keeps_it_in_place(host: Host, tmp_path: Path) -> No
                 client.put_tree(source, "site", AT_ONCE)
             with pytest.raises(PermissionDenied):
                 client.rollback("site")
-    with host.client("dave") as client:
-        result = client.put_tree(write(tmp_path / "src", {"a": b"1", "kept/b": b"2"}), "site", AT_ONCE)
-        assert not result.swapped and [type(told.error) for told in result.failures][:1] == [PermissionDenied]
+    with host.client("dave") as client, pytest.raises(PermissionDenied):
+        client.put_tree(source, "site", AT_ONCE)
     assert found(host.root / "site") == {"a": b"old", "kept/b": b"theirs"}
+
+
+def test_a_rule_that_came_since_it_was_staged_keeps_a_tree_out_of_place(host: Host) -> None:
+    host.add_user("erin")
+    peer = RawPeer(host, "erin")
+    tree = peer.ask("stage", path="erins").fields["tree"]
+    assert peer.ask("put", b"x", path="erins/locked/x", file_size=1, mtime_ns=1, tree=tree).error is None
+    peer.close()
+    host.accounts.change("erin", rules=[("erins/locked", ["list", "read"])])
+    whole = {"files": 1, "folders": 1, "file_bytes": 1}
+    with closing(RawPeer(host, "erin")) as peer:
+        assert peer.ask("swap", path="erins", tree=tree, **whole).error == "permission-denied"
+        assert peer.ask("discard", path="erins", tree=tree).error is None
+    assert not (host.root / "erins").exists()
 
 
 def test_what_is_staged_and_kept_counts_for_the_quota(host: Host, tmp_path: Path) -> None:

@@ -344,7 +344,7 @@ def _mv_to(case: Case, tree: Tree) -> Expected:
 
 
 def _stage(case: Case, tree: Tree) -> Expected:
-    if "write" not in case.may:
+    if "write" not in case.user.below(case.path):
         return "permission-denied", tree, 0
     if case.kind != "absent" and not {"replace", "delete"} <= case.user.below(case.path):
         return "already-exists", tree, 0

@@ -40,6 +40,7 @@ CREATE TABLE IF NOT EXISTS usage (
 _ADD = """
 UPDATE usage SET bytes = bytes + :size, files = files + :files
 WHERE root = :root AND trusted
+    AND typeof(bytes + :size) = 'integer'  -- what is more than that becomes a float, which forgets bytes
     AND (:size = 0 OR :most_bytes IS NULL OR bytes + :size <= :most_bytes)
     AND (:files = 0 OR :most_files IS NULL OR files + :files <= :most_files)
 """
@@ -47,6 +48,8 @@ _CHANGE = "UPDATE usage SET bytes = max(0, bytes + ?), files = max(0, files + ?)
 _LOOK = "SELECT bytes, files, trusted FROM usage WHERE root = ?"
 _SET = "INSERT OR REPLACE INTO usage VALUES (?, ?, ?, 1)"
 _DISTRUST = "UPDATE usage SET trusted = 0 WHERE root = ?"
+_MOST_BYTES = 2**63 - 1
+"""What SQLite can count to."""
 _BUSY_SECONDS = 30.0
 """How long another process's write is waited for: each takes some microseconds."""
 
@@ -171,6 +174,8 @@ class CountedUsage(Usage):
                 row = database.execute(_LOOK, (os.fsencode(root),)).fetchone()
                 if row is None or not row[2]:
                     raise _Untrusted(root)
+                if row[0] + size > _MOST_BYTES:
+                    raise NoSpace
                 assert own is not None
                 raise QuotaExceeded(_too_much(own, row[0], row[1], size, files))
 

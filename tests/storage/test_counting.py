@@ -18,7 +18,7 @@ import pytest
 from blake3 import blake3
 from msgspec import structs
 
-from ftpy.errors import AlreadyExists, IoError, NotFound, QuotaExceeded, RequestError
+from ftpy.errors import AlreadyExists, IoError, NoSpace, NotFound, QuotaExceeded, RequestError
 from ftpy.storage import counting
 from ftpy.storage.base import MIB, NewDirectory, Quota, Storage
 from ftpy.storage.beneath import Directory
@@ -695,3 +695,16 @@ def test_a_close_that_fails_while_a_tree_is_measured_costs_no_descriptor(
     assert measure(str(tmp_path)) == (0, 5)
     monkeypatch.undo()
     assert open_files() == before
+
+
+@pytest.mark.parametrize("bounds", [None, {"files": 100}])
+def test_what_is_too_much_to_be_counted_leaves_the_count_as_it_was(
+    counted: Counted, bounds: dict[str, int] | None
+) -> None:
+    """A sum beyond 2^63 - 1 is a float to SQLite, which forgets some thousand bytes."""
+    storage = counted.open()
+    put(storage, "a", 1000)
+    quota = bounds and Quota(**bounds)
+    with pytest.raises(NoSpace):
+        storage.open_upload(OWNER, new_file("large", 2**63 - 1), quota=quota)
+    assert counted.used() == (1000, 1)

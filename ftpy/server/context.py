@@ -109,7 +109,8 @@ class Commits:
                 self._tell(group, results)
             return results
 
-        results = self._channel.patiently(publish, progress=lambda: size) if takes_long else publish()
+        do = self._channel.patiently if takes_long else self._channel.promptly
+        results = do(publish, lambda: size)
         for (act, _, digest), result in zip(group, results, strict=True):
             self._channel.send(_published(act.request.id, result, digest))
 

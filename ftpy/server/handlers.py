@@ -55,9 +55,11 @@ def _put_inline(request: PutRequest, file: NewFile, context: Context) -> None:
         raise InvalidRequest(f"the trailer's digest is {request.digest}")
     if other is not None:
         raise DigestMismatch
-    staged = context.storage.stage(file, body, digest, quota=context.account.quota)
+    quota, size = context.account.quota, len(body)
+    # Where all has to be counted anew before anything is added, that takes as long as the tree is large.
+    staged = context.channel.promptly(lambda: context.storage.stage(file, body, digest, quota=quota), lambda: size)
     compares = isinstance(file.condition, KnownDigest)
-    context.commits.add(context.act, staged, len(body), digest, compares=compares)
+    context.commits.add(context.act, staged, size, digest, compares=compares)
 
 
 def handle_part(request: PartRequest, context: Context) -> PartReply:

@@ -40,7 +40,8 @@ NEEDS: dict[Effect, tuple[str, ...]] = {
 def handle_begin(request: BeginRequest, context: Context) -> BeginReply:
     """Begin an operation."""
     key = _key(request.operation, context)
-    context.storage.begin(key, request.what, quota=context.account.quota)
+    quota = context.account.quota
+    context.channel.promptly(lambda: context.storage.begin(key, request.what, quota=quota), progress=lambda: 0)
     context.remember(request.operation)
     return BeginReply(id=request.id, keep_seconds=int(context.config.trash_days * 86400))
 

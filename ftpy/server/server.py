@@ -341,6 +341,8 @@ class Service:
                 handler.dismiss()
             elif handler.storage is not None and handler.storage.is_displaced:
                 handler.dismiss("its folder was moved or replaced")
+            if handler.context is not None:
+                handler.context.channel.look()
             if handler.stream is not None:
                 handler.pulse.look(handler.stream.moved)
         return len(handlers)

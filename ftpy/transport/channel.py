@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import os
 import threading
@@ -19,6 +20,8 @@ from ftpy.wire.session import Message, Session, Side
 
 PROGRESS_SECONDS = 1.0
 """A request under way is never silent for longer: the client's stall limit counts silence."""
+LATE_SECONDS = 0.5
+"""What takes so long is soon to be told of: who looks does so several times a second."""
 JOIN_BYTES = 64 * 1024
 """Frames and small bodies are joined up to this many bytes before they are sent."""
 
@@ -35,7 +38,8 @@ class Channel:
         self._out_bytes = 0
         self._spoke = time.monotonic()
         self.is_lost = False
-        """Found broken while ``patiently`` is at work, which may want to know."""
+        """Found broken while long work is done, which may want to know."""
+        self._doing: _Doing | None = None
 
     # ---- out
 
@@ -187,6 +191,20 @@ class Channel:
             raise failure[0]
         return outcome[0]
 
+    def promptly(self, work: Callable[[], T], progress: Callable[[], int]) -> T:
+        """Do here, at no thread's cost, what seldom takes long; where it does, and ``look`` sees it, that is said."""
+        doing = self._doing = _Doing(self, progress)
+        try:
+            return work()
+        finally:
+            self._doing = None
+            doing.end()
+
+    def look(self) -> None:
+        """From another thread, now and then: have it said that what is done takes long."""
+        if (doing := self._doing) is not None:
+            doing.look()
+
     def _await(self, thread: threading.Thread, progress: Callable[[], int]) -> None:
         try:
             thread.join(PROGRESS_SECONDS)
@@ -205,3 +223,42 @@ class Channel:
         if oldest is not None:
             self.send(ProgressReply(id=oldest, progress=count))
             self.flush()
+
+
+class _Doing:
+    """What is done in a channel's own thread, which is silent meanwhile; another one speaks where it takes long."""
+
+    def __init__(self, channel: Channel, progress: Callable[[], int]) -> None:
+        self._channel, self._progress = channel, progress
+        self._began = time.monotonic()
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    def look(self) -> None:
+        """Begin to speak, if it is time."""
+        with self._lock:
+            if self._thread is None and not self._over.is_set() and time.monotonic() - self._began > LATE_SECONDS:
+                thread = threading.Thread(target=self._speak, name="ftpy-progress")
+                with contextlib.suppress(RuntimeError):  # no thread is to be had: the next look may find one
+                    thread.start()
+                    self._thread = thread
+
+    def end(self) -> None:
+        """It is done. Raises ConnectionFailed where the peer could not be told that it was under way."""
+        with self._lock:
+            self._over.set()
+        if self._thread is not None:
+            self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def _speak(self) -> None:
+        try:
+            while not self._over.is_set():
+                self._channel.say_progress(self._progress())
+                self._over.wait(PROGRESS_SECONDS)
+        except BaseException as error:  # noqa: BLE001  (raised again in the thread that works)
+            self._channel.is_lost = isinstance(error, ConnectionFailed)
+            self._failure = error

@@ -77,6 +77,7 @@ from ftpy.wire.messages import (
     StoredReply,
     UploadReply,
 )
+from ftpy.wire.operations import BeginRequest
 from ftpy.wire.session import Side
 from tests.rig import FAST, Fault, Host, Proxy, eventually, running
 
@@ -531,6 +532,7 @@ def held_up(
 
     monkeypatch.setattr(owner, name, slow)
     monkeypatch.setattr("ftpy.transport.channel.PROGRESS_SECONDS", 0.05)
+    monkeypatch.setattr("ftpy.transport.channel.LATE_SECONDS", 0.05)
     return goes_on
 
 
@@ -584,6 +586,17 @@ def test_progress_is_said_while_a_group_is_made_durable(
 
 
 LONG: dict[str, tuple[type, str, Callable[[Connection, Connection, str], Any]]] = {
+    "small put": (LocalStorage, "publish", lambda live, _, folder: put_small(live, f"{folder}/new", b"x")),
+    "small put before it is published": (
+        LocalStorage,
+        "stage",
+        lambda live, _, folder: put_small(live, f"{folder}/new", b"x"),
+    ),
+    "begin": (
+        LocalStorage,
+        "begin",
+        lambda live, *_: live.channel.send(BeginRequest(id=live.next_id(), operation="0" * 32, what="a test")),
+    ),
     "small put that compares": (
         LocalStorage,
         "publish",
@@ -639,6 +652,62 @@ def test_progress_is_said_wherever_the_server_waits_for_a_disk(
         goes_on.set()
         assert isinstance(message, ProgressReply) and message.id == live.channel.session.oldest
         assert answer(live).id == message.id and alive(live)
+
+
+def test_progress_is_said_again_and_again_and_no_more_once_it_is_done(
+    live: Connection, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on = held_up(monkeypatch, LocalStorage, "publish")
+    number = put_small(live, f"{folder}/new", b"xyz")
+    for _ in range(3):
+        message = said(live)
+        assert isinstance(message, ProgressReply) and (message.id, message.progress) == (number, 3)
+    goes_on.set()
+    assert answer(live).id == number
+    time.sleep(0.2)  # four signs, were any to come
+    assert not live.channel.readable() and alive(live)
+
+
+def test_a_connection_ends_whose_peer_left_while_it_was_told_of_a_small_put(
+    host: Host, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noticed, progress = threading.Event(), Channel.say_progress
+
+    def noticing(channel: Channel, count: int) -> None:
+        try:
+            progress(channel, count)
+        except FtpyError:
+            noticed.set()
+            raise
+
+    goes_on = held_up(monkeypatch, LocalStorage, "publish")
+    monkeypatch.setattr(Channel, "say_progress", noticing)
+    with connected(host) as live:
+        put_small(live, f"{folder}/new", b"x")
+        live.channel.flush()
+    assert noticed.wait(30)
+    goes_on.set()
+    eventually((host.root / folder / "new").exists)
+    eventually(lambda: host.service is not None and not host.service._handlers)
+
+
+def test_who_finds_no_thread_to_say_progress_looks_again(
+    live: Connection, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, refused = threading.Thread.start, list[str]()
+
+    def scarce(thread: threading.Thread) -> None:
+        if thread.name == "ftpy-progress" and len(refused) < 2:
+            refused.append(thread.name)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    goes_on = held_up(monkeypatch, LocalStorage, "publish")
+    monkeypatch.setattr(threading.Thread, "start", scarce)
+    number = put_small(live, f"{folder}/new", b"x")
+    assert isinstance(said(live), ProgressReply) and len(refused) == 2
+    goes_on.set()
+    assert answer(live).id == number
 
 
 def test_a_commit_is_in_the_log_when_its_client_has_left_meanwhile(

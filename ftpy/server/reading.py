@@ -8,9 +8,10 @@ import msgspec
 
 from ftpy import timing
 from ftpy.digests import DigestName, hexdigest
-from ftpy.errors import Changed, ConnectionLost, InvalidRequest
-from ftpy.files import FileInfo
+from ftpy.errors import Busy, Changed, ConnectionLost, InvalidRequest
+from ftpy.files import FileInfo, RemotePath
 from ftpy.server.context import Context
+from ftpy.server.shares import Share
 from ftpy.storage.base import Admits, KnownDigest, Reader
 from ftpy.storage.following import CHUNK_BYTES, HashedRead
 from ftpy.transport.channel import JOIN_BYTES
@@ -136,7 +137,8 @@ def handle_ls(request: LsRequest, context: Context, *, admits: Admits = None, te
     entries: list[Entry] = []
     size = 0
     tree = context.tree(path, request.tree, fresh=True)
-    for info in context.storage.ls(path, recursive=request.recursive, admits=admits, tree=tree):
+    found = context.storage.ls(path, recursive=request.recursive, admits=admits, tree=tree)
+    for info in _shared(found, path, context.share) if request.recursive else found:
         entry = info_to_entry(_judged(info, tells), path)
         cost = 2 * len(entry.name) + 2 * len(entry.name_b64 or "") + 2 * len(entry.name.encode()) + 256
         if len(entries) >= PAGE_ENTRIES or size + cost > PAGE_BYTES:
@@ -146,6 +148,24 @@ def handle_ls(request: LsRequest, context: Context, *, admits: Admits = None, te
         entries.append(entry)
         size += cost
     return LsReply(id=request.id, entries=entries, complete=True)
+
+
+def _shared(found: Iterator[FileInfo], path: RemotePath, share: Share) -> Iterator[FileInfo]:
+    """What is ``found`` below a ``path``: each folder on the way down is open meanwhile, which is of the user's share.
+
+    The first one every connection has. Raises Busy.
+    """
+    held = 0
+    try:
+        for info in found:
+            more = len(info.path.parts) - len(path.parts) - held
+            if info.type == "directory" and more > 0:
+                if not share.take(more):
+                    raise Busy("too many folders are being listed for this user; try again later")
+                held += more
+            yield info
+    finally:
+        share.give_back(held)
 
 
 def handle_stat(request: StatRequest, context: Context, *, tells: Admits = None) -> StatReply:

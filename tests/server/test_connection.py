@@ -516,6 +516,26 @@ def test_no_user_holds_more_descriptors_with_unfinished_work_than_are_left_for_o
         assert not shares.take("carol", 1)
 
 
+def test_folders_that_a_listing_has_open_are_of_its_users_share(tmp_path: Path) -> None:
+    with running(tmp_path / "host", tls=False) as host:
+        assert host.service is not None
+        host.service.shares = shares = Shares(6)
+        (host.root / "a/b/c/d/e").mkdir(parents=True)
+        (host.root / "a/b/c/d/e/f").touch()
+        (host.root / "a/b/x/y").mkdir(parents=True)
+        with connected(host) as live:
+            ask = LsRequest(id=live.next_id(), recursive=True)
+            with pytest.raises(Busy, match="too many folders"):
+                while not live.call(ask, LsReply).complete:
+                    pass
+            for path, names in (("a/b", 6), ("a/b/c", 3)):
+                ask = LsRequest(id=live.next_id(), path=path, recursive=True)
+                assert len(live.call(ask, LsReply).entries) == names
+            assert alive(live)
+        eventually(lambda: shares.take("carol", 3))
+        assert not shares.take("carol", 1)
+
+
 # ------------------------------------------------------------------ what takes long
 
 

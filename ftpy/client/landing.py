@@ -31,7 +31,7 @@ def no_wider(mode: int, now: int) -> int:
     return mode & (now | stat.S_IRWXU)
 
 
-def _never(path: RemotePath, like: KnownDigest) -> str:
+def _never(path: RemotePath, like: KnownDigest, at_once: bool) -> str:
     raise NotImplementedError("nothing here is compared before it is swapped")
 
 

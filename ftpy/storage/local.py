@@ -68,6 +68,9 @@ from ftpy.storage.uploads import Uploads
 from ftpy.storage.usage import Usage
 from ftpy.storage.versions import file_info, version_of
 
+AT_ONCE_BYTES = 1024 * 1024
+"""What is hashed in some milliseconds: under the lock no more is."""
+
 
 class LocalStorage(Storage):
     """Storage below ``root``; ``state`` is a folder of the server's own. Several processes may share both.
@@ -191,11 +194,13 @@ class LocalStorage(Storage):
         with translating(path):
             self._publisher.assure(path, descriptor)
 
-    def _digest_at(self, path: RemotePath, like: KnownDigest) -> str:
-        """The digest of the file that is there now: the one remembered, or computed."""
+    def _digest_at(self, path: RemotePath, like: KnownDigest, at_once: bool) -> str:
+        """The digest of the file that is there now, remembered or computed; ``at_once`` if that is to be had so."""
         with self.open(path) as reader:
             known: str | None = getattr(reader.info, like.name)
             if known is None:
+                if at_once and reader.info.size > AT_ONCE_BYTES:
+                    raise Busy(f"{display(str(path))}: it was replaced just now; try again later")
                 with HashedRead(like.name, reader.read_at, 0, reader.info.size) as hashed:
                     try:
                         for _ in hashed:

@@ -36,7 +36,8 @@ _STAGED_DEPTH = 4
 ENTERED = 0o500
 """What every folder's mode has for its owner, the server: what it cannot look into it cannot count."""
 
-DigestAt = Callable[[RemotePath, KnownDigest], str]
+DigestAt = Callable[[RemotePath, KnownDigest, bool], str]
+"""The digest, of this kind, of what is at a path; with True nothing large is hashed. Raises NotFound, Busy, …."""
 _Trusted = tuple[RemotePath, int, int]
 """A directory that is no other: its path, inode and generation."""
 
@@ -145,8 +146,12 @@ class Publisher(Closing):
         if not os.path.samestat(self._beneath.lstat(path), os.fstat(fd)):
             raise Changed(f"{display(str(path))}: another file took its place")
 
-    def check(self, path: RemotePath, condition: Condition) -> None:
-        """Raises AlreadyExists or Changed where the condition does not hold now."""
+    def check(self, path: RemotePath, condition: Condition, *, locked: bool = False) -> None:
+        """Raises AlreadyExists or Changed where the condition does not hold now.
+
+        Under the lock (``locked``) nothing large is hashed, for everybody waits: that was done before. Raises Busy for
+        what has come since.
+        """
         if condition == "absent":
             try:
                 self._beneath.lstat(path)
@@ -157,7 +162,7 @@ class Publisher(Closing):
             raise AlreadyExists(f"{display(str(path))}: something is already there")
         if isinstance(condition, KnownDigest):
             try:
-                found = self._digest_at(path, condition)
+                found = self._digest_at(path, condition, locked)
             except NotFound:
                 raise Changed(f"{display(str(path))}: the file is no longer there") from None
             if found != condition.hex:
@@ -276,7 +281,8 @@ class Publication(Closing):
         """
         parent = path.parent
         if condition != "absent" and kept is None:  # else it was judged before it was kept
-            self._publisher.check(path, condition)  # before folders are made that would stay if it does not hold
+            # Before folders are made, which would stay where it does not hold.
+            self._publisher.check(path, condition, locked=True)
         into = self._directory(parent, quota)
         usage = self._publisher.usage
         with usage.changing() as change:

@@ -87,25 +87,34 @@ class Remembered(Closing):
         query = _LOOK_ALL.format(",".join(["(?,?)"] * len(versions)))
         rows: list[tuple[Any, ...]] = self._safely(lambda database: database.execute(query, names).fetchall(), [])
         found = {row[:5]: Digests(row[5], row[6]) for row in rows}
-        if len(self._listed) + len(versions) > MOST_LISTED:
-            self._listed.clear()
+        self._make_room(len(versions))
         known = {version: found[key] for version, key in zip(versions, keys, strict=True) if key in found}
         self._listed.update(known)
         return known
 
     def keep(self, digests: Iterable[tuple[Version, Digests]]) -> None:
-        """Remember digests, in one transaction."""
+        """Remember digests, in one transaction; what cannot be written is at hand for a while."""
         several = list(digests)
         rows = [(*_key(version), *known) for version, known in several]
 
-        def write(database: sqlite3.Connection) -> None:
+        def write(database: sqlite3.Connection) -> bool:
             with database:
                 database.execute("BEGIN IMMEDIATE")
                 database.executemany(_KEEP, rows)
+            return True
 
-        self._safely(write, None)
-        for version, _ in several:
-            self._listed.pop(version, None)
+        if self._safely(write, False):
+            for version, _ in several:
+                self._listed.pop(version, None)
+        else:
+            self._make_room(len(several))
+            for version, known in several:
+                old = self._listed.get(version, NO_DIGESTS)
+                self._listed[version] = Digests(known.md5 or old.md5, known.blake3 or old.blake3)
+
+    def _make_room(self, count: int) -> None:
+        if len(self._listed) + count > MOST_LISTED:
+            self._listed.clear()
 
     def _safely(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
         """Run ``work`` on the connection; a broken database is set aside and made anew, once."""

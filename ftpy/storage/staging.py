@@ -80,7 +80,7 @@ class LocalStaged(Staged):
 
     def announce(self, keeping: Keeping, publisher: Publisher) -> None:
         """Let what it replaces be kept, if it may replace it. Raises OSError, RequestError."""
-        publisher.check(self.path, self.condition)
+        publisher.check(self.path, self.condition, locked=True)
         self.kept = keeping.coming(self.path, identity(self.status())).old
 
     def place(self, publication: Publication) -> None:

@@ -347,7 +347,7 @@ class LiveUpload:
             yield None, None
             return
         path = self.meta.file.path
-        self._publisher.check(path, condition)
+        self._publisher.check(path, condition, locked=True)
         with self._keeper.keeping(operation, publication, quota) as keeping:
             kept = keeping.coming(path, identity(os.fstat(self._files.data))).old
             keeping.seal()

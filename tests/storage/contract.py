@@ -9,6 +9,7 @@ import functools
 import os
 import random
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -60,6 +61,11 @@ def new_file(name: str, size: int | None, condition: Condition = None, mtime_ns:
 def stage(storage: Storage, name: str, data: bytes, condition: Condition = None, mode: int | None = None) -> Staged:
     file = NewFile(path(name), len(data), MTIME, mode, "md5", condition)
     return storage.stage(file, memoryview(data), digest(data))
+
+
+def settled() -> None:
+    """Wait until what was written is old enough for its times to tell later writes apart."""
+    time.sleep(0.03)
 
 
 def put(storage: Storage, name: str, data: bytes, condition: Condition = None) -> FileInfo:

@@ -36,12 +36,12 @@ from ftpy.errors import (
     UnknownUpload,
 )
 from ftpy.files import RemotePath
-from ftpy.storage import journal, locking, publishing, syncing, syscalls, uploads
+from ftpy.storage import journal, local, locking, publishing, syncing, syscalls, uploads
 from ftpy.storage import upload as upload_module
 from ftpy.storage.area import Area
 from ftpy.storage.base import KnownVersion, NewDirectory, NewFile, Staged
 from ftpy.storage.beneath import Beneath, Directory, best_door
-from ftpy.storage.following import Follower
+from ftpy.storage.following import Follower, HashedRead
 from ftpy.storage.journal import Journal, StoredPart
 from ftpy.storage.local import LocalStorage
 from ftpy.storage.locking import lock, lock_in_turn
@@ -70,6 +70,7 @@ from tests.storage.contract import (
     read,
     send,
     send_missing,
+    settled,
     stage,
 )
 
@@ -754,6 +755,48 @@ def test_who_looks_before_it_changes_waits_for_those_who_publish(storage: LocalS
         os.close(publishing_now)
     thread.join(20)
     assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("operation", [None, KEY])
+@pytest.mark.parametrize("act", [_put, _commit])
+def test_nothing_large_is_hashed_while_everybody_waits(
+    storage: LocalStorage, root: Path, monkeypatch: pytest.MonkeyPatch, act: Any, operation: OperationKey | None
+) -> None:
+    """What has taken the place of what was hashed is hashed before the lock, too, for who asks again."""
+    for name in ("a", "other"):
+        (root / name).write_bytes(b"the same")
+    settled()
+    storage.begin(KEY, "a test")
+    publication, hashed = Publisher.publication, list[str]()
+
+    def replaced(publisher: Publisher, *, exclusive: bool) -> Any:
+        if (root / "other").exists():
+            (root / "other").rename(root / "a")
+        hashed.clear()
+        return publication(publisher, exclusive=exclusive)
+
+    class Hashed(HashedRead):
+        def __init__(self, name: DigestName, *rest: Any) -> None:
+            hashed.append(name)
+            super().__init__(name, *rest)
+
+    monkeypatch.setattr(local, "AT_ONCE_BYTES", 7)
+    monkeypatch.setattr(local, "HashedRead", Hashed)
+    monkeypatch.setattr(Publisher, "publication", replaced)
+    how = {"condition": digest(b"the same"), "operation": operation}
+    with pytest.raises(Busy, match="replaced just now"):
+        told(act(storage, **how)())
+    assert hashed == []
+    settled()
+    told(act(storage, **how)())
+    assert hashed == [] and (root / "a").read_bytes() != b"the same"
+
+
+def told(results: Any) -> None:
+    """Raise what a group was refused with."""
+    for one in results or ():
+        if isinstance(one, RequestError):
+            raise one
 
 
 def test_who_publishes_alone_is_waited_for_by_those_who_come_later(storage: LocalStorage, root: Path) -> None:

@@ -33,7 +33,7 @@ from ftpy.errors import (
     Unsupported,
 )
 from ftpy.files import FileInfo, RemotePath
-from ftpy.storage import reading, syscalls
+from ftpy.storage import reading, remembered, syscalls
 from ftpy.storage.base import MIB, NewDirectory, NewFile, Reader, Storage
 from ftpy.storage.beneath import Door
 from ftpy.storage.local import LocalStorage
@@ -57,6 +57,7 @@ from tests.storage.contract import (
     put,
     read,
     send_missing,
+    settled,
     stage,
 )
 from tests.storage.contract_changes import ChangesContract
@@ -405,11 +406,6 @@ def test_descriptors_and_threads_return_to_base(root: Path, tmp_path: Path) -> N
 # -------------------------------------------------------------------- remembered digests
 
 
-def settled() -> None:
-    """Wait until what was written is old enough for its times to tell later writes apart."""
-    time.sleep(0.03)
-
-
 def test_an_etag_outlives_the_number_of_the_device_and_nothing_else() -> None:
     version = Version(1, 2, 3, 4, 5)
     others = [version._replace(**{name: 9}) for name in ("ino", "size", "mtime_ns", "ctime_ns")]
@@ -452,6 +448,23 @@ def test_digest_that_was_computed_is_remembered_beside_the_other(local: LocalSto
             reader.remember(digest(b"x", name))  # type: ignore[arg-type]
     info = local.stat(path("a"))
     assert (info.md5, info.blake3) == (digest(b"x").hex, digest(b"x", "blake3").hex)
+
+
+def test_digests_that_cannot_be_written_down_are_at_hand_for_a_while(
+    local: LocalStorage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "a").write_bytes(b"x")
+    settled()
+    with monkeypatch.context() as full:
+        full.setattr(remembered, "_KEEP", "no statement")
+        for name in ("md5", "blake3"):
+            with local.open(path("a")) as reader:
+                reader.remember(digest(b"x", name))  # type: ignore[arg-type]
+    info = local.stat(path("a"))
+    assert (info.md5, info.blake3) == (digest(b"x").hex, digest(b"x", "blake3").hex)
+    monkeypatch.setattr(remembered, "MOST_LISTED", 0)
+    put(local, "b", b"b")
+    assert next(iter(local.ls(path(""), recursive=False))).md5 is None
 
 
 def test_digest_is_not_remembered_for_a_file_written_in_the_same_tick(local: LocalStorage, root: Path) -> None:

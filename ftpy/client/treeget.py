@@ -202,9 +202,9 @@ class TreeGet:
 
         try:
             if job.transfer is None:
-                options = self._options
+                options, listed = self._options, job.info if self._as_listed else None
                 job.transfer = FileGet(
-                    Get(job.path, options.digest, self.tally.watch(job), job.info if self._as_listed else None),
+                    Get(job.path, options.digest, self.tally.watch(job), listed, job.info.size),
                     job.name,
                     force=job.replaces,
                     notify=lambda _: None,

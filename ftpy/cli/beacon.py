@@ -8,6 +8,7 @@ import click
 
 from ftpy.cli.options import examples, json_option, quiet_option, server_option
 from ftpy.cli.output import aligned, print_json
+from ftpy.cli.quantities import Seconds
 from ftpy.errors import ConnectionFailed
 from ftpy.files import display
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 wait_option = click.option(
     "--wait",
-    type=click.FloatRange(0.1, 60),
+    type=Seconds(0.1, 60),
     metavar="SECONDS",
     help="How long answers are waited for; a second or two by default.",
 )

@@ -12,7 +12,7 @@ from typing import NoReturn, TextIO
 
 import click
 
-from ftpy.errors import FtpyError
+from ftpy.errors import FtpyError, LocalFileError
 from ftpy.files import display
 
 INTERNAL_ERROR = 70
@@ -22,7 +22,7 @@ INTERRUPTED = 130
 OUTPUT_CLOSED = 141
 """128 + SIGPIPE: what reads our output went away."""
 
-UNWRITABLE = frozenset([errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF])
+UNWRITABLE = frozenset([errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EAGAIN])
 """Why writing our output fails; whatever else is written says so by an error of ours."""
 
 EXIT_CODES = {
@@ -42,11 +42,19 @@ EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code:3}  {meaning}" for code, mean
 """For the end of --help; the first line keeps click from joining the others."""
 
 
-def any_text_of_stdin() -> TextIO:
-    """Standard input, whatever bytes it holds: those that are no text are for whoever reads it to refuse."""
-    if isinstance(sys.stdin, io.TextIOWrapper):  # a program may have put another in its place
-        sys.stdin.reconfigure(errors="surrogateescape")
+def standard_input() -> TextIO:
+    """Standard input. Raises LocalFileError where there is none."""
+    if sys.stdin is None:
+        raise LocalFileError(f"standard input: {os.strerror(errno.EBADF)}")
     return sys.stdin
+
+
+def any_text_of_stdin() -> TextIO:
+    """The same, whatever bytes it holds: those that are no text are for whoever reads it to refuse."""
+    stdin = standard_input()
+    if isinstance(stdin, io.TextIOWrapper):  # a program may have put another in its place
+        stdin.reconfigure(errors="surrogateescape")
+    return stdin
 
 
 def run_main(command: click.Command, name: str) -> NoReturn:
@@ -56,6 +64,7 @@ def run_main(command: click.Command, name: str) -> NoReturn:
     """
     try:
         _leave_no_core()
+        _keep_standard_numbers()
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")  # a name that it cannot spell is no reason to end
         _complete(command, name)
@@ -75,6 +84,23 @@ def _leave_no_core() -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+
+
+def _keep_standard_numbers() -> None:
+    """No file or connection of ours is to get the number of a standard stream that was closed for us.
+
+    What is written to a closed standard output fails, as it does everywhere; what is said to a closed standard error
+    goes nowhere.
+    """
+    flags = (os.O_WRONLY, os.O_RDONLY, os.O_WRONLY)
+    for number, (stream, flag) in enumerate(zip((sys.stdin, sys.stdout, sys.stderr), flags, strict=True)):
+        if stream is None:
+            fd = os.open(os.devnull, flag)
+            if fd != number:
+                os.dup2(fd, number)
+                os.close(fd)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def _complete(command: click.Command, name: str) -> None:

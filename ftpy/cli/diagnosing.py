@@ -8,7 +8,7 @@ import click
 
 from ftpy.cli.options import examples, json_option, quiet_option, server_option
 from ftpy.cli.output import print_json, rate, size_of
-from ftpy.cli.quantities import Size
+from ftpy.cli.quantities import Seconds, Size
 from ftpy.cli.transfers import client_of
 from ftpy.cli.words import SERVER
 from ftpy.files import display
@@ -32,7 +32,7 @@ MOST_SIZE = 1024 * 1024  # wire.ping has it too, and is not needed for --help
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(0, 60),
+    type=Seconds(0, 60),
     default=1.0,
     show_default=True,
     help="How long throughput is measured, each way; 0: not at all.",

@@ -12,7 +12,7 @@ import click
 
 from ftpy.cli.beacon import discover, time_
 from ftpy.cli.changing import mkdir, mv, rm, touch
-from ftpy.cli.common import EPILOG, any_text_of_stdin, run_main
+from ftpy.cli.common import EPILOG, any_text_of_stdin, run_main, standard_input
 from ftpy.cli.completion import completion_of
 from ftpy.cli.diagnosing import doctor, ping
 from ftpy.cli.looking import digest_, ls, stat
@@ -82,7 +82,7 @@ def pair(name: str, addresses: tuple[str, ...], force: bool) -> None:
         raise ConfigError(f"there is a server named {name!r} already; --force replaces it")
     for address in addresses:
         parse_address(address)
-    if sys.stdin.isatty():
+    if standard_input().isatty():
         text = click.prompt("Pairing token", hide_input=True, err=True)
     else:
         text = any_text_of_stdin().readline()
@@ -171,7 +171,7 @@ def put(
         check_receipt_place(receipt)
 
     def one(client: Client, source: str, folder: bool, bar: Bar) -> Stored:
-        stream = sys.stdin.buffer if source == "-" else source
+        stream = standard_input().buffer if source == "-" else source
         target = remote_target(source, dest, folder)
         stored = client.put(stream, target, digest=options.digest, condition=condition, on_progress=bar)
         if receipt is not None:

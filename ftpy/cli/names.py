@@ -202,7 +202,7 @@ def local_target(remote: RemotePath, dest: str | None, sources: int) -> str:
     if os.name == "nt":
         check_portable(RemotePath((remote.name,)))
     if dest is None:
-        return remote.name
+        return remote.name or "."  # of the root, which has no name
     if os.path.isdir(dest) or dest.endswith(("/", os.sep)):
         return os.path.join(dest, remote.name)
     if sources > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -47,6 +48,17 @@ class Size(click.ParamType):  # type: ignore[type-arg]
             if size and size % count == 0:
                 return f"{size // count}{unit.upper()}"
         return str(size)
+
+
+class Seconds(click.FloatRange):
+    """A number of seconds within bounds; what is no number is within none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The seconds."""
+        seconds = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is not a number of seconds", param, ctx)
+        return seconds
 
 
 _AGE = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)\s*([smhdw])", re.ASCII)

@@ -13,7 +13,7 @@ import click
 from ftpy.cli.names import REMOTE_PATH, expand_one, expanded
 from ftpy.cli.options import digest_option, examples, json_option, literal_option, server_option
 from ftpy.cli.output import print_json
-from ftpy.cli.quantities import Size
+from ftpy.cli.quantities import Seconds, Size
 from ftpy.cli.transfers import client_of, each
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def cat(
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is added, until Ctrl-C.")
 @click.option(
     "--interval",
-    type=click.FloatRange(0.05, 3600),
+    type=Seconds(0.05, 3600),
     default=1.0,
     metavar="SECONDS",
     help="With -f: how often to look; 1 where nothing is said.",

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import click
 
-from ftpy.cli.common import OUTPUT_CLOSED, any_text_of_stdin, report
+from ftpy.cli.common import OUTPUT_CLOSED, any_text_of_stdin, report, standard_input
 from ftpy.cli.names import LOCAL_FOLDER, LOCAL_PATH, REMOTE_PATH, expand_one
 from ftpy.cli.options import examples, server_option
 from ftpy.cli.output import coloured, entry
@@ -68,7 +68,7 @@ def shell_(ctx: click.Context, *, server: str | None) -> int:
     with working(Working(name)):
         with client_of(None):
             pass  # one that is not there is said before anything is typed
-        return _interact(commands) if sys.stdin.isatty() else _read(commands)
+        return _interact(commands) if standard_input().isatty() else _read(commands)
 
 
 def _interact(commands: Commands) -> int:

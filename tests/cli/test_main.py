@@ -16,7 +16,7 @@ import pytest
 
 from ftpy.storage.unfinished import unfinished
 from ftpy.wire.spelling import b64encode
-from tests.cli.desk import MIB, Desk, content, md5
+from tests.cli.desk import COMMAND, MIB, Desk, content, md5
 from tests.rig import Fault, Host, Proxy, eventually, held_port, running
 
 # ------------------------------------------------------------------ pair
@@ -528,6 +528,69 @@ def test_a_reader_that_goes_away_ends_it_quietly(desk: Desk, root: Path) -> None
         err = process.stderr.read()
         assert (process.wait(20), err) == (141, "")
         process.stderr.close()
+
+
+CLOSED = {
+    "put - x": (0, 1, "standard input: Bad file descriptor"),
+    "pair other": (0, 1, "standard input: Bad file descriptor"),
+    "shell": (0, 1, "standard input: Bad file descriptor"),
+    "put a x": (0, 0, None),
+    "get -q there here": (1, 0, None),
+    "get there here": (1, 1, "standard output: Bad file descriptor"),
+    "get there -": (1, 1, "there: the output cannot be written: Bad file descriptor"),
+    "cat there": (1, 1, "standard output: Bad file descriptor"),
+    "ls": (1, 1, "standard output: Bad file descriptor"),
+    "ls --json": (1, 1, "standard output: Bad file descriptor"),
+    "put a y": (2, 0, None),
+    "get nothing here": (2, 1, None),
+}
+"""Commands, which standard stream is closed for them, and how they end then, having said what."""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell that closes a stream")
+@pytest.mark.parametrize("command", CLOSED)
+def test_a_closed_standard_stream_is_no_file_of_ours_and_fails_who_needs_it(
+    desk: Desk, host: Host, command: str
+) -> None:
+    stream, code, said = CLOSED[command]
+    data = desk.make("a")
+    (host.root / "there").write_bytes(data)
+    closing = ["/bin/sh", "-c", f'exec "$@" {stream}>&-', "sh", *COMMAND, *command.split()]
+    done = subprocess.run(
+        closing, cwd=desk.folder, env=desk.environment(), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (code, f"ftpy: {said}\n" if said else "")
+    if command.startswith("get") and "nothing" not in command and command[-1] != "-":
+        assert (desk.folder / "here").read_bytes() == data
+    if command.startswith("put a"):
+        assert (host.root / command[-1]).read_bytes() == data
+
+
+@pytest.mark.parametrize(
+    "command", ["tail -f --interval nan a", "ping --seconds nan", "discover --wait nan", "time --wait nan"]
+)
+def test_what_is_no_number_is_no_number_of_seconds(desk: Desk, command: str) -> None:
+    desk(*command.split()).failed(2, "'nan' is not a number of seconds")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a pipe that nobody waits at")
+def test_output_that_would_have_to_wait_where_it_may_not_is_one_line(desk: Desk, host: Host) -> None:
+    (host.root / "large").write_bytes(bytes(MIB))
+    reads, writes = os.pipe()
+    os.set_blocking(writes, False)
+    with desk.start("cat", "large", stdout=writes) as cat:
+        os.close(writes)
+        assert cat.stderr is not None
+        assert cat.stderr.read() == "ftpy: standard output: Resource temporarily unavailable\n"
+        assert cat.wait(20) == 1
+    os.close(reads)
+
+
+def test_the_servers_root_comes_down_into_the_folder_that_one_is_in(desk: Desk, host: Host) -> None:
+    (host.root / "sub").mkdir()
+    (host.root / "sub" / "file").write_bytes(b"x")
+    assert desk("get", "-r", "/").code == 0
+    assert (desk.folder / "sub" / "file").read_bytes() == b"x"
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")

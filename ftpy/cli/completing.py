@@ -38,6 +38,9 @@ MOST_NAMES = 10_000
 FOLDER = "folder"
 """The type of an item that goes on behind its slash, so that no space follows it; the others are click's."""
 
+EXPANDED = frozenset("$`")
+"""What bash 5.2 inserts without a quote, though it quotes all else, where no file here has the name."""
+
 T = TypeVar("T")
 
 
@@ -134,7 +137,10 @@ def _brief(server: str | None) -> Client:
 
 
 class Bash(BashComplete):
-    """For bash 4.4 and later; readline quotes what is inserted as it quotes names of files."""
+    """For bash 4.4 and later; readline quotes what is inserted as it quotes names of files.
+
+    What it does not quote is not offered: a name that somebody chose on the server would be run here.
+    """
 
     source_template: ClassVar[str] = """\
 %(complete_func)s() {
@@ -151,6 +157,11 @@ class Bash(BashComplete):
 }
 complete -o nosort -F %(complete_func)s %(prog_name)s
 """
+
+    def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem]:
+        """What can follow; files and folders here are the shell's to find and to quote."""
+        found = super().get_completions(args, incomplete)
+        return [item for item in found if item.type in ("file", "dir") or EXPANDED.isdisjoint(item.value)]
 
 
 class Zsh(ZshComplete):

@@ -46,6 +46,18 @@ def test_paths_on_the_server_are_completed_where_they_can_be_typed_and_shown(des
     assert asked(desk, "put", "my\\ local", "my") == ["plain,my file", "folder,my photos/", "plain,my local"]
 
 
+def test_a_name_that_bash_would_expand_is_not_offered_to_it(desk: Desk, root: Path) -> None:
+    (root / "evil").mkdir()
+    for name in ("a`id`", "a$(id)", "a$HOME", "a;id !x", "b`id`"):
+        (root / "evil" / name).write_text(name)
+    (root / "evil" / "folder`id`").mkdir()
+    assert asked(desk, "ls", "evil/") == ["plain,evil/a;id !x"]
+    assert asked(desk, "ls", "evil/b") == asked(desk, "get", "evil/f") == asked(desk, "ls", "evil/a\\$H") == []
+    assert asked(desk, "put", "\\$HOME/") == ["file,$HOME/"]  # the shell's own business
+    offered = desk(_FTPY_COMPLETE="zsh_complete", COMP_WORDS="ftpy\nls\nevil/b", COMP_CWORD="2").out.splitlines()
+    assert "evil/b`id`" in offered  # it quotes all of it
+
+
 def test_nothing_is_completed_or_said_where_no_server_answers(desk: Desk, tmp_path: Path, host: Host) -> None:
     lost = Desk(tmp_path / "lost", host)
     lost.pair(addresses=["127.0.0.1:1"])

@@ -14,6 +14,7 @@ from ftpy.files import display
 from ftpy.storage.base import Closing
 from ftpy.storage.following import CHUNK_BYTES, Follower
 from ftpy.storage.positional import read_at
+from ftpy.storage.versions import told_ns
 
 DEFAULT_MODE_MASK = 0o777
 
@@ -43,7 +44,7 @@ class Source(Closing):
             kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
             raise LocalFileError(f"{display(path)}: {kind}")
         self.size = status.st_size
-        self.mtime_ns = status.st_mtime_ns
+        self.mtime_ns = told_ns(status.st_mtime_ns)
         self.mode = status.st_mode & DEFAULT_MODE_MASK
         self._version = version(status)
         self._follower = Follower(digest, self.read_at)

@@ -21,6 +21,7 @@ from ftpy.digests import DigestName
 from ftpy.errors import FtpyError, NotFound, RequestError, SyncRefused
 from ftpy.files import FileInfo, RemotePath
 from ftpy.storage.base import Condition, KnownVersion
+from ftpy.storage.versions import told_ns
 from ftpy.wire.messages import MkdirReply, MkdirRequest, MvReply, MvRequest, RmReply, RmRequest, StatReply, StatRequest
 from ftpy.wire.spelling import path_to_wire
 
@@ -127,7 +128,7 @@ def _item_of(below: RemotePath, found: Found) -> Item:
     status = found.status
     size = status.st_size if found.kind == "file" else 0
     kind: Literal["file", "directory"] = "file" if found.kind == "file" else "directory"
-    return Item(below, kind, size, status.st_mtime_ns, status.st_mode & 0o777)
+    return Item(below, kind, size, told_ns(status.st_mtime_ns), status.st_mode & 0o777)
 
 
 def list_there(client: Syncs, path: RemotePath, *, whole: bool = False) -> list[FileInfo]:

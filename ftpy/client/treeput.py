@@ -38,6 +38,7 @@ from ftpy.errors import (
 )
 from ftpy.files import RemotePath, display
 from ftpy.storage.base import KnownDigest
+from ftpy.storage.versions import told_ns
 from ftpy.timing import DISK
 from ftpy.wire.messages import (
     DigestReply,
@@ -191,7 +192,7 @@ class TreePut:
                 id=connection.next_id(),
                 **path_to_wire(job.path),
                 file_size=job.size,
-                mtime_ns=job.status.st_mtime_ns,
+                mtime_ns=told_ns(job.status.st_mtime_ns),
                 mode=job.status.st_mode & 0o777,
                 digest=name,
                 **condition_fields(job.condition),
@@ -323,7 +324,7 @@ class TreePut:
                         **path_to_wire(end.path),
                         parents=True,
                         mode=end.mode,
-                        mtime_ns=end.mtime_ns,
+                        mtime_ns=told_ns(end.mtime_ns),
                         operation=self._options.operation,
                         tree=self._staged,
                     )

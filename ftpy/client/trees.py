@@ -14,6 +14,7 @@ from ftpy.client.walking import Links, Selection
 from ftpy.digests import DigestName
 from ftpy.errors import FtpyError
 from ftpy.files import RemotePath
+from ftpy.storage.versions import told_ns
 
 if TYPE_CHECKING:
     from ftpy.client.work import Job
@@ -108,8 +109,8 @@ class TreeOptions(Choices, frozen=True, kw_only=True):
 
 
 def same_time(one_ns: int, other_ns: int) -> bool:
-    """Whether two times of files can be the same."""
-    return abs(one_ns - other_ns) < SAME_TIME_NS
+    """Whether two times of files can be the same, as far as the protocol tells them."""
+    return abs(told_ns(one_ns) - told_ns(other_ns)) < SAME_TIME_NS
 
 
 class Tally:

@@ -16,6 +16,13 @@ _PACKED = struct.Struct("<QQqq")
 _TYPES: dict[int, FileType] = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "symlink"}
 
 
+def told_ns(time_ns: int) -> int:
+    """A time as the protocol tells it, in 64 bits: what lies before 1677 or after 2262 is told as the end of these."""
+    if -(2**63) <= time_ns < 2**63:
+        return time_ns  # as nearly always
+    return 2**63 - 1 if time_ns > 0 else -(2**63)
+
+
 class Version(NamedTuple):
     """One version of one regular file: any write, rename or chmod makes another (its ctime)."""
 
@@ -36,7 +43,8 @@ class Version(NamedTuple):
 
 def version_of(found: os.stat_result) -> Version:
     """The version that a stat saw."""
-    return Version(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    mtime_ns, ctime_ns = told_ns(found.st_mtime_ns), told_ns(found.st_ctime_ns)
+    return Version(found.st_dev, found.st_ino, found.st_size, mtime_ns, ctime_ns)
 
 
 def inode_of(found: os.stat_result) -> KnownInode:
@@ -69,7 +77,7 @@ def file_info(
         path=path,
         type=kind,
         size=found.st_size if regular else 0,
-        mtime_ns=found.st_mtime_ns,
+        mtime_ns=told_ns(found.st_mtime_ns),
         mode=found.st_mode & 0o777,
         etag=(version or version_of(found)).etag() if regular else None,
         md5=digests.md5,

@@ -24,6 +24,11 @@ def local_error(path: str, error: OSError) -> LocalFileError:
     return LocalFileError(f"{display(path)}: {error.strerror or error}")
 
 
+def holds_more(path: str) -> SourceChanged:
+    """What is said of a file that goes on behind its end, as many of /proc do, whose size is 0."""
+    return SourceChanged(f"{display(path)} holds more than its size says; nothing was stored")
+
+
 class Source(Closing):
     """A file open for sending: read at any offset, hashed once in order, noticed when it changes.
 
@@ -141,6 +146,7 @@ class Source(Closing):
         """The digest of the whole file, read for nothing else. Raises SourceChanged."""
         for _ in self.chunks(0, self.size):
             pass
+        self._check_end()
         return self.hexdigest()
 
     def hexdigest(self) -> str:
@@ -151,9 +157,14 @@ class Source(Closing):
             raise SourceChanged(f"{display(self.path)} became shorter while it was being sent") from None
 
     def check_unchanged(self) -> None:
-        """Raises SourceChanged unless the file is still what it was when it was opened."""
+        """Raises SourceChanged unless the file is still what it was when it was opened, and was sent to its end."""
         if version(os.fstat(self._descriptor)) != self._version:
             raise SourceChanged(f"{display(self.path)} changed while it was being sent; nothing was stored")
+        self._check_end()
+
+    def _check_end(self) -> None:
+        if self.read_at(self.size, memoryview(bytearray(1))):
+            raise holds_more(self.path)
 
     def close(self) -> None:
         """Close the file and end its hashing."""

@@ -13,7 +13,7 @@ from ftpy.client.connection import Connection
 from ftpy.client.lines import Alone
 from ftpy.client.putjobs import FileJob, FolderEnd, PutJobs
 from ftpy.client.putting import FINAL, FilePut, Put, condition_fields, drop
-from ftpy.client.source import Source, local_error, read_digest, version
+from ftpy.client.source import Source, holds_more, local_error, read_digest, version
 from ftpy.client.trees import (
     FILE_TRIES,
     MOST_IN_FLIGHT,
@@ -162,7 +162,9 @@ class TreePut:
                     os.close(descriptor)
             except OSError as error:
                 raise local_error(job.name, error) from None
-            if len(body) == job.size and version(status) == version(job.status):
+            if version(status) == version(job.status) and len(body) >= job.size:
+                if len(body) > job.size:
+                    raise holds_more(job.name)
                 return body
             if not stat.S_ISREG(status.st_mode):
                 raise LocalFileError(f"{display(job.name)}: no longer a regular file")

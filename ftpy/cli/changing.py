@@ -11,7 +11,7 @@ from ftpy.cli.names import REMOTE_PATH, expanded, is_remote_folder, remote_targe
 from ftpy.cli.options import examples, json_option, literal_option, quiet_option, server_option
 from ftpy.cli.output import count, print_json, when
 from ftpy.cli.quantities import Moment
-from ftpy.cli.transfers import client_of, each
+from ftpy.cli.transfers import Places, client_of, each
 from ftpy.cli.working import shown
 from ftpy.errors import NoMatch, NotFound
 from ftpy.files import FileInfo, RemotePath, display
@@ -154,10 +154,12 @@ def mv(
     *sources, target = paths
     condition: Literal["absent"] | None = "absent" if if_absent else None
     listed: dict[RemotePath, FileInfo] = {}
+    places = Places(replaces=not if_absent)
 
     def one(client: Client, folder: bool, source: str, path: RemotePath) -> None:
         to = remote_target(str(path), target, folder)
-        moved = client.mv(path, to, condition=condition, listed=listed.get(path))
+        with places.taken(to, source):
+            moved = client.mv(path, to, condition=condition, listed=listed.get(path))
         if as_json:
             _print(source, path=str(moved.path), to=str(moved.to), durable=moved.durable)
         elif not quiet:

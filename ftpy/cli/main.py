@@ -34,9 +34,9 @@ from ftpy.cli.surveying import df, du, find, tree
 from ftpy.cli.swapping import rollback
 from ftpy.cli.syncing import sync
 from ftpy.cli.telling import check_receipt_place, events, keep_receipt, verify
-from ftpy.cli.transfers import FileTask, TreeTask, refused, transfer
+from ftpy.cli.transfers import FileTask, Places, TreeTask, refused, transfer
 from ftpy.cli.undoing import undo
-from ftpy.cli.working import local_names, shell
+from ftpy.cli.working import local_names, shell, shown
 from ftpy.errors import ConfigError, FtpyError
 from ftpy.files import display
 from ftpy.version import __version__
@@ -169,11 +169,13 @@ def put(
         raise click.UsageError("--receipt is for one file")
     if receipt is not None:
         check_receipt_place(receipt)
+    places = Places(replaces=not if_absent)
 
     def one(client: Client, source: str, folder: bool, bar: Bar) -> Stored:
         stream = standard_input().buffer if source == "-" else source
         target = remote_target(source, dest, folder)
-        stored = client.put(stream, target, digest=options.digest, condition=condition, on_progress=bar)
+        with places.taken(target, source):
+            stored = client.put(stream, target, digest=options.digest, condition=condition, on_progress=bar)
         if receipt is not None:
             keep_receipt(client, stored, receipt)
         return stored
@@ -181,7 +183,9 @@ def put(
     def tree(client: Client, source: str, folder: bool, on_told: F, on_progress: F) -> TreeResult:
         how = {"links": links, "if_absent": if_absent, "atomic": atomic}
         wanted = options.tree(client, **how, on_told=on_told, on_progress=on_progress)
-        return client.put_tree(source, remote_target(source, dest, folder), wanted)
+        target = remote_target(source, dest, folder)
+        with places.taken(target, source):
+            return client.put_tree(source, target, wanted)
 
     def run(client: Client) -> Iterator[FileTask | TreeTask]:
         folder = is_remote_folder(client, dest, len(sources), exact=atomic)
@@ -236,20 +240,23 @@ def get(*, paths: tuple[str, ...], options: TransferOptions, force: bool, if_cha
         raise click.UsageError("a folder cannot be written to standard output")
     if if_changed and (options.recursive or dest == "-"):
         raise click.UsageError("--if-changed compares files: with -r it is --by-digest --force, with - there is none")
+    places = Places(replaces=force or if_changed)
 
     def one(client: Client, target: str | None, path: RemotePath, bar: Bar) -> Fetched:
         fetch = functools.partial(
             client.get, path, digest=options.digest, force=force, if_changed=if_changed, on_progress=bar
         )
         if target is not None:
-            return fetch(target)
+            with places.taken(target, shown(path)):
+                return fetch(target)
         # Past the buffer of sys.stdout, which would try again at exit to write what could not be written.
         with open(sys.stdout.fileno(), "wb", buffering=0, closefd=False) as output:
             return fetch(output)
 
     def tree(client: Client, target: str, path: RemotePath, on_told: F, on_progress: F) -> TreeResult:
         wanted = options.tree(client, force=force, on_told=on_told, on_progress=on_progress)
-        return client.get_tree(path, target, wanted)
+        with places.taken(target, shown(path)):
+            return client.get_tree(path, target, wanted)
 
     def run(client: Client) -> Iterator[FileTask | TreeTask]:
         found = list(expanded(client, sources, literal=literal))

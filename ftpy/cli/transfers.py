@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from ftpy.cli.output import explain, print_json, rate, size_of
 from ftpy.cli.working import shell, shown
-from ftpy.errors import AuthenticationFailed, ConfigError, ConnectionFailed, FtpyError
+from ftpy.errors import AlreadyExists, AuthenticationFailed, ConfigError, ConnectionFailed, FtpyError
 from ftpy.files import display
 
 if TYPE_CHECKING:
@@ -224,6 +224,25 @@ def each(
             code = max(code, error.exit_code)
             Outlet(as_json=as_json, to_stderr=to_stderr).failure(source, error)
     return code
+
+
+class Places:
+    """Where one command has put what: as with cp, none of its sources takes the place of another unseen."""
+
+    def __init__(self, *, replaces: bool = True) -> None:
+        self._replaces = replaces
+        self._sources: dict[str, str] = {}
+
+    @contextlib.contextmanager
+    def taken(self, place: object, source: str) -> Iterator[None]:
+        """What is put there inside of this stays till the end, if it succeeds. Raises AlreadyExists."""
+        before = self._sources.get(str(place), source)
+        if before != source and self._replaces:
+            raise AlreadyExists(
+                f"{display(source)}: this command has just put {display(before)} at {display(str(place))}"
+            )
+        yield
+        self._sources[str(place)] = source
 
 
 def refused(error: FtpyError) -> Callable[[Any], NoReturn]:

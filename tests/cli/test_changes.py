@@ -39,6 +39,17 @@ def test_mkdir_says_what_failed_and_makes_the_others(desk: Desk, root: Path) -> 
     desk("mkdir").failed(2, "Missing argument")
 
 
+def test_mv_replaces_nothing_that_it_has_just_moved(desk: Desk, root: Path) -> None:
+    (root / "d/e/x").write_bytes(b"another x")
+    ended = desk("mv", "d/x", "d/e/x", "a", "new/")
+    assert (ended.code, ended.out) == (1, "")  # no such folder
+    (root / "new").mkdir()
+    ended = desk("mv", "**/x", "a", "new/")
+    assert ended.code == 1 and ended.out.endswith("a: now new/a\n")
+    assert ended.err == "ftpy: d/x: this command has just put d/e/x at new/x\n"
+    assert content(root) == {"b": b"b", "d/x": b"d/x", "d/e/y": b"d/e/y", "new/a": b"a", "new/x": b"another x"}
+
+
 def test_touch_makes_files_and_sets_times(desk: Desk, root: Path) -> None:
     ended = desk("touch", "-d", "@1700000000", "new/file", "a", "d", TZ="UTC")
     assert (ended.code, ended.err) == (0, "")

@@ -143,6 +143,47 @@ def test_put_goes_on_after_a_file_that_fails_and_ends_with_1(desk: Desk, root: P
     assert control.startswith("ftpy: ") and r"a\nb: control characters are not allowed" in control
 
 
+SAME = "ftpy: {1}/same: this command has just put {0}/same at {2}\n"
+
+
+def test_put_replaces_nothing_that_it_has_just_put(desk: Desk, root: Path) -> None:
+    for folder in ("one", "two"):
+        (desk.folder / folder).mkdir()
+        desk.make(f"{folder}/same", seed=ord(folder[1]))
+    other = desk.make("other")
+    ended = desk("put", "one/same", "two/same", "other", "to/")
+    assert (ended.code, ended.err) == (1, SAME.format("one", "two", "to/same"))
+    assert content(root) == {"to/same": (desk.folder / "one/same").read_bytes(), "to/other": other}
+    assert desk("put", "other", "other", "to/").code == 0  # the same again is no other
+    assert desk("put", "none/same", "two/same", "to/").err.count("\n") == 1  # what failed is not there
+    assert (root / "to/same").read_bytes() == (desk.folder / "two/same").read_bytes()
+    desk("put", "--if-absent", "-q", "one/same", "two/same", "new/").failed(1, "already there")
+
+
+@pytest.mark.parametrize("options", [("-r",), ("-r", "--atomic")])
+def test_put_r_puts_no_two_folders_in_one_place(desk: Desk, root: Path, options: tuple[str, ...]) -> None:
+    for folder in ("one", "two"):
+        (desk.folder / folder / "same").mkdir(parents=True)
+        (desk.folder / folder / "same/name").write_text(folder)
+    ended = desk("put", *options, "one/same", "two/same", "to/")
+    assert (ended.code, ended.err) == (1, SAME.format("one", "two", "to/same"))
+    assert content(root) == {"to/same/name": b"one"}
+
+
+def test_get_replaces_nothing_that_it_has_just_fetched(desk: Desk, root: Path) -> None:
+    for folder in ("one", "two"):
+        (root / folder).mkdir()
+        (root / folder / "same").write_text(folder)
+    (desk.folder / "to").mkdir()
+    ended = desk("get", "--force", "*/same", "to")
+    assert (ended.code, ended.err) == (1, SAME.format("one", "two", os.path.join("to", "same")))
+    assert content(desk.folder) == {"to/same": b"one"}
+    assert desk("get", "--if-changed", "two/same", "one/same", "to").code == 1
+    assert content(desk.folder) == {"to/same": b"two"}
+    (root / "one/same").write_text("two")
+    assert desk("get", "one/same", "two/same", "to").code == 0  # where nothing is replaced, two may be the same
+
+
 def test_put_reads_standard_input(desk: Desk, root: Path) -> None:
     for size in (0, 5, 3 * MIB):
         data = desk.make("x", size)

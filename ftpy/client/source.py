@@ -6,7 +6,7 @@ import heapq
 import os
 import stat
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 from ftpy.digests import DigestName
 from ftpy.errors import LocalFileError, SourceChanged
@@ -17,6 +17,9 @@ from ftpy.storage.positional import read_at
 from ftpy.storage.versions import told_ns
 
 DEFAULT_MODE_MASK = 0o777
+
+Opened = Callable[[str], int]
+"""What opens a file of this side for reading, by its name: the descriptor. Raises LocalFileError."""
 
 
 def local_error(path: str, error: OSError) -> LocalFileError:
@@ -29,19 +32,23 @@ def holds_more(path: str) -> SourceChanged:
     return SourceChanged(f"{display(path)} holds more than its size says; nothing was stored")
 
 
+def open_named(path: str) -> int:
+    """A file that the user named, also by a link: its descriptor. Raises LocalFileError."""
+    try:
+        return os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except OSError as error:
+        raise local_error(path, error) from None
+
+
 class Source(Closing):
     """A file open for sending: read at any offset, hashed once in order, noticed when it changes.
 
-    Raises LocalFileError when it cannot be opened or is not a regular file.
+    ``opened`` opens it. Raises LocalFileError when it cannot be opened or is not a regular file.
     """
 
-    def __init__(self, path: str, digest: DigestName) -> None:
+    def __init__(self, path: str, digest: DigestName, opened: Opened = open_named) -> None:
         self.path = path
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        try:
-            self._descriptor = os.open(path, flags)
-        except OSError as error:
-            raise local_error(path, error) from None
+        self._descriptor = opened(path)
         self._open = True
         status = os.fstat(self._descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -180,10 +187,10 @@ def version(status: os.stat_result) -> tuple[int, ...]:
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
-def read_digest(local: str, name: DigestName) -> str | None:
+def read_digest(local: str, name: DigestName, opened: Opened = open_named) -> str | None:
     """The digest of a file of this side; None where it cannot be read, which is told when it is to be sent."""
     try:
-        with Source(local, name) as source:
+        with Source(local, name, opened) as source:
             return source.read_digest()
     except LocalFileError:
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -313,7 +313,7 @@ class PlannedPut(TreePut):
         super().__init__(root, target, options, inline_bytes, None)
         self._steps, self._planned_ends = planned
 
-    def _found(self) -> Iterator[FileJob | FolderEnd]:
+    def _found(self) -> Generator[FileJob | FolderEnd, None, None]:
         for step, found in self._steps:
             assert found.status is not None
             self.tally.found(found.status.st_size)

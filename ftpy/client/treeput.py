@@ -6,7 +6,7 @@ import contextlib
 import os
 import stat
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 from ftpy.client.connection import Connection
@@ -21,6 +21,7 @@ from ftpy.client.trees import (
     Told,
     TreeOptions,
 )
+from ftpy.client.within import Within
 from ftpy.client.work import SHARED_BYTES, Ends, Joint, SharedLine, Work, check_step
 from ftpy.digests import hexdigest
 from ftpy.errors import (
@@ -56,8 +57,6 @@ if TYPE_CHECKING:
 LOOK_EVERY = 16
 """Small files between two looks whether replies have come: a look is a system call."""
 
-_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-
 
 class TreePut:
     """One tree; ``worker`` on each of any number of connections until it returns.
@@ -79,23 +78,31 @@ class TreePut:
         self._options, self._inline_bytes, self._staged = options, inline_bytes, staged
         self.tally = Tally(options)
         self._jobs = PutJobs(root, target, options, inline_bytes, theirs, staged=staged is not None, tally=self.tally)
-        self.work: Work[FileJob, FolderEnd] = Work(self._found())
+        self._within = Within(root)
+        self._source = self._found()
+        self.work: Work[FileJob, FolderEnd] = Work(self._source)
         self._doomed: deque[str] = deque()
         """Uploads of files that failed for good, to be dropped."""
 
     def close(self) -> None:
-        """Let go of large files that were begun and are not through."""
+        """Let go of the tree, and of large files that were begun and are not through."""
+        with contextlib.suppress(ValueError):  # interrupted twice: nobody waits for the thread that is at it
+            self._source.close()
+        self._within.close()
         for job in self.work.left():
             self._close(job)
 
     def dry_run(self) -> None:
         """Tell what would be sent; what differs only in content is found by its digest in a real run only."""
-        for found in self._found():
-            if isinstance(found, FileJob):
-                self.tally.tell(Told("sent", found.path, found.name, found.size))
+        try:
+            for found in self._source:
+                if isinstance(found, FileJob):
+                    self.tally.tell(Told("sent", found.path, found.name, found.size))
+        finally:
+            self.close()
 
-    def _found(self) -> Iterator[FileJob | FolderEnd]:
-        return iter(self._jobs)
+    def _found(self) -> Generator[FileJob | FolderEnd, None, None]:
+        yield from self._jobs
 
     @property
     def folders(self) -> int:
@@ -154,7 +161,7 @@ class TreePut:
         """
         for _ in range(FILE_TRIES):
             try:
-                descriptor = os.open(job.name, _FLAGS)
+                descriptor = self._within.open_file(job.name)
                 try:
                     body = os.read(descriptor, job.size + 1)
                     status = os.fstat(descriptor)
@@ -288,7 +295,7 @@ class TreePut:
         if job.transfer is None:
             options, staged = self._options, self._staged
             wanted = Put(job.path, options.digest, job.condition, self.tally.watch(job), options.operation, staged)
-            job.transfer = FilePut(wanted, Source(job.name, options.digest))
+            job.transfer = FilePut(wanted, Source(job.name, options.digest, self._within.open_file))
             if job.sent is not None:
                 job.transfer.answer_lost(job.sent)
         return job.transfer
@@ -303,7 +310,7 @@ class TreePut:
             )
         except RequestError:
             return False  # gone or out of our sight: then it is sent
-        return reply.file_size == job.size and reply.digest.hex == read_digest(job.name, name)
+        return reply.file_size == job.size and reply.digest.hex == read_digest(job.name, name, self._within.open_file)
 
     @staticmethod
     def _close(job: FileJob) -> None:

@@ -6,14 +6,13 @@ import itertools
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from operator import attrgetter
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from msgspec import Struct
 
-from ftpy.client.source import local_error
+from ftpy.client.within import Entry, Within
 from ftpy.errors import FtpyError, InvalidPath, LocalFileError
-from ftpy.files import RESERVED_PREFIX, RemotePath, display, is_reserved
+from ftpy.files import RESERVED_PREFIX, RemotePath, is_reserved
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
@@ -81,12 +80,9 @@ class Filter:
             return True
         return self._include is not None and self._include.match_file(relative)
 
-    def takes(self, entry: os.DirEntry[str], relative: str) -> bool:
+    def takes(self, relative: str, *, folder: bool) -> bool:
         """Whether what was found in a directory of this side is meant."""
-        try:
-            return self.enters(relative) if entry.is_dir(follow_symlinks=False) else self.takes_file(relative)
-        except OSError:
-            return True  # nobody knows what it is
+        return self.enters(relative) if folder else self.takes_file(relative)
 
     def enters(self, relative: str) -> bool:
         """Whether what is in a directory can be meant."""
@@ -104,94 +100,87 @@ class Walk:
     def __init__(self, root: str, target: RemotePath, selection: Selection, links: Links) -> None:
         self._root, self._target, self._links = root, target, links
         self._filter = selection.compiled()
-        self._real_root = os.path.realpath(root)
 
     def __iter__(self) -> Iterator[Found]:
         """Everything in order; the root itself first and last, as a directory and its end."""
-        try:
-            status = os.stat(self._root)
-        except OSError as error:
-            raise local_error(self._root, error) from None
-        if not stat.S_ISDIR(status.st_mode):
-            raise LocalFileError(f"{display(self._root)}: not a folder")
-        yield from self._directory(self._target, self._root, "", status, linked=False)
+        with Within(self._root) as within:
+            status, entries = within.scan(self._root)
+            yield from self._directory(within, Found("directory", self._target, self._root, status), entries, "")
 
     def _directory(
-        self, path: RemotePath, local: str, relative: str, status: os.stat_result, *, linked: bool
+        self, within: Within, folder: Found, entries: list[tuple[str, Entry]], relative: str, *, linked: bool = False
     ) -> Iterator[Found]:
-        try:
-            with os.scandir(local) as scan:
-                entries = sorted(scan, key=attrgetter("name"))
-        except OSError as error:
-            yield Found("failed", path, local, error=local_error(local, error))
-            return
-        yield Found("directory", path, local, status)
-        plain = path.admits([entry.name for entry in entries])
-        for entry in entries:
-            name = entry.name
+        yield folder
+        path, prefix = folder.path, os.path.join(folder.local, "")
+        plain = path.admits([name for name, _ in entries])
+        for name, entry in entries:
+            local = prefix + name
             try:
                 below = RemotePath((*path.parts, name)) if plain else path / name
-                regular = entry.is_file(follow_symlinks=False)
             except InvalidPath as error:
-                meant = self._filter is None or self._filter.takes(entry, relative + name)
+                meant = self._filter is None or self._filter.takes(relative + name, folder=entry == "directory")
                 if meant and not is_reserved(name):  # what is ours is nobody's file
-                    yield Found("failed", RemotePath((*path.parts, name)), entry.path, error=error)
+                    yield Found("failed", RemotePath((*path.parts, name)), local, error=error)
                 continue
-            except OSError:
-                regular = False  # a closer look tells
-            if regular:
-                if self._filter is None or self._filter.takes_file(relative + name):
-                    yield _file(entry.path, below)
-            else:
-                yield from self._entry(entry, below, relative + name, linked=linked)
-        yield Found("end", path, local, status)
+            if entry == "link":
+                yield from self._link(within, local, below, relative + name, linked=linked)
+            elif entry == "directory":
+                yield from self._enter(within, local, below, relative + name, linked=linked)
+            elif self._filter is None or self._filter.takes_file(relative + name):
+                yield _file(within, local, below)
+        yield folder._replace(kind="end")
 
-    def _entry(self, entry: os.DirEntry[str], path: RemotePath, relative: str, *, linked: bool) -> Iterator[Found]:
+    def _enter(self, within: Within, local: str, path: RemotePath, relative: str, *, linked: bool) -> Iterator[Found]:
+        if self._filter is not None and not self._filter.enters(relative):
+            return
         try:
-            if entry.is_symlink():
-                yield from self._link(entry.path, path, relative, linked=linked)
-            elif entry.is_dir(follow_symlinks=False):
-                if self._filter is None or self._filter.enters(relative):
-                    status = entry.stat(follow_symlinks=False)
-                    yield from self._directory(path, entry.path, f"{relative}/", status, linked=linked)
-            elif self._filter is None or self._filter.takes_file(relative):
-                yield _file(entry.path, path)
-        except OSError as error:
-            yield Found("failed", path, entry.path, error=local_error(entry.path, error))
+            status, entries = within.scan(local)
+        except LocalFileError as error:
+            yield Found("failed", path, local, error=error)
+            return
+        folder = Found("directory", path, local, status)
+        yield from self._directory(within, folder, entries, f"{relative}/", linked=linked)
 
-    def _link(self, local: str, path: RemotePath, relative: str, *, linked: bool) -> Iterator[Found]:
+    def _link(self, within: Within, local: str, path: RemotePath, relative: str, *, linked: bool) -> Iterator[Found]:
         """A link, or what it names where that is inside the tree.
 
         Below a linked directory no link to a directory is followed: links that name each other could go on for ever.
         """
-        real = os.path.realpath(local)
-        inside = os.path.commonpath([real, self._real_root]) == self._real_root
-        ours = any(is_reserved(part) for part in os.path.relpath(real, self._real_root).split(os.sep))
-        if self._links == "skip" or not inside or ours or not os.path.exists(real):
+        found = None if self._links == "skip" else self._named(within, local)
+        if found is None:
             yield Found("link", path, local)
             return
-        status = os.stat(real)
+        named, status = found
         if stat.S_ISREG(status.st_mode):
             if self._filter is None or self._filter.takes_file(relative):
-                yield Found("file", path, real, status)
+                yield Found("file", path, named, status)
         elif (
             stat.S_ISDIR(status.st_mode)
             and not linked
-            and not _is_above(real, os.path.realpath(os.path.dirname(local)))
+            and not _is_above(within.real(named), within.real(os.path.dirname(local)))
         ):
-            if self._filter is None or self._filter.enters(relative):
-                yield from self._directory(path, real, f"{relative}/", status, linked=True)
+            yield from self._enter(within, named, path, relative, linked=True)
         else:
             yield Found("link", path, local)
 
+    def _named(self, within: Within, local: str) -> tuple[str, os.stat_result] | None:
+        """Where in the tree that lies which a link names, and what it is; None where that is nothing of the tree's."""
+        place = within.place_of(within.real(local))
+        if place is None or any(is_reserved(part) for part in place.split(os.sep)):
+            return None
+        named = os.path.join(self._root, place)
+        try:
+            return named, within.lstat(named)
+        except LocalFileError:
+            return None
 
-def _file(local: str, path: RemotePath) -> Found:
+
+def _file(within: Within, local: str, path: RemotePath) -> Found:
     """What is neither a link nor a directory."""
     try:
-        # On Windows a scan's own status lacks what tells two versions apart.
-        status = os.stat(local, follow_symlinks=False)
-    except OSError as error:
-        return Found("failed", path, local, error=local_error(local, error))
+        status = within.lstat(local)
+    except LocalFileError as error:
+        return Found("failed", path, local, error=error)
     return Found("file" if stat.S_ISREG(status.st_mode) else "special", path, local, status)
 
 
@@ -217,7 +206,8 @@ def unnameable(root: str, target: RemotePath, selection: Selection) -> Iterator[
                 seen += len(entries)
                 plain = path.admits([entry.name for entry in entries])
                 for entry in entries:
-                    if filtered is not None and not filtered.takes(entry, relative + entry.name):
+                    is_folder = entry.is_dir(follow_symlinks=False)
+                    if filtered is not None and not filtered.takes(relative + entry.name, folder=is_folder):
                         continue
                     if not plain:
                         try:
@@ -226,7 +216,7 @@ def unnameable(root: str, target: RemotePath, selection: Selection) -> Iterator[
                             if not entry.name.startswith(RESERVED_PREFIX):
                                 yield Found("failed", RemotePath((*path.parts, entry.name)), entry.path, error=error)
                             continue
-                    if entry.is_dir(follow_symlinks=False):
+                    if is_folder:
                         below = f"{relative}{entry.name}/"
                         waiting.append((entry.path, RemotePath((*path.parts, entry.name)), below))
         except OSError:

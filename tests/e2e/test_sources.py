@@ -225,3 +225,30 @@ def test_no_name_is_not_the_current_folder(plain_host: Host, shared: Path, monke
                 way("", "t")
         assert client.put_tree(".", "t", TreeOptions(links="copy")).files == 6
     assert not (plain_host.root / "t/tree").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a current folder cannot be deleted there")
+def test_a_current_folder_that_was_deleted_is_no_tree(
+    plain_host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (plain_host.root / "there").mkdir()
+    (plain_host.root / "there" / "f").write_bytes(b"1")
+    (tmp_path / "gone").mkdir()
+    with plain_host.client() as client:
+        client.stat("")  # the server, in this process, lets nobody in from such a folder
+        monkeypatch.chdir(tmp_path / "gone")
+        (tmp_path / "gone").rmdir()
+        for name in (".", "d"):
+            with pytest.raises(LocalFileError, match=f"{name}: No such file or directory"):
+                client.put_tree(name, "t")
+            with pytest.raises(LocalFileError, match=f"{name}: No such file or directory"):
+                client.put_tree(name, "t", TreeOptions(atomic=True, operation=client.begin("x")))
+            with pytest.raises(LocalFileError, match=f"{name}: No such file or directory"):
+                client.sync(name, "t")
+            with pytest.raises(LocalFileError):
+                client.sync(name, "there", pull=True)
+            with pytest.raises(LocalFileError):
+                client.get_tree("there", name)
+        with pytest.raises(LocalFileError, match="f: No such file or directory"):
+            client.put("f", "t")
+    assert not (plain_host.root / "t").exists()

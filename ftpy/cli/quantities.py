@@ -89,7 +89,12 @@ class Moment(click.ParamType):  # type: ignore[type-arg]
         """The moment; what names no zone is meant in ours."""
         if isinstance(value, int):
             return value
-        text = str(value)
+        moment_ns = self._moment_ns(str(value), param, ctx)
+        if abs(moment_ns) > _MOST:
+            self.fail(f"{value!r} is not between 1678 and 2262, as times of files are told", param, ctx)
+        return moment_ns
+
+    def _moment_ns(self, text: str, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if (ago := age_ns(text)) is not None:
             return time.time_ns() - ago
         if (found := _SECONDS.fullmatch(text)) is not None:

@@ -144,6 +144,8 @@ class Commands(click.Group):
 
         code = 0
         try:
+            if "\0" in line:
+                raise click.UsageError("a NUL is in the line, which no name and no command has")
             try:
                 words = split(line)
             except ValueError:

@@ -353,7 +353,8 @@ def is_exposed(root: str, path: str) -> bool:
 
 def _way_to(path: str) -> Iterator[str]:
     """Where ``path`` leads: every symbolic link on the way, in its real folder, and the end."""
-    here, due = os.sep, os.path.join(os.getcwd(), path).split(os.sep)[::-1]
+    whole = path if os.path.isabs(path) else os.path.join(os.getcwd(), path)  # the current folder may be gone
+    here, due = os.sep, whole.split(os.sep)[::-1]
     links = 0
     while due and links < MOST_LINKS:
         name = due.pop()

@@ -76,6 +76,8 @@ def test_touch_says_what_failed(desk: Desk, root: Path) -> None:
     assert fourth.startswith("ftpy: .: the root itself can be neither")
     assert not (root / "none").exists() and (root / "a").stat().st_mtime_ns == before
     desk("touch", "-d", "yesterday", "a").failed(2, "'yesterday' is not a date")
+    for far in ("2300-01-01", "@-9999999999", "1000-01-01", "9999999999d"):
+        desk("touch", "-d", far, "a").failed(2, f"'{far}' is not between 1678 and 2262")
 
 
 def test_rm_removes_each_and_says_so(desk: Desk, root: Path) -> None:

@@ -104,6 +104,8 @@ def test_the_first_error_ends_a_pipe_with_its_exit_code(desk: Desk, root: Path) 
     assert (ended.code, ended.out) == (1, "/\n") and ended.err.count("\n") == 1 and (root / "top.txt").exists()
     shell(desk, "frobnicate").failed(2, r"No such command 'frobnicate'.*\(ftpy --help\)")
     shell(desk, "ls 'x").failed(2, "a quote is not closed")
+    for line in ("get a x\0b", "lcd a\0b", "lls a\0b", "sync a\0b q", "verify a\0", "put --receipt r\0 a", "#\0\n\0"):
+        shell(desk, line).failed(2, "a NUL is in the line")
     shell(desk, "ls --nothing").failed(2, r"\(ls --help\)")
     shell(desk, "cd top.txt").failed(1, "top.txt: That is not a directory")
     shell(desk, "lcd nothing").failed(1, "nothing: No such file or directory")

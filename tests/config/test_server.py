@@ -11,7 +11,7 @@ import pytest
 
 from ftpy.cli.server import settings_text
 from ftpy.config.commands import Command
-from ftpy.config.server import Beacon, Events, Limits, Log, ServerConfig, Uploads, load_server_config
+from ftpy.config.server import Beacon, Events, Limits, Log, ServerConfig, Uploads, is_exposed, load_server_config
 from ftpy.errors import ConfigError
 
 EXAMPLES = Path(__file__).parents[2] / "config"
@@ -207,3 +207,13 @@ def test_example_of_the_server_has_every_key_with_its_default():
     defaults = {field.name: field.default for field in msgspec.structs.fields(ServerConfig)}
     for key in ("certificate", "private_key", "users", "state"):
         assert getattr(config, key) == str(EXAMPLES / defaults[key])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a folder that somebody is in cannot be removed")
+def test_what_is_exposed_is_known_where_the_current_folder_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert is_exposed(str(tmp_path), str(tmp_path / "key")) and not is_exposed(str(tmp_path / "root"), "/key")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import itertools
 import os
 import re
@@ -226,31 +228,65 @@ def changes_in(local: str) -> Iterator[object]:
         ) from None
     if not os.path.isdir(local):
         raise LocalFileError(f"{display(local)}: not a folder")
-    changes: Iterator[object] = watchfiles.watch(
-        local,
-        watch_filter=_is_anyones,
-        step=SETTLED_MS,
-        debounce=LATEST_MS,
-        rust_timeout=BEGUN_MS,
-        yield_on_timeout=True,
-        ignore_permission_denied=True,  # each sync tells what it cannot read
-    )
-    changes = _told(local, changes)
+    changes = _watched(watchfiles.watch, local)
     next(changes)  # it watches from now on, so that nothing is missed that changes while the first sync runs
     return changes
 
 
-def _told(local: str, changes: Iterator[object]) -> Iterator[object]:
-    """The same. Raises LocalFileError where the system watches no more: it has a limit, say."""
+def _watched(watch: Callable[..., Iterator[object]], local: str) -> Iterator[object]:
+    """What is noticed, also of another folder that takes its place: it is watched then, and all of it is a change.
+
+    Raises LocalFileError where the system watches no more: it has a limit, say.
+    """
+    anew = gone = False
+    while True:
+        try:
+            with _held(local) as same:
+                where = os.path.realpath(local)  # what is noticed is told below that
+                for changed in watch(
+                    where,
+                    watch_filter=functools.partial(_is_anyones, where),
+                    step=SETTLED_MS,
+                    debounce=LATEST_MS,
+                    rust_timeout=BEGUN_MS,
+                    yield_on_timeout=True,
+                    ignore_permission_denied=True,  # each sync tells what it cannot read
+                ):
+                    yield changed or anew
+                    anew = gone = False
+                    if not same():
+                        break
+        except (OSError, RuntimeError) as error:  # of its own errors it makes RuntimeErrors
+            if not anew or not isinstance(error, FileNotFoundError | NotADirectoryError):
+                raise LocalFileError(f"{display(local)}: it cannot be watched: {error}") from None
+            yield not gone  # a sync says that it is gone
+            gone = True
+            time.sleep(BEGUN_MS / 1000)
+        anew = True
+
+
+@contextlib.contextmanager
+def _held(folder: str) -> Iterator[Callable[[], bool]]:
+    """Tells whether a folder is still the same. It is held open where that goes, or its number may become another's."""
+    held = os.open(folder, getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY) if os.name == "posix" else None
     try:
-        yield from changes
-    except (OSError, RuntimeError) as error:  # of its own errors it makes RuntimeErrors
-        raise LocalFileError(f"{display(local)}: it cannot be watched: {error}") from None
+        first = os.stat(folder if held is None else held)
+
+        def same() -> bool:
+            try:
+                return os.path.samestat(first, os.stat(folder))
+            except OSError:
+                return False
+
+        yield same
+    finally:
+        if held is not None:
+            os.close(held)
 
 
-def _is_anyones(_: object, path: str) -> bool:
-    """Whether a change is not of our own files."""
-    return not any(is_reserved(part) for part in path.split(os.sep))
+def _is_anyones(folder: str, _: object, path: str) -> bool:
+    """Whether a change below a folder is not of our own files."""
+    return not any(is_reserved(part) for part in path.removeprefix(folder).split(os.sep))
 
 
 def notice_clock(client: Client) -> None:

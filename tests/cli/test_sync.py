@@ -157,8 +157,8 @@ def test_watch_tries_again_what_failed_though_nothing_changes(desk: Desk, root: 
             process.kill()
 
 
-def watched(folder: Path, before: str) -> str:
-    """What becomes of watching a folder in a process of its own, which does something first."""
+def watched(folder: Path, before: str = "", meanwhile: str = "") -> str:
+    """What becomes of watching a folder in a process of its own, which does something first and as it watches."""
     code = f"""
 import os, platform, resource, watchfiles, ftpy.errors
 from ftpy.cli.syncing import changes_in
@@ -167,8 +167,9 @@ changes_in({str(folder)!r}).close()  # all that is imported for it
 {before}
 try:
     changes = changes_in({str(folder)!r})
+    {meanwhile}
     open({str(folder / "new")!r}, "w").close()
-    print("seen" if any(next(changes) for _ in range(100)) else "not seen")
+    print("seen" if any(next(changes) for _ in range(20)) else "not seen")
 except ftpy.errors.LocalFileError as error:
     print(error)
 """
@@ -185,3 +186,35 @@ def test_what_may_not_be_read_or_watched_ends_no_watching_with_a_traceback() -> 
         assert watched(folder, f"os.geteuid() or os.seteuid({NOBODY})") == "seen"
         few = "resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))"
         assert ": it cannot be watched: " in watched(folder, few)
+
+
+@pytest.mark.parametrize("how", ["os.rename(here, here + '-away')", "os.rmdir(here)"])
+def test_a_folder_that_takes_the_place_of_what_is_watched_is_watched(tmp_path: Path, how: str) -> None:
+    pytest.importorskip("watchfiles")
+    (tmp_path / "here").mkdir()
+    away = f"here = {str(tmp_path / 'here')!r}; {how}; told = next(one for one in changes if one)"
+    anew = "os.mkdir(here); told = next(one for one in changes if one); next(changes)"
+    assert watched(tmp_path / "here", meanwhile=f"{away}; {anew}") == "seen"
+    (tmp_path / "here/new").unlink()
+    assert watched(tmp_path / "here", meanwhile=f"here = {str(tmp_path / 'here')!r}; {how}; {anew}") == "seen"
+
+
+def test_a_folder_below_one_of_our_own_names_is_watched(tmp_path: Path) -> None:
+    pytest.importorskip("watchfiles")
+    (tmp_path / ".ftpy-mine/src").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(".ftpy-mine/src")
+    assert (
+        watched(tmp_path / ".ftpy-mine/src")
+        == watched(tmp_path / "link", f"os.remove({str(tmp_path / 'link/new')!r})")
+        == "seen"
+    )
+    ours = "open('.ftpy-ours', 'w').close(); folder, folder_changes = os.getcwd(), changes"
+    code = f"os.chdir({str(tmp_path / 'link')!r})"
+    assert (
+        watched(
+            tmp_path / "link",
+            code,
+            f"os.remove('new'); next(changes); {ours}; assert not any(next(changes) for _ in range(3))",
+        )
+        == "seen"
+    )

@@ -168,7 +168,7 @@ def put(
     if receipt is not None and (len(sources) > 1 or options.recursive):
         raise click.UsageError("--receipt is for one file")
     if receipt is not None:
-        check_receipt_place(receipt)
+        check_receipt_place(receipt, sources[0])
     places = Places(replaces=not if_absent)
 
     def one(client: Client, source: str, folder: bool, bar: Bar) -> Stored:

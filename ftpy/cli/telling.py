@@ -174,10 +174,16 @@ def _check_local(path: str, given: Statement) -> None:
         raise ReceiptDiffers(f"{display(path)}: this is not what the receipt was given for")
 
 
-def check_receipt_place(path: str) -> None:
-    """Whether a receipt may be kept in this file: nothing is there, or another one. Raises LocalFileError."""
-    if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
+def check_receipt_place(path: str, source: str) -> None:
+    """Whether a receipt may be kept in this file: nothing is there, or one that is not sent. Raises LocalFileError."""
+    if not os.path.isdir(os.path.dirname(path) or os.curdir) or not os.path.basename(path):
         raise LocalFileError(f"{display(path)}: there is no such folder for the receipt")
+    if os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):
+        raise LocalFileError(f"{display(path)}: the receipt would take the place of what it is for")
+    _check_no_other(path)
+
+
+def _check_no_other(path: str) -> None:
     if os.path.lexists(path):
         try:
             _read(path)
@@ -191,6 +197,7 @@ def keep_receipt(client: Client, stored: Stored, path: str) -> None:
     from ftpy.durable import replace_file
 
     data = receipt_of(client, stored).to_file()
+    _check_no_other(path)  # as before: the put may have taken hours
     try:
         replace_file(os.path.abspath(path), data, 0o644)
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ftpy.cli.main import ftpy
+from ftpy.client import receipts
 from ftpy.client.receipts import verify
 from ftpy.config.client import save_profile
 from ftpy.errors import Changed, NotFound, PermissionDenied, ReceiptInvalid, Unsupported
@@ -230,6 +232,31 @@ def test_a_receipt_takes_the_place_of_nothing_but_a_receipt(desk: Path) -> None:
     assert say("stat", "b")[0] != 0  # neither was put
     assert say("put", "-q", "--receipt", "a.receipt", "b") == (0, "")
     assert say("verify", "-q", "a.receipt", "b") == (0, "")
+
+
+def test_a_receipt_has_a_name_and_is_not_what_is_sent(desk: Path) -> None:
+    receipt = (desk / "a.receipt").read_bytes()
+    os.link(desk / "a.receipt", desk / "link")
+    for name in ("a.receipt", "link", "./link"):
+        assert say("put", "--receipt", name, "a.receipt", "new")[1].endswith("would take the place of what it is for")
+    for name in ("", "./"):
+        assert "there is no such folder" in say("put", "--receipt", name, "a", "new")[1]
+    assert (desk / "a.receipt").read_bytes() == receipt and say("stat", "new")[0] != 0
+
+
+def test_what_came_while_a_put_went_on_stays_where_its_receipt_was_to_be(
+    desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = receipts.receipt_of
+
+    def meanwhile(*about: Any) -> Any:
+        (desk / "r").write_bytes(b"precious")
+        return asked(*about)
+
+    monkeypatch.setattr(receipts, "receipt_of", meanwhile)
+    code, said = say("put", "-q", "--receipt", "r", "a", "new")
+    assert code == 1 and "r: there is something else than a receipt here" in said
+    assert (desk / "r").read_bytes() == b"precious" and say("stat", "new")[0] == 0
 
 
 def test_a_receipt_is_compared_by_the_user_that_it_is_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ def test_a_server_does_what_the_model_says_whatever_comes_in_whatever_order(tmp_
 @pytest.mark.parametrize(
     "defect",
     [
-        mock.patch.object(Publisher, "check", lambda *_: None),
+        mock.patch.object(Publisher, "check", lambda *_, **__: None),
         mock.patch.object(LiveUpload, "_verify", lambda *_: None),
         mock.patch("ftpy.storage.partbook.PartBook.check_complete", lambda *_: None),
     ],

@@ -5,6 +5,8 @@ Parsing, permission, logging and failure have places of their own.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 from ftpy.digests import hexdigest
 from ftpy.errors import (
     DigestMismatch,
@@ -13,7 +15,7 @@ from ftpy.errors import (
 )
 from ftpy.files import FileInfo, RemotePath
 from ftpy.server.context import Context, stored
-from ftpy.storage.base import Condition, KnownDigest, KnownVersion, NewDirectory, NewFile, Removed
+from ftpy.storage.base import Condition, KnownDigest, KnownVersion, NewDirectory, NewFile, Removed, Staged
 from ftpy.wire.fields import DigestOf
 from ftpy.wire.messages import (
     AbortReply,
@@ -56,8 +58,14 @@ def _put_inline(request: PutRequest, file: NewFile, context: Context) -> None:
     if other is not None:
         raise DigestMismatch
     quota, size = context.account.quota, len(body)
-    # Where all has to be counted anew before anything is added, that takes as long as the tree is large.
-    staged = context.channel.promptly(lambda: context.storage.stage(file, body, digest, quota=quota), lambda: size)
+    with ExitStack() as failed:  # the peer may be lost once it is staged
+
+        def stage() -> Staged:
+            return failed.enter_context(context.storage.stage(file, body, digest, quota=quota))
+
+        # Where all has to be counted anew before anything is added, that takes as long as the tree is large.
+        staged = context.channel.promptly(stage, progress=lambda: size)
+        failed.pop_all()
     compares = isinstance(file.condition, KnownDigest)
     context.commits.add(context.act, staged, size, digest, compares=compares)
 

@@ -688,8 +688,9 @@ def test_progress_is_said_again_and_again_and_no_more_once_it_is_done(
     assert not live.channel.readable() and alive(live)
 
 
+@pytest.mark.parametrize("doing", ["stage", "publish"])
 def test_a_connection_ends_whose_peer_left_while_it_was_told_of_a_small_put(
-    host: Host, folder: str, monkeypatch: pytest.MonkeyPatch
+    host: Host, folder: str, monkeypatch: pytest.MonkeyPatch, doing: str
 ) -> None:
     noticed, progress = threading.Event(), Channel.say_progress
 
@@ -700,15 +701,16 @@ def test_a_connection_ends_whose_peer_left_while_it_was_told_of_a_small_put(
             noticed.set()
             raise
 
-    goes_on = held_up(monkeypatch, LocalStorage, "publish")
+    goes_on = held_up(monkeypatch, LocalStorage, doing)
     monkeypatch.setattr(Channel, "say_progress", noticing)
     with connected(host) as live:
         put_small(live, f"{folder}/new", b"x")
         live.channel.flush()
     assert noticed.wait(30)
     goes_on.set()
-    eventually((host.root / folder / "new").exists)
     eventually(lambda: host.service is not None and not host.service._handlers)
+    assert (host.root / folder / "new").exists() == (doing == "publish")
+    assert [name for name in os.listdir(host.root / ".ftpy" / "staged") if not name.endswith(".lock")] == []
 
 
 def test_who_finds_no_thread_to_say_progress_looks_again(

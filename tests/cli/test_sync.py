@@ -191,30 +191,20 @@ def test_what_may_not_be_read_or_watched_ends_no_watching_with_a_traceback() -> 
 @pytest.mark.parametrize("how", ["os.rename(here, here + '-away')", "os.rmdir(here)"])
 def test_a_folder_that_takes_the_place_of_what_is_watched_is_watched(tmp_path: Path, how: str) -> None:
     pytest.importorskip("watchfiles")
-    (tmp_path / "here").mkdir()
-    away = f"here = {str(tmp_path / 'here')!r}; {how}; told = next(one for one in changes if one)"
-    anew = "os.mkdir(here); told = next(one for one in changes if one); next(changes)"
-    assert watched(tmp_path / "here", meanwhile=f"{away}; {anew}") == "seen"
-    (tmp_path / "here/new").unlink()
-    assert watched(tmp_path / "here", meanwhile=f"here = {str(tmp_path / 'here')!r}; {how}; {anew}") == "seen"
+    here = tmp_path / "here"
+    here.mkdir()
+    gone, anew = f"here = {str(here)!r}; {how}", "os.mkdir(here); next(one for one in changes if one); next(changes)"
+    assert watched(here, meanwhile=f"{gone}; {anew}") == "seen"
+    (here / "new").unlink()
+    assert watched(here, meanwhile=f"{gone}; next(one for one in changes if one); {anew}") == "seen"
 
 
-def test_a_folder_below_one_of_our_own_names_is_watched(tmp_path: Path) -> None:
+def test_our_own_names_are_told_from_others_below_what_is_watched_alone(tmp_path: Path) -> None:
     pytest.importorskip("watchfiles")
-    (tmp_path / ".ftpy-mine/src").mkdir(parents=True)
-    (tmp_path / "link").symlink_to(".ftpy-mine/src")
-    assert (
-        watched(tmp_path / ".ftpy-mine/src")
-        == watched(tmp_path / "link", f"os.remove({str(tmp_path / 'link/new')!r})")
-        == "seen"
-    )
-    ours = "open('.ftpy-ours', 'w').close(); folder, folder_changes = os.getcwd(), changes"
-    code = f"os.chdir({str(tmp_path / 'link')!r})"
-    assert (
-        watched(
-            tmp_path / "link",
-            code,
-            f"os.remove('new'); next(changes); {ours}; assert not any(next(changes) for _ in range(3))",
-        )
-        == "seen"
-    )
+    folder, link = tmp_path / ".ftpy-mine/src", tmp_path / "link"
+    folder.mkdir(parents=True)
+    link.symlink_to(folder)
+    ours = f"open({str(folder / '.ftpy-ours')!r}, 'w').close(); assert not any(next(changes) for _ in range(3))"
+    assert watched(folder, meanwhile=ours) == "seen"
+    (folder / "new").unlink()
+    assert watched(link) == "seen"

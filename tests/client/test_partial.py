@@ -118,17 +118,22 @@ def test_what_is_dropped_before_it_is_locked_is_not_taken_for_begun(
         gets[1].begin(ETAG)
 
 
-def test_a_mode_that_a_get_has_just_given_is_not_taken_back_by_another(
-    gets: tuple[Partials, Partials], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def as_no_superuser(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read-only cannot be opened for writing, whoever runs this."""
     real = Directory.open_for_write
 
-    def as_no_superuser(directory: Directory, leaf: str) -> int:
+    def refused(directory: Directory, leaf: str) -> int:
         if not directory.lstat(leaf).st_mode & 0o200:
             raise PermissionError
         return real(directory, leaf)
 
-    monkeypatch.setattr(Directory, "open_for_write", as_no_superuser)
+    monkeypatch.setattr(Directory, "open_for_write", refused)
+
+
+def test_a_mode_that_a_get_has_just_given_is_not_taken_back_by_another(
+    gets: tuple[Partials, Partials], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_no_superuser(monkeypatch)
 
     def look() -> None:
         with pytest.raises(LocalFileError, match="another ftpy"):
@@ -145,14 +150,7 @@ def test_a_read_only_mode_of_a_get_that_was_killed_is_in_nobodys_way(
         os.write(first.descriptor, b"1")
     (left,) = tmp_path.iterdir()
     left.chmod(0o400)
-    real = Directory.open_for_write
-
-    def as_no_superuser(directory: Directory, leaf: str) -> int:
-        if not directory.lstat(leaf).st_mode & 0o200:
-            raise PermissionError
-        return real(directory, leaf)
-
-    monkeypatch.setattr(Directory, "open_for_write", as_no_superuser)
+    as_no_superuser(monkeypatch)
     found = gets[1].any()
     assert found is not None
     found.close()

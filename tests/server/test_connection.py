@@ -556,6 +556,21 @@ def held_up(
     return goes_on
 
 
+def missed(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set once a server could not say progress: its client has left."""
+    noticed, progress = threading.Event(), Channel.say_progress
+
+    def noticing(channel: Channel, count: int) -> None:
+        try:
+            progress(channel, count)
+        except FtpyError:
+            noticed.set()
+            raise
+
+    monkeypatch.setattr(Channel, "say_progress", noticing)
+    return noticed
+
+
 def said(live: Connection) -> Any:
     """The next message, progress too."""
     live.channel.flush()
@@ -692,17 +707,7 @@ def test_progress_is_said_again_and_again_and_no_more_once_it_is_done(
 def test_a_connection_ends_whose_peer_left_while_it_was_told_of_a_small_put(
     host: Host, folder: str, monkeypatch: pytest.MonkeyPatch, doing: str
 ) -> None:
-    noticed, progress = threading.Event(), Channel.say_progress
-
-    def noticing(channel: Channel, count: int) -> None:
-        try:
-            progress(channel, count)
-        except FtpyError:
-            noticed.set()
-            raise
-
-    goes_on = held_up(monkeypatch, LocalStorage, doing)
-    monkeypatch.setattr(Channel, "say_progress", noticing)
+    goes_on, noticed = held_up(monkeypatch, LocalStorage, doing), missed(monkeypatch)
     with connected(host) as live:
         put_small(live, f"{folder}/new", b"x")
         live.channel.flush()
@@ -737,17 +742,7 @@ def test_a_commit_is_in_the_log_when_its_client_has_left_meanwhile(
 ) -> None:
     logging.getLogger("ftpy").propagate = True
     caplog.set_level(logging.INFO, "ftpy")
-    noticed, progress = threading.Event(), Channel.say_progress
-
-    def noticing(channel: Channel, count: int) -> None:
-        try:
-            progress(channel, count)
-        except FtpyError:
-            noticed.set()
-            raise
-
-    goes_on = held_up(monkeypatch, LocalUpload, "commit")
-    monkeypatch.setattr(Channel, "say_progress", noticing)
+    goes_on, noticed = held_up(monkeypatch, LocalUpload, "commit"), missed(monkeypatch)
     with connected(host) as live:
         upload = open_upload(live, f"{folder}/f", 2 * MIB).upload
         send_part(live, upload, 0, bytes(2 * MIB))
